@@ -1,0 +1,198 @@
+# What users, developers and CI run. `make` alone lists it. Needs make and Python with venv, nothing else.
+
+PYTHON ?= python3
+# CPU builds of PyTorch: what the package index itself offers brings several GB of CUDA to every Linux.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= 2.13.0
+# Where install-pi puts the commands, and a folder made by `make wheelhouse` when there is no network.
+VENV ?= $(HOME)/fairedge-venv
+OFFLINE ?=
+# Where wheelhouse puts the wheels, and for which Python: 3.11 (bookworm) or 3.13 (trixie).
+DIR ?= wheelhouse
+PI_PYTHON ?= 3.11
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+.DELETE_ON_ERROR:
+
+PLATFORM := $(shell $(PYTHON) -c 'import platform, sys; print("py%d%d-%s" % (sys.version_info[:2] + (platform.machine(),)))' 2>/dev/null)
+CONSTRAINTS := $(wildcard constraints/$(PLATFORM).txt)
+PI_CONSTRAINTS := constraints/py$(subst .,,$(PI_PYTHON))-aarch64.txt
+
+# Two environments: .venv has everything, .venv-slim only what runs on a Pi.
+DEV := .venv/stamp-$(PLATFORM)
+SLIM := .venv-slim/stamp-$(PLATFORM)
+ifneq ($(findstring aarch64,$(PLATFORM)),)
+EXTRAS ?= dev
+else
+EXTRAS ?= dev,export,report,baseline
+endif
+
+.PHONY: help
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
+
+.PHONY: demo
+demo: $(SLIM)  ## Make a few photo-like images and classify them (slim environment)
+	@mkdir -p build && rm -rf build/demo
+	@.venv-slim/bin/edge-bench images build/demo --mix demo
+	@status=0; .venv-slim/bin/edge-infer build/demo --topk 2 -o build/demo.csv --force || status=$$?; \
+	if [ $$status -gt 1 ]; then echo "make demo: edge-infer failed with exit $$status" >&2; exit $$status; fi
+	@echo
+	@.venv-slim/bin/python -c "$$TABLE_PY" build/demo.csv
+	@echo
+	@echo "The images are generated, not skin: the labels mean nothing. The row with status error is a file broken on"
+	@echo "purpose: it keeps its row, and the rest goes on (edge-infer then exits 1)."
+	@echo "Next:  .venv-slim/bin/edge-infer YOUR_PHOTOS -o predictions.csv     edge-infer --help tells the rest"
+
+.PHONY: bench
+bench: $(SLIM)  ## Latency on the contest's mix of photos, beside the bound and the peers (some minutes)
+	@.venv-slim/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e ".[baseline]"
+	@test -e build/mix/img_0100.jpg || .venv-slim/bin/edge-bench images build/mix -n 100
+	@.venv-slim/bin/edge-bench latency build/mix --peer winners --peer naive --peer opencv-reduced --peer organisers \
+	-o build/latency.json --force $(BENCH_ARGS)
+
+.PHONY: bench-memory
+bench-memory: $(SLIM)  ## Peak memory by kind of photo and number of workers
+	@.venv-slim/bin/edge-bench memory
+
+.PHONY: heldout
+heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldout DATA=path/to/ham6
+	@test -d "$(DATA)" || { echo "usage: make heldout DATA=FOLDER, the folder of the data set" >&2; exit 2; }
+	@mkdir -p build
+	@cd "$(DATA)" && "$(CURDIR)/.venv-slim/bin/edge-infer" "@$(CURDIR)/edge/models/mobileone_s0_ham6_128.heldout.txt" \
+	-o "$(CURDIR)/build/heldout.csv" --force
+	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset
+
+.PHONY: install-pi
+install-pi: check-python  ## Install the commands into VENV (default ~/fairedge-venv); OFFLINE=DIR: from a wheelhouse
+	@if [ -e "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
+	echo "$(VENV) exists and is no virtual environment: choose another folder with VENV=" >&2; exit 2; fi
+	@echo "Installing into $(VENV) (about 45 MB of packages)"
+	@$(PYTHON) -m venv "$(VENV)"
+ifeq ($(OFFLINE),)
+	@$(FRESH_BUILD)
+	@"$(VENV)/bin/python" -m pip install -q $(CONSTRAINTS:%=-c %) .
+else
+	@"$(VENV)/bin/python" -m pip install -q --no-index --find-links "$(OFFLINE)" $(CONSTRAINTS:%=-c %) fairedge
+	@"$(VENV)/bin/python" -m pip install -q --no-index --find-links "$(OFFLINE)" --no-deps --force-reinstall fairedge
+endif
+	@"$(VENV)/bin/edge-infer" --check
+	@echo 'Run:   "$(VENV)/bin/edge-infer" YOUR_PHOTOS -o predictions.csv'
+	@echo 'Short: . "$(VENV)/bin/activate" once in a terminal, then edge-infer and edge-bench'
+
+.PHONY: wheelhouse
+wheelhouse: $(SLIM)  ## Fill DIR (default wheelhouse) with all a Pi without network needs; PI_PYTHON=3.13 for trixie
+	@mkdir -p "$(DIR)" && rm -f "$(DIR)"/fairedge-*.whl
+	@$(FRESH_BUILD)
+	@.venv-slim/bin/python -m pip wheel -q --no-deps -w "$(DIR)" .
+	@.venv-slim/bin/python -m pip download -q -d "$(DIR)" $(FOR_PI) -c $(PI_CONSTRAINTS) "$(DIR)"/fairedge-*.whl
+	@echo "Copy this checkout and $(DIR) to the Pi, then there:"
+	@echo '  make install-pi OFFLINE="$(DIR)"'
+
+.PHONY: test
+test: $(DEV)  ## Tests (under a minute; no data set, no network)
+	@.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(DEV)  ## The tests that take longer
+	@.venv/bin/python -m pytest -q -m "slow and not pi and not gpu" $(PYTEST_ARGS)
+
+.PHONY: test-wheel
+test-wheel: $(DEV)  ## Build the wheel, install it in a clean environment, run its commands
+	@.venv/bin/python -m pytest -q -m wheel $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(DEV)  ## flake8
+	@.venv/bin/python -m flake8 edge bench train export tests constraints
+
+.PHONY: type
+type: $(DEV)  ## mypy, strict
+	@.venv/bin/python -m mypy
+
+.PHONY: wheel
+wheel: $(DEV)  ## Source archive and wheel in dist/
+	@$(FRESH_BUILD)
+	@.venv/bin/python -m build --outdir dist .
+
+.PHONY: wheel-sizes
+wheel-sizes: $(SLIM)  ## What `pip install .` brings to a Pi; fails above 60 MB
+	@rm -rf build/wheel-sizes && mkdir -p build/wheel-sizes
+	@$(FRESH_BUILD)
+	@.venv-slim/bin/python -m pip wheel -q --no-deps -w build/wheel-sizes .
+	@.venv-slim/bin/python -m pip download -q -d build/wheel-sizes $(FOR_PI) -c $(PI_CONSTRAINTS) build/wheel-sizes/fairedge-*.whl
+	@.venv-slim/bin/python -c "$$WHEEL_SIZES_PY" build/wheel-sizes 60
+
+.PHONY: lock
+lock: $(DEV)  ## Resolve constraints/*.txt anew
+	@.venv/bin/python constraints/lock.py --torch $(TORCH)
+
+.PHONY: clean
+clean:  ## Remove what was built; the environments .venv and .venv-slim stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache
+	find edge bench train export tests constraints -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: check-python
+check-python:
+	@$(PYTHON) -c "$$CHECK_PY"
+
+# An environment is rebuilt for another Python, and updated when what it installs changes (an editable install
+# knows the packages there were when it was made).
+NEEDS := setup.cfg pyproject.toml $(CONSTRAINTS) $(wildcard edge/__init__.py bench/__init__.py train/__init__.py export/__init__.py)
+NEW_VENV = { test -e $@ && $(PYTHON) -m venv $(@D) 2>/dev/null; } || $(PYTHON) -m venv --clear $(@D)
+
+$(DEV): $(NEEDS) | check-python
+	@echo "Installing into .venv: $(EXTRAS) (once; a few minutes)"
+	@$(NEW_VENV)
+ifneq ($(findstring export,$(EXTRAS)),)
+	@.venv/bin/python -m pip install -qq --retries 1 --extra-index-url $(TORCH_INDEX) $(CONSTRAINTS:%=-c %) torch==$(TORCH)
+endif
+	@.venv/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(SLIM): $(NEEDS) | check-python
+	@echo "Installing into .venv-slim (once; about 45 MB of packages)"
+	@$(NEW_VENV)
+	@.venv-slim/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e .
+	@touch $@
+
+# setuptools copies into build/ and never deletes there: a file since removed would be in the wheel.
+FRESH_BUILD = rm -rf build/lib build/bdist.*
+
+FOR_PI = --only-binary=:all: --implementation cp --python-version $(PI_PYTHON) \
+	$(patsubst %,--platform manylinux_2_%_aarch64,17 24 26 27 28) --platform manylinux2014_aarch64
+
+# Short programs, run from the environment variable of the same name.
+define CHECK_PY
+import struct, sys
+bits, version = 8 * struct.calcsize("P"), "%d.%d" % sys.version_info[:2]
+if bits != 64 or sys.version_info < (3, 11):
+    sys.exit("FairEdge needs 64-bit Python 3.11 or later, got %d-bit Python %s: make PYTHON=..., or a 64-bit system" % (bits, version))
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("Python %s lacks venv: sudo apt install python3-venv" % version)
+endef
+
+define TABLE_PY
+import csv, sys
+columns = "path", "label", "confidence", "top2_label", "top2_confidence", "status", "error"
+rows = [[row[name][:48] for name in columns] for row in csv.DictReader(open(sys.argv[1], encoding="utf-8"))]
+widths = [max(map(len, column)) for column in zip(columns, *rows)]
+for row in [columns, *rows]:
+    print("  ".join(map(str.ljust, row, widths)).rstrip())
+endef
+
+define WHEEL_SIZES_PY
+import pathlib, sys
+wheels = sorted(pathlib.Path(sys.argv[1]).glob("*.whl"), key=lambda wheel: -wheel.stat().st_size)
+for wheel in wheels:
+    print("%6.1f MB  %s" % (wheel.stat().st_size / 1e6, wheel.name))
+total, limit = sum(wheel.stat().st_size for wheel in wheels) / 1e6, float(sys.argv[2])
+print("%6.1f MB  in all, at most %.0f" % (total, limit))
+sys.exit(6 if total > limit else 0)
+endef
+
+export CHECK_PY TABLE_PY WHEEL_SIZES_PY

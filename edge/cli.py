@@ -1,0 +1,241 @@
+"""edge-infer: photos in, one row per photo out.
+
+Standard output is data, standard error is talk. Heavy imports happen after the arguments are known to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .command import (
+    DONE,
+    ENVIRONMENT,
+    INTERRUPTED,
+    SOME_FAILED,
+    STATUSES,
+    ArgumentParser,
+    fail,
+    fraction,
+    positive,
+    run,
+    say,
+)
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
+    from .decode import PixelLimits
+    from .inputs import Inputs
+    from .predictions import Layout
+    from .writer import PredictionsWriter
+
+_PROGRAM = "edge-infer"
+_EPILOG = f"""\
+examples:
+  edge-infer photos/                         the photos of a folder, as CSV on standard output
+  edge-infer -r photos/ -o predictions.csv   with subfolders, into a file
+  edge-infer -r photos/ -o predictions.csv --resume      after an interruption
+  find . -name '*.JPG' | edge-infer - --format jsonl     a list from standard input
+
+{STATUSES}"""
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of edge-infer."""
+    parser = ArgumentParser(
+        prog=_PROGRAM,
+        description="Classify photos with a model file that describes itself. One row per photo, in input order.",
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("paths", nargs="*", metavar="PATH", help="file, folder, glob pattern, @list.txt, or - for a list on stdin")
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the one that comes with the package")
+    add("-r", "--recursive", action="store_true", help="search folders to the bottom")
+    add("-b", "--batch-size", type=positive, default=4, metavar="N", help="images per network call (default 4)")
+    add("-w", "--workers", type=positive, metavar="N", help="threads (default: the usable cores)")
+    output = parser.add_argument_group("output").add_argument
+    output("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
+    output("--format", choices=("csv", "jsonl", "esfair"), help="default by FILE's suffix; esfair: PATH INDEX")
+    output("--topk", type=positive, default=1, metavar="K", help="name the K most probable classes (default 1)")
+    output("--probs", action="store_true", help="add the probability of every class")
+    output("--min-confidence", type=fraction, default=0.0, metavar="P", help="below it: label 'uncertain', index -1")
+    output("--no-timing", action="store_true", help="leave out the times: equal runs give equal bytes")
+    output("--resume", action="store_true", help="continue an interrupted FILE")
+    output("--force", action="store_true", help="replace FILE")
+    images = parser.add_argument_group("images").add_argument
+    images("--on-error", choices=("skip", "fail"), default="skip", help="an unusable image: mark its row, or stop")
+    images("--max-pixels", type=_pixels, metavar="N", help="largest image accepted (default 300M)")
+    images("--max-pixels-full", type=_pixels, metavar="N", help="largest image decoded whole (default 50M)")
+    images("--full-decode", action="store_true", help="decode JPEG at full size (slow; for comparison)")
+    talk = parser.add_argument_group("other").add_argument
+    talk("--check", action="store_true", help="test this machine and model, for a bug report")
+    talk("-q", "--quiet", action="store_true", help="no progress, no remarks")
+    talk("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    talk("--version", action="version", version=f"fairedge {__version__} (Python {sys.version.split()[0]})")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs edge-infer; returns its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if sys.maxsize <= 2**32:
+        return fail(_PROGRAM, "needs a 64-bit system (Raspberry Pi OS 64-bit): no 32-bit onnxruntime", ENVIRONMENT)
+    if not arguments.paths and not arguments.check:
+        parser.error("expected at least one PATH")
+    if arguments.resume and arguments.output is None:
+        parser.error("--resume needs -o FILE")
+    if arguments.resume and arguments.force:
+        parser.error("--resume and --force exclude each other")
+    return run(_PROGRAM, lambda: _check(arguments) if arguments.check else _infer(arguments), verbose=arguments.verbose)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .selftest import environment_problem, report
+
+    if (problem := environment_problem()) is not None:
+        return fail(_PROGRAM, problem, ENVIRONMENT)
+    from .classifier import DEFAULT_MODEL
+
+    for line in report(arguments.model or DEFAULT_MODEL):
+        print(line)
+    return DONE
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    from .inputs import collect
+
+    inputs = collect(arguments.paths, recursive=arguments.recursive)
+    for remark in () if arguments.quiet else inputs.remarks:
+        say(_PROGRAM, remark)
+    import warnings
+
+    from .classifier import DEFAULT_MODEL, Classifier
+    from .decode import PixelLimits
+    from .device import usable_cores
+    from .predictions import Layout
+
+    warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
+    workers = arguments.workers or usable_cores()
+    # One image cannot be shared by workers, so the network gets all their cores instead.
+    classifier = Classifier.load(
+        arguments.model or DEFAULT_MODEL, intra_op_threads=workers if len(inputs.paths) == 1 else 1
+    )
+    if arguments.full_decode:
+        classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
+    limits = PixelLimits(
+        **{
+            name: value
+            for name, value in (("any", arguments.max_pixels), ("full", arguments.max_pixels_full))
+            if value is not None
+        }
+    )
+    default_format = "jsonl" if arguments.output and arguments.output.suffix.lower() == ".jsonl" else "csv"
+    layout = Layout(
+        classes=classifier.classes,
+        format=arguments.format or default_format,
+        topk=min(arguments.topk, len(classifier.classes)),
+        probs=arguments.probs,
+        timing=not arguments.no_timing,
+    )
+    writer, kept, errors = _open_writer(arguments, layout, _meta(classifier, layout, inputs, limits, arguments), inputs)
+    if kept:
+        say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
+    return _write_all(arguments, classifier, writer, inputs, limits, workers, kept, errors)
+
+
+def _open_writer(
+    arguments: argparse.Namespace, layout: Layout, meta: dict[str, object], inputs: Inputs
+) -> tuple[PredictionsWriter, int, int]:
+    from .writer import PredictionsWriter
+
+    if arguments.resume:
+        return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names)
+    return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0, 0
+
+
+def _write_all(
+    arguments: argparse.Namespace,
+    classifier: Classifier,
+    writer: PredictionsWriter,
+    inputs: Inputs,
+    limits: PixelLimits,
+    workers: int,
+    kept: int,
+    errors: int,
+) -> int:
+    from .progress import Progress
+    from .writer import part_path
+
+    total = len(inputs.paths)
+    progress = Progress(total - kept, quiet=arguments.quiet)
+    results = classifier.predict(
+        inputs.paths[kept:],
+        workers=workers,
+        batch_size=arguments.batch_size,
+        limits=limits,
+        min_confidence=arguments.min_confidence,
+    )
+    done = kept
+    try:
+        for prediction in results:
+            name = inputs.names[done]
+            writer.write(replace(prediction, path=name))
+            done += 1
+            if prediction.status == "error":
+                errors += 1
+                if not arguments.quiet:
+                    progress.close()
+                    say(_PROGRAM, f"{_one_line(name)}: {prediction.error}")
+                if arguments.on_error == "fail":
+                    return fail(_PROGRAM, f"stopped at the first unusable image ({done} of {total} rows written)", SOME_FAILED)
+            progress.update(done - kept, errors)
+    except KeyboardInterrupt:
+        progress.close()
+        where = f"; {part_path(arguments.output)} keeps them, --resume continues" if arguments.output else ""
+        return fail(_PROGRAM, f"interrupted after {done} of {total} rows{where}", INTERRUPTED)
+    finally:
+        progress.close()
+        if done < total:
+            writer.close()
+    writer.finish()
+    if errors and not arguments.quiet:
+        say(_PROGRAM, f"{errors} of {total} images could not be used; their rows say why")
+    return SOME_FAILED if errors else DONE
+
+
+def _meta(
+    classifier: Classifier, layout: Layout, inputs: Inputs, limits: PixelLimits, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What changes the rows, and nothing else: no command line, host or absolute path."""
+    from . import device
+    from .predictions import SCHEMA
+
+    return {
+        "schema": SCHEMA,
+        "root": inputs.root,
+        "model_sha256": classifier.sha256,
+        "preprocess": asdict(classifier.preprocess),
+        "temperature": classifier.temperature,
+        "classes": list(classifier.classes),
+        "columns": ["path", "label_index"] if layout.format == "esfair" else list(layout.columns),
+        "limits": {"max_pixels": limits.any, "max_pixels_full": limits.full},
+        "min_confidence": arguments.min_confidence,
+        "versions": device.versions(),
+    }
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", r"\n").replace("\r", r"\r")
+
+
+def _pixels(text: str) -> int:
+    number, factor = (text[:-1], 1_000_000) if text[-1:] in ("M", "m") else (text, 1)
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected pixels, as 50000000 or 50M")
+    return int(number) * factor

@@ -1,0 +1,141 @@
+"""What all commands of the project share: exit statuses, arguments, and how an error becomes one line.
+
+    def main(argv=None) -> int:
+        arguments = build_parser().parse_args(argv)
+        return run("edge-infer", lambda: _infer(arguments), verbose=arguments.verbose)
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from .errors import EdgeError
+
+DONE = 0
+SOME_FAILED = 1
+USAGE = 2
+INPUT = 3
+MODEL = 4
+ENVIRONMENT = 5
+GATE = 6
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+
+STATUSES = """\
+exit status:
+  0 done   1 done, some images failed   2 usage   3 input   4 model   5 environment, disk full   6 a gate failed
+  130 interrupted (what was finished is kept)   141 the reader of standard output went away
+"""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, stricter and shorter: `--ep 5` is no `--epochs 5`, and a mistake is one line and exit status 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def parse_args(  # type: ignore[override]  # argparse has overloads for foreign namespaces, which we do not use
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As argparse's, but an unknown flag is answered with the nearest known one."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(flag, list(self._flags()), n=1)
+            self.error(f"unknown argument {unknown[0]}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        """One line on standard error, exit status 2."""
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _flags(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    if isinstance(parser, ArgumentParser):
+                        yield from parser._flags()
+
+
+def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> int:
+    """Runs a command's work and turns whatever stops it into one line and an exit status.
+
+    Args:
+      program: Name in front of the line.
+      action: The work; returns the exit status.
+      verbose: Whether a traceback is printed as well.
+    """
+    try:
+        status = action()
+        sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
+        return status
+    except KeyboardInterrupt:
+        return fail(program, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
+        return CLOSED_PIPE
+    except Exception as error:  # the last border: a person gets one line, -v gets the rest
+        if verbose:
+            traceback.print_exc()
+        return fail(program, *_explain(error))
+
+
+def say(program: str, text: str) -> None:
+    """One line on standard error."""
+    print(f"{program}: {text}", file=sys.stderr)
+
+
+def fail(program: str, text: str, status: int) -> int:
+    """Says why, and returns the status."""
+    say(program, text)
+    return status
+
+
+def natural(text: str) -> int:
+    """Argument type: a whole number from 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Argument type: a whole number from 1."""
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
+    return value
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line and the exit status for what stopped a command."""
+    if isinstance(error, EdgeError):
+        return str(error), error.exit_status
+    if isinstance(error, FileExistsError):
+        return f"{error.filename}: {error.strerror}", USAGE
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}", ENVIRONMENT
+    if isinstance(error, ImportError):
+        return f"a package is missing or broken: {error}; try edge-infer --check", ENVIRONMENT
+    if isinstance(error, MemoryError):
+        return "out of memory: try fewer --workers", ENVIRONMENT
+    return f"internal error: {type(error).__name__}: {error} (-v shows where; please report it)", ENVIRONMENT

@@ -1,0 +1,139 @@
+"""PATH arguments -> the list of images, their names in the output, and their common root."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .decode import SUFFIXES
+from .errors import InputError
+from .predictions import path_text
+
+
+@dataclass
+class Inputs:
+    """What a run will work through."""
+
+    paths: list[str] = field(default_factory=list)
+    """What to open, in order, each directory entry once."""
+    names: list[str] = field(default_factory=list)
+    """The same in the output: relative to the root, "/"-separated, valid UTF-8."""
+    root: str = ""
+    """Name (not path) of the folder the names are relative to."""
+    remarks: list[str] = field(default_factory=list)
+    """One line for each thing a person should know: files met twice, folders without images."""
+
+
+def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
+    """Expands what the user named.
+
+    Args:
+      arguments: Files, folders, glob patterns, "@list.txt" (a path per line), "-" (the same from standard input).
+      recursive: Whether folders are searched to the bottom.
+
+    Returns:
+      Files given by name are kept whatever their suffix, also when they do not exist: each becomes a row. Folders
+      give their images in natural order (img2 before img10), hidden files left out.
+
+    Raises:
+      InputError: nothing to do: no such path at all, or folders without images, or an unreadable list.
+    """
+    inputs = Inputs()
+    anchors: list[str] = []  # absolute folders whose deepest common one is the root
+    seen: dict[tuple[str, str], None] = {}
+    real_folders: dict[str, str] = {}
+    found: list[str] = []
+    num_missing = num_twice = 0
+    for argument in _expand(arguments):
+        if os.path.isdir(argument):
+            anchors.append(os.path.abspath(argument))
+            files = list(_images_below(argument, recursive))
+            if not files:
+                hint = "" if recursive else " (-r searches its subfolders)"
+                inputs.remarks.append(f"no images in {path_text(argument)}{hint}")
+        else:
+            anchors.append(os.path.dirname(os.path.abspath(argument)))
+            files = [argument]
+            num_missing += not os.path.lexists(argument)
+        for path in files:
+            folder, name = os.path.split(path)
+            if folder not in real_folders:
+                real_folders[folder] = os.path.realpath(folder)
+            key = (real_folders[folder], name)
+            if key in seen:
+                num_twice += 1
+                continue
+            seen[key] = None
+            found.append(path)
+    if not found:
+        raise InputError("; ".join(inputs.remarks) or "no images given, expected at least one path")
+    if num_missing == len(found):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"no such path: {path_text(found[0])}{more}")
+    if num_twice:
+        inputs.remarks.append(f"{num_twice} path(s) given twice: one row each")
+    root = os.path.commonpath(anchors)
+    inputs.paths = found
+    inputs.names = [_relative(path, root) for path in found]
+    inputs.root = path_text(os.path.basename(root))
+    return inputs
+
+
+def natural_key(text: str) -> tuple[list[object], str]:
+    """Sort key under which img2 comes before img10."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(int(part), part) if i % 2 else part.lower() for i, part in enumerate(parts)], text
+
+
+def _expand(arguments: Iterable[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument == "-":
+            yield from _lines(sys.stdin.buffer.read())
+        elif argument.startswith("@") and not os.path.lexists(argument):
+            try:
+                content = Path(argument[1:]).read_bytes()
+            except OSError as error:
+                raise InputError(f"list {path_text(argument[1:])}: cannot be read: {error.strerror}") from error
+            yield from _lines(content)
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            yield from sorted(glob.glob(argument, recursive=True), key=natural_key) or [argument]
+        else:
+            yield argument
+
+
+def _lines(content: bytes) -> Iterator[str]:
+    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if text := os.fsdecode(line.removesuffix(b"\r")).strip(" \t"):
+            yield text
+
+
+def _images_below(folder: str, recursive: bool) -> Iterator[str]:
+    """Images of a folder; with `recursive` each folder's own files come before its subfolders."""
+    visited = {os.path.realpath(folder)}  # links may lead in circles
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        try:
+            with os.scandir(current) as iterator:
+                entries = sorted((e for e in iterator if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
+        except OSError as error:
+            raise InputError(f"folder {path_text(current)}: cannot be read: {error.strerror}") from error
+        subfolders = []
+        for entry in entries:
+            if entry.is_dir():
+                subfolders.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                yield entry.path
+        for subfolder in reversed(subfolders if recursive else []):
+            if (real := os.path.realpath(subfolder)) not in visited:
+                visited.add(real)
+                pending.append(subfolder)
+
+
+def _relative(path: str, root: str) -> str:
+    return path_text(os.path.relpath(os.path.abspath(path), root)).replace(os.sep, "/")

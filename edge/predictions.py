@@ -1,0 +1,263 @@
+"""A prediction, and the form of a predictions file: its columns, its rows, reading it back.
+
+One row per image in input order, header always there. What changes the rows (model, preprocessing, classes,
+columns, limits, versions) is the file's meta: the first line of JSONL, or NAME.meta.json beside a CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import DecodeError, PredictionsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA = "edge-predictions/1"
+FORMATS = ("csv", "jsonl", "esfair")
+UNCERTAIN = "uncertain"
+UNCERTAIN_INDEX = -1
+
+_PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")
+_TIMING = ("decode_ms", "infer_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the classifier says of one image, or why it says nothing."""
+
+    path: str
+    """The source as given; "<bytes>" for bytes."""
+    label: str = ""
+    """Name of the most probable class, "uncertain" below the confidence asked for, "" on error."""
+    label_index: int | None = None
+    """Index of `label` in the model's classes, -1 for "uncertain", None on error."""
+    confidence: float | None = None
+    """Probability of the most probable class, 0 to 1; None on error."""
+    status: str = "ok"
+    """"ok" or "error"."""
+    error: str = ""
+    """One line saying why there is no label; "" when there is one."""
+    width: int | None = None
+    """Stored width in pixels, before EXIF rotation; None when the header could not be read."""
+    height: int | None = None
+    """Stored height in pixels, before EXIF rotation; None when the header could not be read."""
+    decode_ms: float | None = None
+    """Wall time of reading, decoding and resizing this image."""
+    infer_ms: float | None = None
+    """Wall time of its batch's network run, divided by the images in the batch."""
+    probabilities: np.ndarray | None = None
+    """(C,) float32 in the order of the model's classes; None on error, and when read from a file without them."""
+    resize_ms: float | None = None
+    """The part of `decode_ms` after the decoder: resizing, rotating, padding. Not a column of the file."""
+
+    @classmethod
+    def failed(cls, error: DecodeError) -> Prediction:
+        """The row of an image that cannot be used."""
+        return cls(error.path, status="error", error=error.reason, width=error.width, height=error.height)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a predictions file has."""
+
+    classes: tuple[str, ...]
+    format: str = "csv"
+    topk: int = 1
+    """How many classes are named; columns top2_label, top2_confidence, ... from the second on."""
+    probs: bool = False
+    """Whether the probability of every class is a column prob_<class>."""
+    timing: bool = True
+    """Whether decode_ms and infer_ms are columns. Without them equal runs give equal bytes."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names in order."""
+        top = [f"top{k}_{what}" for k in range(2, self.topk + 1) for what in ("label", "confidence")]
+        probs = [f"prob_{name}" for name in self.classes] if self.probs else []
+        return (*_PLAIN, *(_TIMING if self.timing else ()), *top, *probs)
+
+    def record(self, prediction: Prediction) -> dict[str, object]:
+        """Column -> JSON-ready value, None where there is none."""
+        values: dict[str, object] = {name: getattr(prediction, name) for name in (*_PLAIN, *_TIMING)}
+        values["confidence"] = _rounded(prediction.confidence, 6)
+        values["decode_ms"], values["infer_ms"] = _rounded(prediction.decode_ms, 3), _rounded(prediction.infer_ms, 3)
+        probabilities = prediction.probabilities
+        if probabilities is not None:
+            order = (-probabilities).argsort(kind="stable")
+            for k in range(2, self.topk + 1):
+                values[f"top{k}_label"] = self.classes[order[k - 1]]
+                values[f"top{k}_confidence"] = _rounded(float(probabilities[order[k - 1]]), 6)
+            for name, probability in zip(self.classes, probabilities, strict=True):
+                values[f"prob_{name}"] = _rounded(float(probability), 6)
+        return {name: values.get(name) for name in self.columns}
+
+    def encode(self, prediction: Prediction) -> bytes:
+        """One row of the file, with its line end."""
+        if self.format == "esfair":
+            index = UNCERTAIN_INDEX if prediction.label_index is None else prediction.label_index
+            return f"{esfair_path(prediction.path)} {index}\n".encode()
+        record = self.record(prediction)
+        if self.format == "jsonl":
+            return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        return _csv_line([_csv_text(name, value) for name, value in record.items()])
+
+    def header(self, meta: dict[str, object]) -> bytes:
+        """What stands before the first row."""
+        if self.format == "jsonl":
+            return (json.dumps(meta, ensure_ascii=False) + "\n").encode()
+        return _csv_line(list(self.columns)) if self.format == "csv" else b""
+
+
+def path_text(path: str) -> str:
+    r"""A path as text for files and messages: bytes of a name that are no UTF-8 become \xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def esfair_path(name: str) -> str:
+    """A name as the one-line form of the 2023 winners can hold it."""
+    return name.replace("\n", r"\x0a").replace("\r", r"\x0d")
+
+
+def meta_path(path: Path) -> Path:
+    """Where the meta of a CSV or esfair file lies: NAME.meta.json beside it."""
+    return path.with_name(path.stem + ".meta.json")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A predictions file read back."""
+
+    meta: dict[str, Any]
+    """What the file says of itself; empty for a CSV whose NAME.meta.json is missing."""
+    rows: list[Prediction]
+    """One per image, in the order of the file; `probabilities` only when the file has every prob_<class>."""
+
+
+def read(path: str | os.PathLike[str]) -> Predictions:
+    """Reads a CSV or JSONL predictions file.
+
+    Args:
+      path: The file; JSONL when its first character is "{".
+
+    Raises:
+      PredictionsError: no such file, empty, not a predictions file, or a damaged row (with its number).
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            rest = records(file)
+            first = next(rest, b"")
+            if first.startswith(b"{"):
+                meta = json_object(first, f"{path}: line 1")
+                if meta.get("schema") != SCHEMA:
+                    raise PredictionsError(f"{path}: got schema {meta.get('schema')!r}, expected {SCHEMA!r}")
+                dicts: Iterator[dict[str, Any]] = (
+                    json_object(record, f"{path}: row {n}") for n, record in enumerate(rest, 1)
+                )
+                rows = [_prediction(values, f"{path}: row {n}") for n, values in enumerate(dicts, 1)]
+                return Predictions(meta, rows)
+            columns = csv_fields(first)
+            missing = [name for name in ("path", "label", "label_index", "status") if name not in columns]
+            if missing:
+                raise PredictionsError(
+                    f"{path}: not a predictions file: no column {', '.join(missing)}; got {first[:80]!r}"
+                )
+            meta = read_meta(meta_path(path)) if meta_path(path).exists() else {}
+            rows = []
+            for n, record in enumerate(rest, 1):
+                fields = csv_fields(record)
+                if len(fields) != len(columns):
+                    raise PredictionsError(f"{path}: row {n}: got {len(fields)} fields, expected {len(columns)}")
+                rows.append(_prediction(dict(zip(columns, fields, strict=True)), f"{path}: row {n}"))
+            return Predictions(meta, rows)
+    except OSError as error:
+        raise PredictionsError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _prediction(values: dict[str, Any], where: str) -> Prediction:
+    try:
+        probabilities = None
+        names = [name for name in values if name.startswith("prob_")]
+        if names and values[names[0]] not in ("", None):
+            import numpy as np
+
+            probabilities = np.array([float(values[name]) for name in names], np.float32)
+        return Prediction(
+            path=values["path"],
+            label=values["label"] or "",
+            label_index=_number(values["label_index"], int),
+            confidence=_number(values.get("confidence"), float),
+            status=values["status"],
+            error=values.get("error") or "",
+            width=_number(values.get("width"), int),
+            height=_number(values.get("height"), int),
+            decode_ms=_number(values.get("decode_ms"), float),
+            infer_ms=_number(values.get("infer_ms"), float),
+            probabilities=probabilities,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise PredictionsError(f"{where}: {error}") from error
+
+
+def _number(value: Any, kind: type) -> Any:
+    return None if value in ("", None) else kind(value)
+
+
+def records(file: IO[bytes]) -> Iterator[bytes]:
+    """Complete records of a file: lines, joined while inside a quoted CSV field. An unfinished last one is left out."""
+    pending = b""
+    for line in file:
+        pending += line
+        if pending.count(b'"') % 2 == 0 and line.endswith(b"\n") or pending.startswith(b"{") and line.endswith(b"\n"):
+            yield pending
+            pending = b""
+
+
+def csv_fields(record: bytes) -> list[str]:
+    """The fields of one CSV record."""
+    return next(csv.reader(io.StringIO(record.decode("utf-8", "replace"), newline="")), [])
+
+
+def _csv_line(fields: list[str]) -> bytes:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\n").writerow(fields)
+    return line.getvalue().encode()
+
+
+def _csv_text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}" if name in _TIMING else f"{value:.6f}"
+    return str(value)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def json_object(record: bytes, where: str) -> dict[str, Any]:
+    """One JSON object, or a PredictionsError that says where."""
+    try:
+        values = json.loads(record)
+    except ValueError as error:
+        raise PredictionsError(f"{where}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise PredictionsError(f"{where}: got {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The meta beside a CSV, or a PredictionsError."""
+    try:
+        return json_object(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise PredictionsError(f"{path}: missing: the rows beside it cannot be matched to a model") from error

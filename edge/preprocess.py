@@ -1,0 +1,212 @@
+"""Pixels to network input: the only definition, used by the runtime, by training and by calibration.
+
+A model file carries its `Preprocess` as JSON, so a network cannot meet other pixels than it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .decode import Admit, Decoded, PixelLimits, Source, decode
+
+_ROTATIONS = {  # EXIF orientation -> what makes the stored picture upright. Source: EXIF 2.32, tag 0x0112
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One preprocessed image and what it cost."""
+
+    pixels: np.ndarray
+    """(S, S, 3) uint8 RGB."""
+    width: int
+    """Stored width of the file in pixels, before EXIF rotation."""
+    height: int
+    """Stored height of the file in pixels, before EXIF rotation."""
+    decode_ms: float
+    """Wall time of reading and decoding."""
+    resize_ms: float
+    """Wall time of resizing, rotating and padding."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the (S, S, 3) uint8 input of a network."""
+
+    size_px: int = 128
+    """Side S of the square result."""
+    resize: str = "letterbox"
+    """"letterbox" keeps the aspect ratio and pads, "stretch" ignores it, "crop" takes the central square."""
+    filter: str = "bilinear"
+    """Resampling filter; "bilinear", always antialiased (its support grows with the reduction)."""
+    draft_factor: int = 2
+    """A JPEG is decoded at the smallest scale that still has this many times the needed pixels on both sides.
+
+    0: always at full size."""
+    apply_orientation: bool = True
+    """Whether the EXIF orientation is applied."""
+    pad_value: int = 0
+    """Value, 0 to 255, of all three channels in the padding of "letterbox"."""
+    background_rgb: tuple[int, int, int] = (255, 255, 255)
+    """Colour under transparent pixels."""
+    scale: float | tuple[float, float, float] = 1 / 255
+    """Factor from uint8 to the network's first convolution, one or one per channel.
+
+    Applied in training and inside the exported graph, never by this package."""
+
+    def __post_init__(self) -> None:
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        rules = (
+            ("size_px", isinstance(self.size_px, int) and 8 <= self.size_px <= 4096, "an integer from 8 to 4096"),
+            ("resize", self.resize in ("letterbox", "stretch", "crop"), "letterbox, stretch or crop"),
+            ("filter", self.filter == "bilinear", "bilinear"),
+            ("draft_factor", isinstance(self.draft_factor, int) and 0 <= self.draft_factor <= 64, "0 to 64"),
+            ("apply_orientation", isinstance(self.apply_orientation, bool), "true or false"),
+            ("pad_value", _is_byte(self.pad_value), "an integer from 0 to 255"),
+            (
+                "background_rgb",
+                isinstance(self.background_rgb, tuple)
+                and len(self.background_rgb) == 3
+                and all(map(_is_byte, self.background_rgb)),
+                "three integers from 0 to 255",
+            ),
+            (
+                "scale",
+                len(scales) in (1, 3)
+                and all(isinstance(s, float | int) and math.isfinite(s) and s > 0 for s in scales),
+                "one or three positive numbers",
+            ),
+        )
+        for name, is_valid, expected in rules:
+            if not is_valid:
+                raise ValueError(f"preprocess {name}: got {getattr(self, name)!r}, expected {expected}")
+
+    def __call__(self, source: Source) -> np.ndarray:
+        """Path or bytes of an image -> (S, S, 3) uint8 RGB.
+
+        Raises:
+          DecodeError: the image cannot be used.
+        """
+        return self.load(source).pixels
+
+    def load(
+        self,
+        source: Source,
+        *,
+        out: np.ndarray | None = None,
+        limits: PixelLimits = PixelLimits(),
+        admit: Admit | None = None,
+    ) -> Loaded:
+        """Decodes and resizes one image.
+
+        Args:
+          source: Path of a file, or its bytes.
+          out: (S, S, 3) uint8, C-contiguous or a slice of a batch. Written in place; None makes a new array.
+            After a DecodeError its content is undefined.
+          limits: Largest accepted pictures.
+          admit: Asked before large decodes, see `edge.decode.Admit`. What it admits is free again when this returns.
+
+        Returns:
+          The pixels with the stored size and the time of each step.
+
+        Raises:
+          DecodeError: the image cannot be used.
+          ValueError: `out` has another shape or dtype.
+        """
+        shape = (self.size_px, self.size_px, 3)
+        pixels = np.empty(shape, np.uint8) if out is None else out
+        if pixels.shape != shape or pixels.dtype != np.uint8:
+            raise ValueError(f"out: got {pixels.shape} {pixels.dtype}, expected {shape} uint8")
+        start = perf_counter()
+        needed_size = self._needed_size if self.draft_factor else None
+        decoded = decode(source, needed_size=needed_size, limits=limits, admit=admit)
+        middle = perf_counter()
+        self._place(decoded, pixels)
+        end = perf_counter()
+        return Loaded(pixels, decoded.width, decoded.height, 1e3 * (middle - start), 1e3 * (end - middle))
+
+    def fill_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in pixels that the whole picture covers at the scale of the result."""
+        side = self.size_px
+        if self.resize == "stretch":
+            return side, side
+        reference = max(width, height) if self.resize == "letterbox" else min(width, height)
+        return _rounded_ratio(side * width, reference), _rounded_ratio(side * height, reference)
+
+    def to_json(self) -> str:
+        """One line of JSON, the inverse of `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocess:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: no JSON object, a key missing or unknown, or a value out of range.
+        """
+        values: Any = json.loads(text)
+        names = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or sorted(values) != sorted(names):
+            got = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"preprocess: got {got}, expected the keys {', '.join(names)}")
+        arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**arguments)
+
+    def _needed_size(self, width: int, height: int) -> tuple[int, int]:
+        fill_width, fill_height = self.fill_size(width, height)
+        return self.draft_factor * fill_width, self.draft_factor * fill_height
+
+    def _place(self, decoded: Decoded, out: np.ndarray) -> None:
+        """Resizes, rotates and pads into `out`, (S, S, 3) uint8."""
+        side = self.size_px
+        box = decoded.box
+        if self.resize == "crop":
+            width, height = side, side
+            box = _central_square(box)
+        else:
+            width, height = self.fill_size(decoded.width, decoded.height)
+        image = decoded.image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
+        if self.apply_orientation and decoded.orientation in _ROTATIONS:
+            image = image.transpose(_ROTATIONS[decoded.orientation])
+        if image.mode == "RGBA":
+            background = Image.new("RGBA", image.size, (*self.background_rgb, 255))
+            image = Image.alpha_composite(background, image)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if image.size == (side, side):
+            out[...] = np.asarray(image)
+            return
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        out.fill(self.pad_value)
+        out[top : top + image.height, left : left + image.width] = np.asarray(image)
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _rounded_ratio(numerator: int, denominator: int) -> int:
+    """Nearest integer, halves up, at least 1: exact, where float rounding would depend on the platform."""
+    return max(1, (2 * numerator + denominator) // (2 * denominator))
+
+
+def _central_square(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, upper, right, lower = box
+    side = min(right - left, lower - upper)
+    left, upper = (left + right - side) / 2, (upper + lower - side) / 2
+    return left, upper, left + side, upper + side

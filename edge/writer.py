@@ -1,0 +1,237 @@
+"""Writing the predictions file, and continuing it after a crash.
+
+Rows go to NAME.part with one write each, so a kill loses at most the row in flight; the end gives the file its
+name. A file under its final name is therefore always complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import ModelError, PredictionsError
+from .predictions import (
+    UNCERTAIN_INDEX,
+    Layout,
+    Prediction,
+    csv_fields,
+    esfair_path,
+    json_object,
+    meta_path,
+    read_meta,
+    records,
+)
+
+
+class PredictionsWriter:
+    """Writes rows to standard output, or to a file that appears under its name when it is complete."""
+
+    def __init__(self, layout: Layout, path: Path | None, file: IO[bytes], size: int) -> None:
+        """Use `create` or `resume`."""
+        self._layout = layout
+        self._path = path
+        self._file = file
+        self._size = size  # bytes of complete rows
+
+    @classmethod
+    def create(
+        cls, layout: Layout, meta: dict[str, object], path: Path | None, *, force: bool = False
+    ) -> PredictionsWriter:
+        """Starts a new file.
+
+        Args:
+          layout: The columns.
+          meta: What the file says of itself, JSON-ready.
+          path: The file; None for standard output.
+          force: Whether an existing file, or the rest of an interrupted run, may be replaced.
+
+        Raises:
+          FileExistsError: there is one and `force` is false, or another run is writing it.
+          OSError: the place cannot be written.
+        """
+        if path is None:
+            writer = cls(layout, None, sys.stdout.buffer, 0)
+        else:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
+            part = part_path(path)
+            for existing, hint in (
+                (path, "--force replaces it"),
+                (part, "--resume continues that run, --force starts over"),
+            ):
+                if existing.exists() and not force:
+                    raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
+            writer = cls(layout, path, _open_locked(part), 0)
+            writer._file.truncate(0)
+            writer._write_meta(meta)
+        writer._put(layout.header(meta))
+        return writer
+
+    @classmethod
+    def resume(
+        cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str]
+    ) -> tuple[PredictionsWriter, int, int]:
+        """Continues an interrupted file, or starts one where there is none.
+
+        Args:
+          layout: The columns, as in the first run.
+          meta: The meta, as in the first run.
+          path: The file.
+          names: Paths of all rows the complete file will have.
+
+        Returns:
+          The writer, the number of rows kept, and how many of those are errors.
+
+        Raises:
+          ModelError: the rows there are another model's.
+          PredictionsError: they belong to another list of images or other settings, or are damaged.
+          OSError: the file cannot be read or written.
+        """
+        part = part_path(path)
+        if not part.exists():
+            if not path.exists():
+                return cls.create(layout, meta, path), 0, 0
+            _copy_as_part(path)
+        file = _open_locked(part)
+        writer = cls(layout, path, file, 0)
+        try:
+            kept, errors, size = writer._check_kept(meta, names)
+            file.truncate(size)
+            file.seek(size)
+        except BaseException:
+            file.close()
+            raise
+        writer._size = size
+        if size == 0:
+            writer._write_meta(meta)
+            writer._put(layout.header(meta))
+        return writer, kept, errors
+
+    def write(self, prediction: Prediction) -> None:
+        """Appends one row; it is in the file when this returns.
+
+        Raises:
+          OSError: the disk is full, or the pipe is closed. The file keeps its complete rows.
+        """
+        self._put(self._layout.encode(prediction))
+
+    def finish(self) -> None:
+        """Gives a complete file its name."""
+        if self._path is None:
+            return
+        os.fsync(self._file.fileno())
+        if self._layout.format != "jsonl":
+            os.replace(part_path(meta_path(self._path)), meta_path(self._path))
+        os.replace(part_path(self._path), self._path)
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the file as it is: under its own name after `finish`, to be resumed otherwise."""
+        if self._path is not None:
+            self._file.close()
+
+    def _put(self, row: bytes) -> None:
+        view = memoryview(row)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+            self._file.flush()
+        except OSError:
+            if self._path is not None:
+                self._file.truncate(self._size)  # half a row would look like a damaged one
+            raise
+        self._size += len(row)
+
+    def _write_meta(self, meta: dict[str, object]) -> None:
+        if self._path is not None and self._layout.format != "jsonl":
+            text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
+            part_path(meta_path(self._path)).write_text(text, encoding="utf-8")
+
+    def _check_kept(self, meta: dict[str, object], names: Sequence[str]) -> tuple[int, int, int]:
+        """(rows kept, errors among them, bytes they take) of an interrupted file."""
+        assert self._path is not None
+        part = part_path(self._path)
+        with open(part, "rb") as file:
+            rows = records(file)
+            size = 0
+            if self._layout.format != "esfair":  # the others have a header
+                header = next(rows, b"")
+                if not header:
+                    return 0, 0, 0
+                size = len(header)
+            if self._layout.format == "jsonl":
+                kept_meta = json_object(header, f"{part}: line 1")
+            else:
+                kept_meta = read_meta(part_path(meta_path(self._path)))
+            _compare_meta(part, kept_meta, meta)
+            kept = errors = 0
+            for row in rows:
+                path, is_error = self._path_and_status(row, f"{part}: row {kept + 1}")
+                expected = names[kept] if kept < len(names) else None
+                if expected is None or path != (esfair_path(expected) if self._layout.format == "esfair" else expected):
+                    raise PredictionsError(
+                        f"{part}: row {kept + 1} is {path}, but the images given now have {expected or 'no more'} "
+                        "there; resume with the list of the first run, or start over with --force"
+                    )
+                kept += 1
+                errors += is_error
+                size += len(row)
+            return kept, errors, size
+
+    def _path_and_status(self, record: bytes, where: str) -> tuple[str, bool]:
+        if self._layout.format == "esfair":
+            path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
+            return path, index == str(UNCERTAIN_INDEX)
+        if self._layout.format == "jsonl":
+            values = json_object(record, where)
+            return str(values.get("path")), values.get("status") == "error"
+        fields = csv_fields(record)
+        columns = self._layout.columns
+        if len(fields) != len(columns):
+            raise PredictionsError(f"{where}: got {len(fields)} fields, expected {len(columns)}")
+        return fields[columns.index("path")], fields[columns.index("status")] == "error"
+
+
+def part_path(path: Path) -> Path:
+    """Where a file lies until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
+    now = json.loads(json.dumps(meta))  # tuples become lists, as in the file
+    differing = [key for key in sorted({*kept, *now}) if kept.get(key) != now.get(key)]
+    if "model_sha256" in differing:
+        raise ModelError(
+            f"{part}: its rows were made by the model {str(kept.get('model_sha256'))[:12]}..., "
+            f"got {str(now.get('model_sha256'))[:12]}...; start over with --force"
+        )
+    if differing:
+        changes = "; ".join(f"{key} was {kept.get(key)!r}, is {now.get(key)!r}" for key in differing)
+        raise PredictionsError(f"{part}: made with other settings ({changes[:300]}); start over with --force")
+
+
+def _copy_as_part(path: Path) -> None:
+    shutil.copyfile(path, part_path(path))
+    meta = meta_path(path)
+    if meta.exists():
+        shutil.copyfile(meta, part_path(meta))
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """Opens for unbuffered writing at its start, refusing a file that another run is writing."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, "is being written by another run", str(path)) from error
+    except OSError:
+        pass  # a file system without locks
+    return os.fdopen(fd, "r+b", buffering=0)

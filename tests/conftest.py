@@ -1,0 +1,28 @@
+"""Leaves out test files whose packages are not installed, and says so.
+
+A Raspberry Pi has no PyTorch: there `make test` runs the tests of `edge` and `bench` alone.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+_NEEDS = {  # start of a test file's name -> modules it needs
+    "test_train_": ("torch",),
+    "test_export_": ("torch", "onnx"),
+    "test_bench_report": ("matplotlib", "jinja2"),
+}
+_left_out = {}
+
+
+def pytest_ignore_collect(collection_path: Path):
+    for start, modules in _NEEDS.items():
+        missing = [name for name in modules if find_spec(name) is None]
+        if collection_path.name.startswith(start) and missing:
+            _left_out[collection_path.name] = missing
+            return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, missing in sorted(_left_out.items()):
+        terminalreporter.write_line(f"LEFT OUT tests/{name}: {', '.join(missing)} not installed")

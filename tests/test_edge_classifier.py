@@ -1,0 +1,160 @@
+"""The model file's contract, and the classifier's answers."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
+
+from edge import Classifier, ModelError, PixelLimits, Preprocess
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return Classifier.load(TINY_MODEL)
+
+
+def changed(tmp_path, change):
+    """A copy of the tiny model after `change(model)`."""
+    model = onnx.load(TINY_MODEL)
+    change(model)
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def with_metadata(**values):
+    def change(model):
+        metadata = {entry.key: entry.value for entry in model.metadata_props} | values
+        del model.metadata_props[:]
+        helper.set_model_props(model, {key: value for key, value in metadata.items() if value is not None})
+
+    return change
+
+
+def with_shape(which, *dims):
+    def change(model):
+        node = getattr(model.graph, which)[0]
+        kind = TensorProto.UINT8 if which == "input" else TensorProto.FLOAT
+        getattr(model.graph, which)[0].CopyFrom(helper.make_tensor_value_info(node.name, kind, dims))
+        if which == "input":
+            model.graph.node[0].input[0] = node.name
+
+    return change
+
+
+def test_everything_needed_comes_from_the_file(classifier):
+    assert classifier.classes == ("ash", "birch", "cedar")
+    assert classifier.preprocess == Preprocess(size_px=32)
+    assert classifier.temperature == 1
+    assert len(classifier.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_metadata(classes=None, preprocess=None), "no metadata classes, preprocess; export it with"),
+        (with_metadata(**{"fairedge.schema": "edge-model/2"}), "got model schema 'edge-model/2'"),
+        (with_metadata(classes='["a", "b"]'), r"got output logits .* expected logits \(float\) \['N', 2\]"),
+        (with_metadata(classes='["a", "b", "b"]'), "each once"),
+        (with_metadata(classes="a,b,c"), "unusable metadata"),
+        (with_metadata(classes='{"a": 1}'), "expected a JSON list"),
+        (with_metadata(preprocess="{}"), "unusable metadata: preprocess: got"),
+        (with_metadata(preprocess=Preprocess(size_px=64).to_json()), r"got input images .* expected .* 64, 64, 3"),
+        (with_metadata(temperature="0"), "temperature: got '0'"),
+        (with_metadata(temperature="nan"), "temperature"),
+        (with_shape("input", 1, 32, 32, 3), r"got input images \(uint8\) \[1, 32, 32, 3\], expected"),
+    ],
+)
+def test_a_model_that_breaks_the_contract_is_refused_in_one_line(tmp_path, change, message):
+    path = changed(tmp_path, change)
+    with pytest.raises(ModelError, match=message) as info:
+        Classifier.load(path)
+    assert str(info.value).startswith(str(path))
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", TINY_MODEL.read_bytes()[:500], encoded(photo())])
+def test_what_is_no_onnx_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as info:
+        Classifier.load(path)
+    assert "\n" not in str(info.value)
+
+
+def test_missing_model_and_folder(tmp_path):
+    with pytest.raises(ModelError, match="no such model file"):
+        Classifier.load(tmp_path / "gone.onnx")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Classifier.load(tmp_path)
+
+
+def test_logits_checks_its_batch(classifier):
+    with pytest.raises(ValueError, match=r"got \(1, 3, 32, 32\) uint8, expected \(N, 32, 32, 3\) uint8"):
+        classifier.logits(np.zeros((1, 3, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        classifier.logits(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def test_logits_do_not_depend_on_the_batch(classifier):
+    batch = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    whole = classifier.logits(batch)
+    assert whole.shape == (7, 3) and whole.dtype == np.float32
+    assert np.array_equal(whole, np.concatenate([classifier.logits(batch[:3]), classifier.logits(batch[3:])]))
+    assert np.array_equal(whole, np.concatenate([classifier.logits(batch[i : i + 1]) for i in range(7)]))
+
+
+def test_probabilities_are_the_softmax_at_the_models_temperature(tmp_path, classifier):
+    logits = np.array([[1, 2, 3], [1000, 0, -1000]], np.float32)
+    expected = np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum()
+    assert np.allclose(classifier.probabilities(logits)[0], expected)
+    assert classifier.probabilities(logits)[1].tolist() == [1, 0, 0]
+    warm = Classifier.load(changed(tmp_path, with_metadata(temperature="2")))
+    assert np.allclose(warm.probabilities(2 * logits)[0], expected)
+
+
+def test_predict_takes_paths_and_bytes_in_order(tmp_path, classifier):
+    folder = folder_of_photos(tmp_path / "photos", 3)
+    sources = [folder / "img2.jpg", (folder / "img0.jpg").read_bytes(), str(folder / "img1.jpg"), folder]
+    predictions = list(classifier.predict(sources))
+    assert [p.path for p in predictions] == [str(folder / "img2.jpg"), "<bytes>", str(folder / "img1.jpg"), str(folder)]
+    assert [p.status for p in predictions] == ["ok", "ok", "ok", "error"]
+    for prediction in predictions[:3]:
+        assert prediction.probabilities is not None
+        assert prediction.label == classifier.classes[int(prediction.probabilities.argmax())]
+        assert prediction.confidence == prediction.probabilities.max()
+        assert (prediction.width, prediction.height) == (64, 48)
+    assert predictions[3].error == "is a folder, expected an image file"
+
+
+def test_predict_marks_what_it_is_not_sure_of(classifier):
+    content = encoded(photo())
+    (sure,) = classifier.predict([content])
+    (unsure,) = classifier.predict([content], min_confidence=1.0)
+    assert sure.label_index is not None and sure.label_index >= 0
+    assert (unsure.label, unsure.label_index, unsure.status) == ("uncertain", -1, "ok")
+    assert unsure.confidence == sure.confidence
+
+
+def test_limits_are_passed_on(classifier):
+    (prediction,) = classifier.predict([encoded(photo(), "PNG")], limits=PixelLimits(full=100))
+    assert "too large" in prediction.error
+    assert (prediction.width, prediction.height) == (320, 240)
+
+
+def test_logits_that_are_not_finite_are_an_error_row(tmp_path):
+    def break_bias(model):
+        bias = next(t for t in model.graph.initializer if t.name == "b2")
+        bias.raw_data = np.array([np.nan, 0, 0], np.float32).tobytes()
+
+    broken = Classifier.load(changed(tmp_path, break_bias))
+    (prediction,) = broken.predict([encoded(photo())])
+    assert (prediction.status, prediction.confidence) == ("error", None)
+    assert "no finite logits" in prediction.error
+
+
+def test_metadata_is_plain_text(classifier):
+    assert json.loads(classifier.metadata["classes"]) == list(classifier.classes)

@@ -1,0 +1,282 @@
+"""edge-infer as a person meets it: output, exit status, interruptions, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
+
+from edge.cli import main
+from edge.predictions import read
+
+COMMAND = [sys.executable, "-m", "edge", "-m", str(TINY_MODEL)]
+ROOT = Path(__file__).parents[1]
+
+
+def infer(*arguments):
+    return main(["-m", str(TINY_MODEL), "-q", *map(str, arguments)])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = folder_of_photos(tmp_path / "photos", 12)
+    (folder / "img3.jpg").write_bytes(b"")
+    return folder
+
+
+def test_rows_go_to_standard_output_and_talk_to_standard_error(photos, capsys):
+    status = main(["-m", str(TINY_MODEL), "--no-timing", str(photos)])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert status == 1
+    assert lines[0] == "path,label,label_index,confidence,status,error,width,height"
+    assert [line.split(",")[0] for line in lines[1:]] == [f"img{i}.jpg" for i in range(12)]
+    assert lines[4].startswith('img3.jpg,,,,error,"the file is empty (0 bytes), expected')
+    assert "edge-infer: img3.jpg: the file is empty" in err
+    assert "1 of 12 images could not be used" in err
+
+
+def test_all_good_is_0(photos, capsys):
+    (photos / "img3.jpg").unlink()
+    assert infer(photos) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_file_output_is_complete_with_its_meta(photos, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert infer(photos, "-o", out, "--probs", "--topk", 9) == 1
+    assert capsys.readouterr().out == ""
+    predictions = read(out)
+    assert len(predictions.rows) == 12
+    assert predictions.meta["classes"] == ["ash", "birch", "cedar"]
+    assert predictions.meta["columns"][-5:] == ["top3_label", "top3_confidence", "prob_ash", "prob_birch", "prob_cedar"]
+    text = (tmp_path / "out.meta.json").read_text()
+    assert str(tmp_path) not in text and os.uname().nodename not in text
+
+
+def test_equal_runs_give_equal_bytes_whatever_the_workers(photos, tmp_path):
+    contents = set()
+    for workers, batch in ((1, 1), (2, 4), (5, 3), (3, 64)):
+        out = tmp_path / f"out{workers}.csv"
+        infer(photos, "-o", out, "--no-timing", "--probs", "-w", workers, "-b", batch)
+        contents.add((out.read_bytes(), (tmp_path / f"out{workers}.meta.json").read_bytes()))
+    assert len(contents) == 1
+
+
+def test_jsonl_by_suffix_and_the_winners_form(photos, tmp_path, capsys):
+    assert infer(photos, "-o", tmp_path / "out.jsonl") == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["schema"] == "edge-predictions/1"
+    infer(photos, "--format", "esfair")
+    line = capsys.readouterr().out.splitlines()[3]
+    assert line == "img3.jpg -1"
+
+
+def test_min_confidence_and_full_decode_and_limits(photos, capsys):
+    infer(photos, "--min-confidence", "1", "--full-decode", "--no-timing")
+    assert ",uncertain,-1," in capsys.readouterr().out
+    infer(photos / "img0.jpg", "--max-pixels", "100")
+    assert "0.0 megapixels, at most 0.0 (see --max-pixels)" in capsys.readouterr().out
+    (photos / "a.png").write_bytes(encoded(photo(), "PNG"))
+    infer(photos / "a.png", "--max-pixels-full", "100")
+    assert "must be decoded whole" in capsys.readouterr().out
+
+
+def test_on_error_fail_stops_with_1_and_can_be_resumed(photos, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main(["-m", str(TINY_MODEL), str(photos), "-o", str(out), "--on-error", "fail"]) == 1
+    assert "stopped at the first unusable image (4 of 12 rows written)" in capsys.readouterr().err
+    assert not out.exists()
+    assert infer(photos, "-o", out, "--resume") == 1
+    assert len(read(out).rows) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["gone.jpg"], 3, "no such path: gone.jpg"),
+        (["empty"], 3, "no images in empty"),
+        (["@gone.txt"], 3, "list gone.txt"),
+        (["photos", "-m", "gone.onnx"], 4, "gone.onnx: no such model file"),
+        (["photos", "-m", "photos/img0.jpg"], 4, "not a usable ONNX model"),
+        (["photos", "-o", "taken.csv"], 2, "taken.csv: exists already"),
+        (["photos", "-o", "empty"], 5, "empty: is a folder"),
+        (["photos", "-o", "nowhere/out.csv"], 5, "nowhere/out.csv"),
+    ],
+)
+def test_what_stops_a_run_is_one_line_and_its_status(photos, tmp_path, monkeypatch, capsys, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken.csv").touch()
+    assert main(["-m", str(TINY_MODEL), *arguments]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected at least one PATH"),
+        (["x", "--probz"], "unknown argument --probz (did you mean --probs?)"),
+        (["x", "--prob"], "unknown argument --prob (did you mean --probs?)"),
+        (["x", "-b", "0"], "got '0', expected a whole number from 1"),
+        (["x", "--min-confidence", "2"], "expected a number from 0 to 1"),
+        (["x", "--max-pixels", "big"], "got 'big', expected pixels"),
+        (["x", "--format", "xml"], "invalid choice: 'xml'"),
+        (["x", "--resume"], "--resume needs -o FILE"),
+        (["x", "--resume", "--force", "-o", "y"], "exclude each other"),
+    ],
+)
+def test_usage_mistakes_are_one_line_and_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as info:
+        main(arguments)
+    assert info.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_a_duplicate_is_one_row_and_one_line(photos, capsys):
+    main(["-m", str(TINY_MODEL), str(photos / "img1.jpg"), str(photos / "img1.jpg")])
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == "edge-infer: 1 path(s) given twice: one row each\n"
+
+
+def test_a_32_bit_system_is_told_so(monkeypatch, capsys):
+    monkeypatch.setattr("sys.maxsize", 2**31 - 1)
+    assert main(["x.jpg"]) == 5
+    assert "64-bit" in capsys.readouterr().err
+
+
+def test_check_prints_what_a_bug_report_needs(capsys):
+    assert main(["--check", "-m", str(TINY_MODEL)]) == 0
+    out = capsys.readouterr().out
+    for part in ("fairedge: ", "onnxruntime: ", "libjpeg-turbo: ", "usable_cores: ", "model_sha256: ", "self_test: ok"):
+        assert part in out
+
+
+def test_check_reports_an_onnxruntime_that_dies_on_this_processor(monkeypatch):
+    from edge import selftest
+
+    real_run = subprocess.run
+
+    def run(command, **options):
+        if "onnxruntime" in command[-1]:
+            command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 4)"]
+        return real_run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert "importing onnxruntime dies with signal 4" in (selftest.environment_problem() or "")
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; from edge.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'onnxruntime', 'PIL'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.splitlines()[1] == "[]"
+    assert result.stdout.startswith("fairedge 0.")
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    folder = folder_of_photos(tmp_path / "many", 300, size=(8, 8))
+    pipe = subprocess.run(
+        f"'{sys.executable}' -m edge -m '{TINY_MODEL}' -q '{folder}' | head -n 1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert pipe.stderr == ""
+    assert pipe.stdout.splitlines()[1] in ("141", "0")  # 0: all rows fitted into the pipe's buffer
+
+
+def test_a_full_device_is_5_and_one_line(photos):
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([*COMMAND, "-q", str(photos)], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert result.returncode == 5
+    assert result.stderr == "edge-infer: output: No space left on device\n"
+
+
+def wait_for_rows(path, count, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"no {count} rows in time")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_stopped_in_the_middle_resumes_to_the_unbroken_file(tmp_path, stop):
+    folder = folder_of_photos(tmp_path / "photos", 1)
+    content = encoded(photo(640, 480))
+    names = [f"img{i}.jpg" for i in range(400)]
+    for name in names:
+        (folder / name).write_bytes(content)
+    (folder / names[7]).write_bytes(b"broken")
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    infer(folder, "-o", whole, "--no-timing")
+    part = tmp_path / "out.csv.part"
+    process = subprocess.Popen(
+        [*COMMAND, str(folder), "-o", str(out), "--no-timing", "-w", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_rows(part, 40, process)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    if stop == signal.SIGINT:
+        assert "interrupted after" in err and "Traceback" not in err
+    assert not out.exists()
+    assert part.read_bytes().count(b"\n") < 400, "it finished before it was stopped"
+    assert infer(folder, "-o", out, "--no-timing", "--resume") == 1
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_resume_with_another_model_is_4_and_with_another_list_3(photos, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert infer(photos, "-o", out, "--on-error", "fail") == 1
+    other = tmp_path / "other.onnx"
+    other.write_bytes(TINY_MODEL.read_bytes() + b"\x7a\x00")  # an empty optional field: same model, other bytes
+    assert main(["-m", str(other), "-q", str(photos), "-o", str(out), "--resume"]) == 4
+    (photos / "img0.jpg").unlink()
+    assert infer(photos, "-o", out, "--resume") == 3
+    assert "start over with --force" in capsys.readouterr().err
+
+
+def test_progress_is_a_plain_line_where_there_is_no_terminal(photos, capsys, monkeypatch):
+    monkeypatch.setattr("edge.progress._LOG_INTERVAL_S", 0.0)
+    main(["-m", str(TINY_MODEL), str(photos), "-o", str(photos.parent / "out.csv")])
+    err = capsys.readouterr().err
+    assert "[12/12]" in err and "errors 1" in err and "\r" not in err
+
+
+def test_progress_updates_one_line_on_a_terminal():
+    import io
+
+    from edge.progress import Progress
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress(10, stream=stream)
+    progress._interval_s = 0
+    progress.update(5, errors=2)
+    progress.update(10)
+    progress.close()
+    assert stream.getvalue().count("\n") == 0
+    assert "[5/10]" in stream.getvalue() and "errors 2" in stream.getvalue()
+    assert stream.getvalue().endswith("\r")

@@ -1,0 +1,207 @@
+"""The predictions file: its bytes, reading back, continuing after a crash."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from edge import Prediction
+from edge.errors import ModelError, PredictionsError
+from edge.predictions import Layout, meta_path, path_text, read
+from edge.writer import PredictionsWriter, part_path
+
+CLASSES = ("ash", "birch", "cedar")
+OK = Prediction("a.jpg", "birch", 1, 0.7, "ok", "", 64, 48, 1.5, 0.25, np.array([0.2, 0.7, 0.1], np.float32))
+FAILED = Prediction("b, \"2\".jpg", status="error", error="truncated", width=10, height=20)
+META = {"schema": "edge-predictions/1", "root": "photos", "model_sha256": "0" * 64, "classes": list(CLASSES)}
+
+
+def layout(**options):
+    return Layout(CLASSES, **options)
+
+
+def write(path, predictions, *, finish=True, **options):
+    writer = PredictionsWriter.create(layout(**options), META, path)
+    for prediction in predictions:
+        writer.write(prediction)
+    (writer.finish if finish else writer.close)()
+
+
+def test_csv_to_the_byte(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, [OK, FAILED], topk=2, probs=True)
+    assert path.read_bytes().decode() == (
+        "path,label,label_index,confidence,status,error,width,height,decode_ms,infer_ms,"
+        "top2_label,top2_confidence,prob_ash,prob_birch,prob_cedar\n"
+        "a.jpg,birch,1,0.700000,ok,,64,48,1.500,0.250,ash,0.200000,0.200000,0.700000,0.100000\n"
+        '"b, ""2"".jpg",,,,error,truncated,10,20,,,,,,,\n'
+    )
+    assert json.loads((tmp_path / "out.meta.json").read_text()) == META
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.meta.json"]
+
+
+def test_jsonl_to_the_byte(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write(path, [OK, FAILED], format="jsonl", timing=False)
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[0]) == META
+    assert lines[1] == (
+        '{"path": "a.jpg", "label": "birch", "label_index": 1, "confidence": 0.7, "status": "ok", "error": "", '
+        '"width": 64, "height": 48}'
+    )
+    assert json.loads(lines[2])["confidence"] is None
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_the_winners_form(tmp_path):
+    path = tmp_path / "result.txt"
+    write(path, [OK, FAILED, Prediction("two\nlines.jpg", "ash", 0, 0.5)], format="esfair")
+    assert path.read_text() == 'a.jpg 1\nb, "2".jpg -1\ntwo\\x0alines.jpg 0\n'
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_reading_back_gives_what_was_written(tmp_path, format):
+    path = tmp_path / f"out.{format}"
+    odd = Prediction("läsion\n2.jpg", "uncertain", -1, 0.4, "ok", "", 1, 1, 0.5, 0.5, np.array([0.4, 0.3, 0.3], "f4"))
+    write(path, [OK, FAILED, odd], format=format, probs=True)
+    back = read(path)
+    assert back.meta == META
+    for row, original in zip(back.rows, [OK, FAILED, odd], strict=True):
+        for name in ("path", "label", "label_index", "confidence", "status", "error", "width", "height", "decode_ms"):
+            assert getattr(row, name) == getattr(original, name), name
+    assert np.allclose(back.rows[0].probabilities, OK.probabilities)
+    assert back.rows[1].probabilities is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a predictions file"),
+        (b"a,b\n1,2\n", "no column path, label"),
+        (b'{"schema": "other"}\n', "got schema 'other'"),
+        (b'{"schema": "edge-predictions/1"}\n[1]\n', "row 1: got list"),
+        (b'{"schema": "edge-predictions/1"}\n{"path": 1\n', "row 1: not JSON"),
+        (b"path,label,label_index,status\na.jpg,x,one,ok\n", "row 1: invalid literal"),
+        (b"path,label,label_index,status\na.jpg,x,1\n", "row 1: got 3 fields, expected 4"),
+    ],
+)
+def test_what_is_no_predictions_file_is_one_line(tmp_path, content, message):
+    path = tmp_path / "in.csv"
+    path.write_bytes(content)
+    with pytest.raises(PredictionsError, match=message):
+        read(path)
+    with pytest.raises(PredictionsError, match="No such file"):
+        read(tmp_path / "gone.csv")
+
+
+def test_existing_files_are_not_replaced_unasked(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, [OK])
+    with pytest.raises(FileExistsError, match="--force"):
+        write(path, [OK])
+    path.rename(part_path(path))
+    with pytest.raises(FileExistsError, match="--resume continues"):
+        write(path, [OK])
+    PredictionsWriter.create(layout(), META, path, force=True).finish()
+    assert read(path).rows == []
+
+
+def test_two_runs_cannot_write_one_file(tmp_path):
+    path = tmp_path / "out.csv"
+    writer = PredictionsWriter.create(layout(), META, path)
+    with pytest.raises(FileExistsError, match="another run"):
+        PredictionsWriter.create(layout(), META, path, force=True)
+    writer.finish()
+
+
+PREDICTIONS = [Prediction(f"img\n{i}.jpg", "ash", 0, i / 10) if i % 3 else FAILED for i in range(7)]
+NAMES = [p.path for p in PREDICTIONS]
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "esfair"])
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_a_run_cut_anywhere_resumes_to_the_unbroken_file(tmp_path, format, cut):
+    whole, path = tmp_path / "whole.x", tmp_path / "out.x"
+    write(whole, PREDICTIONS, format=format)
+    write(path, PREDICTIONS, format=format, finish=False)
+    part = part_path(path)
+    part.write_bytes(part.read_bytes()[:cut])
+    writer, kept, errors = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
+    assert errors == sum(p.status == "error" for p in PREDICTIONS[:kept])
+    for prediction in PREDICTIONS[kept:]:
+        writer.write(prediction)
+    writer.finish()
+    assert path.read_bytes() == whole.read_bytes()
+    if format != "jsonl":
+        assert meta_path(path).read_bytes() == meta_path(whole).read_bytes()
+    assert not part.exists()
+
+
+def test_resuming_without_anything_starts_and_with_everything_keeps(tmp_path):
+    path = tmp_path / "out.csv"
+    writer, kept, _ = PredictionsWriter.resume(layout(), META, path, NAMES)
+    assert kept == 0
+    for prediction in PREDICTIONS:
+        writer.write(prediction)
+    writer.finish()
+    before = path.read_bytes()
+    writer, kept, errors = PredictionsWriter.resume(layout(), META, path, NAMES)
+    assert (kept, errors) == (7, 3)
+    writer.finish()
+    assert path.read_bytes() == before
+
+
+def test_resuming_another_list_model_or_setting_is_refused_and_changes_nothing(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, PREDICTIONS[:3], finish=False)
+    before = part_path(path).read_bytes()
+    with pytest.raises(PredictionsError, match="row 2 is img\n1.jpg, but the images given now have other.jpg"):
+        PredictionsWriter.resume(layout(), META, path, [NAMES[0], "other.jpg"])
+    with pytest.raises(PredictionsError, match="have no more"):
+        PredictionsWriter.resume(layout(), META, path, NAMES[:2])
+    with pytest.raises(ModelError, match="made by the model 000000000000..., got 111111111111"):
+        PredictionsWriter.resume(layout(), {**META, "model_sha256": "1" * 64}, path, NAMES)
+    with pytest.raises(PredictionsError, match="root was 'photos', is 'other'"):
+        PredictionsWriter.resume(layout(), {**META, "root": "other"}, path, NAMES)
+    assert part_path(path).read_bytes() == before
+    part_path(path).write_bytes(before + b"garbage\n")
+    with pytest.raises(PredictionsError, match="row 4: got 1 fields"):
+        PredictionsWriter.resume(layout(), META, path, NAMES)
+    meta_path(path).with_name("out.meta.json.part").unlink()
+    with pytest.raises(PredictionsError, match="missing"):
+        PredictionsWriter.resume(layout(), META, path, NAMES)
+
+
+def test_a_full_disk_keeps_the_complete_rows(tmp_path):
+    class FullDisk:
+        """Takes half of what is written, then says there is no room."""
+
+        def __init__(self, file):
+            self.file = file
+            self.has_room = True
+
+        def write(self, data):
+            if not self.has_room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.has_room = False
+            return self.file.write(data[: len(data) // 2])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    path = tmp_path / "out.csv"
+    writer = PredictionsWriter.create(layout(), META, path)
+    writer.write(OK)
+    complete = part_path(path).read_bytes()
+    writer._file = FullDisk(writer._file)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(OK)
+    assert part_path(path).read_bytes() == complete
+    writer.close()
+
+
+def test_path_text():
+    assert path_text("plain ü.jpg") == "plain ü.jpg"
+    assert path_text(os.fsdecode(b"a\xff\xe9.jpg")) == r"a\xff\xe9.jpg"
