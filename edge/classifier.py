@@ -110,6 +110,7 @@ class Classifier:
         batch_size: int = 4,
         limits: PixelLimits = PixelLimits(),
         min_confidence: float = 0.0,
+        max_memory_bytes: int | None = None,
     ) -> Iterator[Prediction]:
         """Classifies images, in input order and in bounded memory.
 
@@ -119,6 +120,9 @@ class Classifier:
           batch_size: Images per call of the network, at least 1.
           limits: Largest accepted pictures.
           min_confidence: Below it the label is "uncertain" and its index -1.
+          max_memory_bytes: What the process should stay within: fewer workers, fewer large photos at once, and an error
+            row for a photo that cannot fit. None: all workers; large photos share at most 160 MB or a quarter of the
+            available memory.
 
         Yields:
           One `Prediction` per source; an image that cannot be used has `status == "error"`.
@@ -128,7 +132,15 @@ class Classifier:
         """
         from .pipeline import run
 
-        return run(self, sources, workers=workers, batch_size=batch_size, limits=limits, min_confidence=min_confidence)
+        return run(
+            self,
+            sources,
+            workers=workers,
+            batch_size=batch_size,
+            limits=limits,
+            min_confidence=min_confidence,
+            max_memory_bytes=max_memory_bytes,
+        )
 
 
 def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.InferenceSession:

@@ -71,6 +71,7 @@ def build_parser() -> ArgumentParser:
     images("--on-error", choices=("skip", "fail"), default="skip", help="an unusable image: mark its row, or stop")
     images("--max-pixels", type=_pixels, metavar="N", help="largest image accepted (default 300M)")
     images("--max-pixels-full", type=_pixels, metavar="N", help="largest image decoded whole (default 50M)")
+    images("--max-memory", type=_megabytes, metavar="MB", help="stay within: fewer workers and large images at once")
     images("--full-decode", action="store_true", help="decode JPEG at full size (slow; for comparison)")
     talk = parser.add_argument_group("other").add_argument
     talk("--check", action="store_true", help="test this machine and model, for a bug report")
@@ -143,7 +144,8 @@ def _infer(arguments: argparse.Namespace) -> int:
         probs=arguments.probs,
         timing=not arguments.no_timing,
     )
-    writer, kept, errors = _open_writer(arguments, layout, _meta(classifier, layout, inputs, limits, arguments), inputs)
+    meta = _meta(classifier, layout, inputs, limits, arguments)
+    writer, kept, errors = _open_writer(arguments, layout, meta, inputs)
     if kept:
         say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
     return _write_all(arguments, classifier, writer, inputs, limits, workers, kept, errors)
@@ -180,6 +182,7 @@ def _write_all(
         batch_size=arguments.batch_size,
         limits=limits,
         min_confidence=arguments.min_confidence,
+        max_memory_bytes=arguments.max_memory,
     )
     done = kept
     try:
@@ -193,7 +196,8 @@ def _write_all(
                     progress.close()
                     say(_PROGRAM, f"{_one_line(name)}: {prediction.error}")
                 if arguments.on_error == "fail":
-                    return fail(_PROGRAM, f"stopped at the first unusable image ({done} of {total} rows written)", SOME_FAILED)
+                    text = f"stopped at the first unusable image ({done} of {total} rows written)"
+                    return fail(_PROGRAM, text, SOME_FAILED)
             progress.update(done - kept, errors)
     except KeyboardInterrupt:
         progress.close()
@@ -224,7 +228,11 @@ def _meta(
         "temperature": classifier.temperature,
         "classes": list(classifier.classes),
         "columns": ["path", "label_index"] if layout.format == "esfair" else list(layout.columns),
-        "limits": {"max_pixels": limits.any, "max_pixels_full": limits.full},
+        "limits": {
+            "max_pixels": limits.any,
+            "max_pixels_full": limits.full,
+            "max_memory": arguments.max_memory,
+        },
         "min_confidence": arguments.min_confidence,
         "versions": device.versions(),
     }
@@ -239,3 +247,14 @@ def _pixels(text: str) -> int:
     if not (number.isascii() and number.isdigit() and int(number) > 0):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected pixels, as 50000000 or 50M")
     return int(number) * factor
+
+
+def _megabytes(text: str) -> int:
+    from .pipeline import plan_memory
+
+    max_bytes = positive(text) * 1_000_000
+    try:
+        plan_memory(1, max_bytes=max_bytes)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return max_bytes

@@ -28,7 +28,9 @@ Source = str | os.PathLike[str] | bytes
 """An image: the path of a file, or the bytes of one."""
 
 Admit = Callable[[int], None]
-"""Called with the bytes that decoding will need, before they are taken; may wait. See `edge.pipeline.MemoryGate`."""
+"""Called with the bytes that decoding will need, before they are taken. May wait; raises MemoryError to refuse.
+
+See `edge.pipeline.MemoryGate`."""
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
 """Files of a folder that count as images, in lower case. HEIC and AVIF are among them to be reported, not ignored."""
@@ -114,9 +116,9 @@ def decode(
 
         if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that some other library of the process may have set
             raise failure("Pillow is set to pass truncated images as whole: unset ImageFile.LOAD_TRUNCATED_IMAGES")
-        if admit is not None:
-            admit(_decoding_bytes(image, width, height))
         try:
+            if admit is not None:
+                admit(_decoding_bytes(image, width, height))
             image.load()
         except Exception as error:  # Pillow raises most built-in types on hostile files
             raise failure(_pillow_reason(error)) from error
@@ -203,9 +205,9 @@ def _decoding_bytes(image: ImageFile.ImageFile, width: int, height: int) -> int:
 
 
 def _pillow_reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "not enough memory to decode it"
     if "truncated" in text.lower():
         return f"truncated ({text})"
     return text or type(error).__name__

@@ -46,7 +46,7 @@ def record(root: Path = _ROOT) -> dict[str, object]:
       temperature in degrees Celsius, `throttled` as the firmware's bits.
     """
     cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
-    memory = _memory_mb(root)
+    memory = memory_mb(root)
     throttled = _throttled(root)
     return {
         "board": _board(root),
@@ -71,6 +71,17 @@ def record(root: Path = _ROOT) -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def memory_mb(root: Path = _ROOT) -> dict[str, int]:
+    """What the kernel says of memory (MemTotal, MemAvailable ...) in MB (10^6 bytes); empty where it says nothing."""
+    values = {}
+    for line in (_text(root / "proc/meminfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        number = value.split()[:1]
+        if number and number[0].isdigit():
+            values[key] = round(int(number[0]) * 1024 / 1e6)
+    return values
 
 
 def versions() -> dict[str, str]:
@@ -128,16 +139,6 @@ def _cpu(root: Path) -> str | None:
         if key.strip() in ("model name", "Model"):
             return value.strip() or None
     return None
-
-
-def _memory_mb(root: Path) -> dict[str, int]:
-    values = {}
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        number = value.split()[:1]
-        if number and number[0].isdigit():
-            values[key] = round(int(number[0]) * 1024 / 1e6)
-    return values
 
 
 def _throttled(root: Path) -> int | None:

@@ -12,6 +12,7 @@ from time import perf_counter
 from . import device
 from .errors import ModelError
 
+
 def environment_problem() -> str | None:
     """One line saying why nothing can run here, or None.
 

@@ -8,7 +8,7 @@ import pytest
 from sample_images import TINY_MODEL, encoded, photo
 
 from edge import Classifier
-from edge.pipeline import FREE_BYTES, MemoryGate, run
+from edge.pipeline import BASE_BYTES, FREE_BYTES, GATE_BYTES, MemoryGate, MemoryPlan, plan_memory, run
 from edge.preprocess import Loaded, Preprocess
 
 
@@ -70,8 +70,41 @@ def test_a_slow_first_image_stalls_the_window_not_the_run():
 
     results = run(with_preprocess(SlowFirst(size_px=32)), sources(), workers=3, batch_size=4)
     next(results)
-    assert len(taken) <= 2 * 3 * 4 + 4  # the window, and what one step lets in
+    assert len(taken) <= 3 * 16 + 1  # the window, and what one step lets in
     assert len(list(results)) == 200
+
+
+def test_the_largest_file_of_the_window_goes_first(tmp_path, monkeypatch):
+    sizes = [3, 1, 5, 2, 4] * 10
+    paths = []
+    for i, size in enumerate(sizes):
+        paths.append(tmp_path / f"{i}.jpg")
+        paths[-1].write_bytes(PHOTOS[0] + bytes(1000 * size))
+    order = []
+    load = Preprocess.load
+    monkeypatch.setattr(
+        Preprocess, "load", lambda self, source, **options: order.append(source) or load(self, source, **options)
+    )
+    predictions = list(run(Classifier.load(TINY_MODEL), paths, workers=1, batch_size=4))
+    assert [p.path for p in predictions] == [str(p) for p in paths]  # results stay in input order
+    first_window = [sizes[paths.index(path)] for path in order[:16]]
+    assert first_window[:15] == sorted(sizes[:16], reverse=True)[:15]
+    assert sorted(order) == sorted(paths)
+
+
+def test_bytes_are_not_read_ahead(classifier):
+    taken = []
+
+    def sources():
+        for i in range(100):
+            taken.append(i)
+            yield PHOTOS[0]
+
+    results = run(classifier, sources(), workers=1, batch_size=1)
+    next(results)
+    results.close()
+    assert len(taken) <= 18
+    assert rows(run(classifier, PHOTOS, workers=3)) == rows(run(classifier, PHOTOS, workers=1))
 
 
 def test_workers_take_no_more_than_the_window_ahead_of_a_slow_consumer(classifier):
@@ -85,7 +118,7 @@ def test_workers_take_no_more_than_the_window_ahead_of_a_slow_consumer(classifie
     results = run(classifier, sources(), workers=2, batch_size=4)
     next(results)
     time.sleep(0.3)
-    assert len(taken) <= 1 + 2 * 2 * 4
+    assert len(taken) <= 1 + 2 * 16
     results.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("edge-worker")]
 
@@ -175,7 +208,7 @@ def test_a_large_image_is_held_until_it_is_resized(classifier, monkeypatch):
 
     monkeypatch.setattr(Preprocess, "_place", slow_place)
     monkeypatch.setattr("edge.pipeline.FREE_BYTES", 1)
-    monkeypatch.setattr("edge.pipeline.MemoryGate.__init__.__defaults__", (1,))
+    monkeypatch.setattr("edge.pipeline.GATE_BYTES", 1)
     list(run(classifier, [encoded(photo(64, 64), "PNG")] * 6, workers=3))
     assert max(most) == 1
 
@@ -188,3 +221,22 @@ def test_batches_are_full_when_there_are_enough_images(monkeypatch):
     list(run(classifier, PHOTOS[:10], workers=1, batch_size=4))
     assert sizes == [4, 4, 2]
     assert np.sum(sizes) == 10
+
+
+def test_memory_is_divided_between_workers_and_large_images():
+    mib = 1 << 20
+    assert plan_memory(4) == MemoryPlan(4, GATE_BYTES, False)
+    assert plan_memory(4, available_bytes=400 * mib) == MemoryPlan(4, 100 * mib, False)
+    assert plan_memory(4, max_bytes=BASE_BYTES + 200 * mib) == MemoryPlan(4, 136 * mib, True)
+    assert plan_memory(4, max_bytes=BASE_BYTES + 40 * mib) == MemoryPlan(2, 8 * mib, True)
+    with pytest.raises(ValueError, match="max memory: got 100 MB, expected at least 117 MB"):
+        plan_memory(4, max_bytes=100_000_000)
+
+
+def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier):
+    large = encoded(photo(64, 48).resize((3000, 2000)), "PNG")
+    (prediction,) = run(classifier, [large], max_memory_bytes=BASE_BYTES + 2 * FREE_BYTES, workers=1)
+    assert prediction.error == "needs about 48 MB to decode, at most 17 (see --max-memory)"
+    assert prediction.width == 3000
+    (prediction,) = run(classifier, [large], max_memory_bytes=BASE_BYTES + 8 * FREE_BYTES, workers=1)
+    assert prediction.status == "ok"
