@@ -1,0 +1,296 @@
+"""Two results of the same images: which differences are more than noise.
+
+The images are drawn once for both models, so what the two have in common, the difficult images above all, cancels: a
+paired interval is far narrower than the two intervals side by side suggest. "No difference shown" is said wherever it
+includes 0; it does not say that there is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.errors import EdgeError
+
+from . import fairness, score
+from .evaluation import Frame, Observations, Setting
+from .interval import DRAWS, Bootstrap, bootstrap_interval
+from .results import SCHEMA, number
+
+SAME = "no difference shown"
+
+_SAMPLES = ("path", "group", "cluster", "label", "prediction", "status")
+
+_HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "score.accuracy": True,
+    "score.fairness": True,
+    "score.total_of_two_thirds": True,
+    "fairness.worst_group": True,
+    "fairness.spd_accuracy": False,
+    "fairness.gap": False,
+    "fairness.gap_mix_adjusted": False,
+    "fairness.u_l1": False,
+    "fairness.pqd": True,
+    "fairness.dpm": True,
+    "fairness.eom": True,
+    "fairness.equal_opportunity": False,
+    "fairness.equalized_odds": False,
+}
+"""What is compared, by its name in `Frame.statistics`."""
+
+
+class CompareError(EdgeError):
+    """Two results that cannot be compared."""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a results file of `edge-bench score`.
+
+    Raises:
+      CompareError: no such file, no JSON, another schema, or one without whole samples.
+    """
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CompareError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CompareError(f"{path}: not JSON: {error}") from error
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        got = result.get("schema") if isinstance(result, dict) else type(result).__name__
+        raise CompareError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
+    samples, contest = result.get("samples"), result.get("score")
+    if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
+        raise CompareError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
+    lengths = {name: len(samples.get(name) or ()) for name in _SAMPLES}
+    if len(set(lengths.values())) != 1 or not lengths["path"]:
+        raise CompareError(f"{path}: got samples {lengths}, expected equally many of each, at least one")
+    if contest.get("profile") not in score.PROFILES:
+        got = contest.get("profile")
+        raise CompareError(f"{path}: got profile {got!r}, expected one of {', '.join(score.PROFILES)}")
+    return result
+
+
+def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+    """B minus A, metric by metric, on the images both were scored on.
+
+    Args:
+      a: A results file of `edge-bench score`.
+      b: Another.
+      draws: Of the paired bootstrap.
+      seed: Of the paired bootstrap.
+
+    Returns:
+      JSON-ready: `metrics` and `by_group`, each name -> {a, b, difference: {value, low, high, n}, verdict};
+      `changed`, how many images only one of the two has right; `levelling_down`.
+
+    Raises:
+      CompareError: other images, labels, groups, clusters, profile or groups compared.
+    """
+    order = _paired(a, b)
+    classes = [*a["classes"], *(name for name in b["classes"] if name not in a["classes"])]
+    contest = a["score"]
+    setting = Setting(
+        score.PROFILES[contest["profile"]], contest["reference_group"], tuple(contest["excluded_groups"]),
+        draws=draws, seed=seed,
+    )
+    first = _observations(a, list(range(len(order))), classes, setting)
+    second = _observations(b, order, classes, setting)
+    frame = Frame(first.counts, first.groups, setting)
+    sizes = [int(n) for n in frame.sizes[frame.compared]]
+    score.check_sizes(sizes, frame.names, setting.profile)
+    values = [frame.statistics(data.counts, frame.parts_of_data(data)) for data in (first, second)]
+    drawn = _differences(first, second, frame)
+    has_interval = min(sizes) >= fairness.MIN_CELL
+
+    def entry(name: str, position: int | None = None, *, higher_is_better: bool, n: int) -> dict[str, Any]:
+        ends = [float(value[name] if position is None else value[name][position]) for value in values]
+        draws = drawn[name] if position is None else drawn[name][:, position]
+        is_parity = name.startswith(("fairness.", "score.")) and name != "score.accuracy"
+        known = n >= fairness.MIN_CELL if not is_parity else has_interval
+        found = bootstrap_interval(ends[1] - ends[0], draws) if known else None
+        return _entry(ends[0], ends[1], found, higher_is_better=higher_is_better, n=n)
+
+    num_samples = len(order)
+    metrics = {
+        name: entry(name, higher_is_better=better, n=sum(sizes) if name.startswith("fairness.") else num_samples)
+        for name, better in _HIGHER_IS_BETTER.items()
+    }
+    if a["score"].get("latency") and b["score"].get("latency"):
+        metrics["score.total"] = _with_latency(metrics["score.total_of_two_thirds"], a, b)
+    by_group = {
+        name: entry("by_group.accuracy", index, higher_is_better=True, n=int(frame.sizes[index]))
+        for index, name in enumerate(first.groups)
+    }
+    return {
+        "schema": SCHEMA,
+        "profile": setting.profile.name,
+        "reference_group": setting.reference,
+        "excluded_groups": list(setting.excluded),
+        "metrics": metrics,
+        "by_group": by_group,
+        "changed": _changed(first, second),
+        "levelling_down": levelling_down(metrics["score.fairness"], by_group),
+        "interval": {"kind": "paired bootstrap over clusters, stratified by group", "draws": draws, "seed": seed},
+    }
+
+
+def levelling_down(fairness: dict[str, Any], by_group: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whether B is fairer because it serves a group worse.
+
+    Args:
+      fairness: Compared fairness: {a, b, ...}.
+      by_group: Group -> compared accuracy: {..., difference: {value, low, high, n}}.
+
+    Returns:
+      `flag`: fairness rose while the accuracy of a group fell by more than noise. `groups`: those that fell so.
+
+    Source: Mittelstadt et al., The unfairness of fair machine learning, arXiv 2302.02404.
+    """
+    fell = [
+        name for name, group in by_group.items()
+        if group["difference"]["high"] is not None and group["difference"]["high"] < 0
+    ]
+    rose = None not in (fairness["a"], fairness["b"]) and fairness["b"] > fairness["a"]
+    return {"flag": bool(rose and fell), "groups": fell}
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """Aligned lines: name, A, B, difference with its interval, verdict."""
+    metrics = result["metrics"].items()
+    rows = [(name.split(".")[-1].replace("_", " "), entry) for name, entry in metrics if name != "score.accuracy"]
+    rows += [(f"accuracy in {name}", entry) for name, entry in result["by_group"].items()]
+    width = max(len(name) for name, _ in rows)
+    yield f"{'':{width}}       A       B    B - A  95 % interval"
+    for name, entry in rows:
+        difference = entry["difference"]
+        change = "-" if difference["value"] is None else f"{difference['value']:+.4f}"
+        ends = "-" if difference["low"] is None else f"{difference['low']:+.4f} to {difference['high']:+.4f}"
+        line = f"{name:{width}}  {number(entry['a']):>6}  {number(entry['b']):>6}  {change:>7}  {ends:18}"
+        yield f"{line}  {entry['verdict']}"
+
+
+def remarks(result: dict[str, Any]) -> Iterator[str]:
+    """What a person should know who reads the table, one line each."""
+    changed = result["changed"]
+    yield f"right in A alone: {changed['only_a_right']} images, in B alone: {changed['only_b_right']}"
+    if result["levelling_down"]["flag"]:
+        yield f"levelling down: B is fairer, and worse for {', '.join(result['levelling_down']['groups'])}"
+    yield "intervals: 95 %, paired, each for itself: of 20 true zeros one is expected to look like a difference"
+
+
+def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
+    """For each sample of A its index in B."""
+    paths = [result["samples"]["path"] for result in (a, b)]
+    index = {path: i for i, path in enumerate(paths[1])}
+    for what, names, others in (("first", paths[0], set(paths[1])), ("second", paths[1], set(paths[0]))):
+        if len(set(names)) < len(names):
+            raise CompareError(f"the {what} result has a path twice")
+        if alone := [name for name in names if name not in others]:
+            raise CompareError(
+                f"{len(alone)} of {len(names)} images are in the {what} result alone, first {alone[0]}; expected the "
+                "same images in both"
+            )
+    for key, name in (("profile", "profile"), ("reference_group", "reference group"),
+                      ("excluded_groups", "excluded groups")):
+        ours, theirs = a["score"][key], b["score"][key]
+        if ours != theirs:
+            raise CompareError(f"got {name} {ours!r} in the first result and {theirs!r} in the second, expected one")
+    order = [index[path] for path in paths[0]]
+    for key in ("label", "group", "cluster"):
+        theirs = b["samples"][key]
+        for path, ours, position in zip(paths[0], a["samples"][key], order, strict=True):
+            if ours != theirs[position]:
+                got = f"{key} {ours!r} in the first result and {theirs[position]!r} in the second"
+                raise CompareError(f"{path}: got {got}, expected the same")
+    return order
+
+
+def _observations(result: dict[str, Any], order: list[int], classes: list[str], setting: Setting) -> Observations:
+    samples = {name: [result["samples"][name][i] for i in order] for name in _SAMPLES}
+    if unknown := {*samples["label"], *samples["prediction"]} - {*classes, None}:
+        raise CompareError(f"got the class {sorted(unknown)[0]!r}, expected one of {', '.join(classes)}")
+    return Observations.of(
+        samples["label"], samples["prediction"], samples["group"], samples["cluster"],
+        classes=classes, reference=setting.reference,
+    )
+
+
+def _differences(first: Observations, second: Observations, frame: Frame) -> dict[str, np.ndarray]:
+    """Name -> (B, ...) float: B's metric minus A's on the same resampled images."""
+    width = len(first.classes) + 1
+    shape = (len(first.groups), len(first.classes), width)
+    size = int(np.prod(shape))
+    # A joint cell: group, true class, A's answer, B's answer.
+    resampled = Bootstrap.of(
+        first.cells * width + second.cells % width, clusters=first.cluster, sensitive_features=first.group
+    )
+    cells_a = resampled.cells // width
+    cells_b = cells_a // width * width + resampled.cells % width
+    # Where the profile drops images, each model's shuffles are drawn apart, as the organisers' runs would be.
+    frames = [frame, Frame(first.counts, first.groups, replace(frame.setting, seed=frame.setting.seed + 1))]
+    chunks = []
+    for drawn in resampled.draw(frame.setting.draws, seed=frame.setting.seed, width=2 * size):
+        both = [
+            one.statistics(_summed(drawn, own, size).reshape(len(drawn), *shape))
+            for one, own in zip(frames, (cells_a, cells_b), strict=True)
+        ]
+        chunks.append({name: both[1][name] - both[0][name] for name in both[0]})
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _summed(counts: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
+    """(b, K) counts of joint cells -> (b, size) int64 counts of the cells (K,) they belong to."""
+    order = np.argsort(cells, kind="stable")
+    occurring, starts = np.unique(cells[order], return_index=True)
+    summed = np.zeros((len(counts), size), np.int64)
+    summed[:, occurring] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return summed
+
+
+def _entry(
+    a: float, b: float, found: tuple[float, float] | None, *, higher_is_better: bool, n: int
+) -> dict[str, Any]:
+    low, high = found or (None, None)
+    ends = [None if np.isnan(value) else value for value in (a, b, b - a)]
+    if low is None or high is None:
+        verdict = "not known: too few images" if ends[2] is not None else "not defined"
+    elif low <= 0 <= high:
+        verdict = SAME
+    else:
+        verdict = "B better" if (low > 0) == higher_is_better else "B worse"
+    difference = {"value": ends[2], "low": low, "high": high, "n": n}
+    return {"a": ends[0], "b": ends[1], "difference": difference, "verdict": verdict}
+
+
+def _with_latency(two_thirds: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """The total: two thirds plus latencies, which are taken as exact."""
+    ends = [result["score"]["latency"]["value"] / 3 for result in (a, b)]
+    difference = two_thirds["difference"]
+    if difference["value"] is None:
+        return two_thirds
+    found = None
+    if difference["low"] is not None:
+        found = (difference["low"] + ends[1] - ends[0], difference["high"] + ends[1] - ends[0])
+    total_a, total_b = two_thirds["a"] + ends[0], two_thirds["b"] + ends[1]
+    return _entry(total_a, total_b, found, higher_is_better=True, n=difference["n"])
+
+
+def _changed(first: Observations, second: Observations) -> dict[str, Any]:
+    """How many images only A or only B has right, overall and per group."""
+    right_a, right_b = first.y_true == first.y_pred, second.y_true == second.y_pred
+
+    def count(chosen: np.ndarray) -> dict[str, int]:
+        only_a, only_b = right_a & ~right_b & chosen, right_b & ~right_a & chosen
+        other = (first.y_pred != second.y_pred) & ~right_a & ~right_b & chosen
+        return {"only_a_right": int(only_a.sum()), "only_b_right": int(only_b.sum()), "both_wrong": int(other.sum())}
+
+    by_group = {name: count(first.group == index) for index, name in enumerate(first.groups)}
+    return {**count(np.ones(len(right_a), bool)), "by_group": by_group}

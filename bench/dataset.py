@@ -1,0 +1,176 @@
+"""A folder of labelled images -> the list of its samples, in an order that does not depend on the file system.
+
+Two layouts: a tree `ROOT/<group>/<class>/file`, the contest's, or a folder with `manifest.csv`
+(`path,class,group[,cluster][,split][,coarse]...`). A manifest wins where both are present, because only it knows
+clusters.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from edge.decode import SUFFIXES
+from edge.errors import EdgeError
+from edge.inputs import natural_key
+from edge.predictions import path_text
+
+MANIFEST = "manifest.csv"
+
+MALIGNANT = ("BCC", "malignant", "MEL")
+"""Malignant classes where no column `coarse` tells: of the contest's six, and of labels that are coarse themselves."""
+
+
+class DatasetError(EdgeError, ValueError):
+    """A data set that cannot be used. One line: what was wrong, what was got, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image."""
+
+    path: str
+    """Relative to the root of the data set, "/"-separated."""
+    label: str
+    """Name of its class."""
+    group: str
+    """Group whose accuracy is compared with the others', e.g. of skin tone."""
+    cluster: str
+    """Patient, else lesion, else set of near-duplicates; a split never cuts one. The path where nothing is known."""
+    split: str = ""
+    """Part of the data set it is meant for, e.g. "val"; "" where the manifest does not say."""
+    coarse: str = ""
+    """Kind of its disease, e.g. "malignant"; "" where the manifest does not say."""
+
+
+def index(root: str | os.PathLike[str], *, label_column: str = "class") -> list[Sample]:
+    """Lists a data set.
+
+    Args:
+      root: Folder with a manifest.csv, or with <group>/<class>/ folders of images.
+      label_column: Column of the manifest that holds the class.
+
+    Returns:
+      The samples: a manifest's in its own order, a tree's in natural order (img2 before img10). Hidden files and
+      files of other kinds than images are left out of a tree; a manifest is taken at its word.
+
+    Raises:
+      DatasetError: no such folder, no images, a manifest without the columns needed, an empty field, a path given
+        twice, outside the root, or absent.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}, expected a data set")
+    manifest = root / MANIFEST
+    if manifest.exists():
+        samples = _read_manifest(manifest, label_column)
+    elif label_column == "class":
+        samples = _scan_tree(root)
+    else:
+        raise DatasetError(f"{root}: no {MANIFEST}, expected one with the column {label_column!r}")
+    if not samples:
+        expected = "at least one row" if manifest.exists() else f"a {MANIFEST} or <group>/<class>/ folders with images"
+        raise DatasetError(f"{manifest if manifest.exists() else root}: no images, expected {expected}")
+    return samples
+
+
+def as_text(sample: Sample) -> Sample:
+    r"""The sample with its names as a predictions file writes them: bytes that are no UTF-8 as \xNN."""
+    try:
+        (sample.path + sample.label + sample.group + sample.cluster + sample.split + sample.coarse).encode()
+    except UnicodeEncodeError:
+        return Sample(*map(path_text, astuple(sample)))
+    return sample
+
+
+def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """The class names, sorted without regard to case: the contest's six give BCC, BKL, MEL, NV, unknown, VASC."""
+    return tuple(sorted({sample.label for sample in samples}, key=lambda name: (name.lower(), name)))
+
+
+def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """The classes that must not be missed, sorted.
+
+    With a column `coarse` those whose every image is "malignant" there: a class that mixes kinds, as the contest's
+    "unknown" does, is none. Without it `MALIGNANT`.
+    """
+    kinds: dict[str, set[str]] = {}
+    for sample in samples:
+        kinds.setdefault(sample.label, set()).add(sample.coarse)
+    if any(kind != {""} for kind in kinds.values()):
+        return tuple(sorted(name for name, kind in kinds.items() if kind == {"malignant"}))
+    return tuple(sorted(name for name in kinds if name in MALIGNANT))
+
+
+def _read_manifest(manifest: Path, label_column: str) -> list[Sample]:
+    try:
+        text = manifest.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{manifest}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
+    except OSError as error:
+        raise DatasetError(f"{manifest}: cannot be read: {error.strerror}") from error
+    rows = _rows(manifest, text)
+    columns = next(rows, [])
+    needed = ("path", label_column, "group")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
+    folder = str(manifest.parent)
+    samples: list[Sample] = []
+    first_line: dict[str, int] = {}
+    for line, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        where = f"{manifest}: row {line}"
+        if len(row) != len(columns):
+            raise DatasetError(f"{where}: got {len(row)} fields, expected {len(columns)}")
+        values = dict(zip(columns, row))
+        for name in needed:
+            if not values[name].strip():
+                raise DatasetError(f"{where}: {name} is empty")
+        path = values["path"]
+        if path in first_line:
+            raise DatasetError(f"{where}: {path} was in row {first_line[path]} already, expected each path once")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise DatasetError(f"{where}: got path {path}, expected one inside the manifest's folder")
+        if not os.path.isfile(os.path.join(folder, path)):
+            raise DatasetError(f"{where}: no such file: {path}")
+        first_line[path] = line
+        # A million rows have a handful of classes and groups: each name is held once.
+        label, group, split, coarse = (
+            sys.intern(values.get(name, "")) for name in (label_column, "group", "split", "coarse")
+        )
+        samples.append(Sample(path, label, group, values.get("cluster") or path, split, coarse))
+    return samples
+
+
+def _rows(manifest: Path, text: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""), strict=True)
+    except csv.Error as error:
+        raise DatasetError(f"{manifest}: no valid CSV: {error}") from error
+
+
+def _scan_tree(root: Path) -> list[Sample]:
+    samples = []
+    for group in _names(root, folders=True):
+        for label in _names(root / group, folders=True):
+            for name in _names(root / group / label, folders=False):
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                    path = f"{group}/{label}/{name}"
+                    samples.append(Sample(path, label, group, path))
+    return samples
+
+
+def _names(folder: Path, *, folders: bool) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders]
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
+    return sorted(names, key=natural_key)

@@ -1,0 +1,341 @@
+"""The scored samples as numbers, and every metric of them with its interval.
+
+The bootstrap runs the function that computes the metrics themselves, on arrays of counts of many resampled data sets.
+A gap between groups is held against the null of a perfectly fair classifier: where that would show as much by chance
+(p >= 0.05), the fair value belongs to the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import accuracy as of
+from . import fairness, score
+from .interval import (
+    CONFIDENCE,
+    DRAWS,
+    Bootstrap,
+    bootstrap_interval,
+    effective_n,
+    fair_hits,
+    p_value,
+    wilson,
+)
+
+Metric = dict[str, Any]
+"""{value, low, high, n} as in a results file: None for what is not defined."""
+
+_RANGES = {
+    "score.fairness": (-np.inf, 1.0),  # from 0 where the profile has a floor
+    "score.total_of_two_thirds": (-np.inf, 2 / 3),
+    "fairness.u_l1": (0.0, np.inf),
+    "fairness.spd_accuracy.by_group": (-1.0, 1.0),
+    "fairness.gap_from_mix": (-1.0, 1.0),
+}
+"""Least and largest possible value where they are not 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a result is computed with, besides the predictions."""
+
+    profile: score.Profile
+    reference: str
+    """Group that SPD compares against."""
+    excluded: tuple[str, ...] = ()
+    """Groups left out of parity metrics; their images count in every accuracy."""
+    malignant: tuple[str, ...] = ()
+    """Classes that must not be missed; none: no sensitivity."""
+    draws: int = DRAWS
+    """Of the bootstrap and of the null."""
+    seed: int = 0
+    """Of the bootstrap, of the null, and of the shuffles of a profile that drops images."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The samples as numbers."""
+
+    classes: list[str]
+    groups: list[str]
+    """Sorted; the reference is there even where none of its images is scored."""
+    y_true: np.ndarray
+    """(N,) int64."""
+    y_pred: np.ndarray
+    """(N,) int64, -1 for no answer."""
+    group: np.ndarray
+    """(N,) int64. Index into `groups`."""
+    cluster: np.ndarray
+    """(N,) int64, 0 to M - 1."""
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[str], answers: Sequence[str | None], groups: Sequence[str], clusters: Sequence[str],
+        *, classes: list[str], reference: str,
+    ) -> Observations:
+        """From parallel sequences of names; an answer of None is no answer."""
+        index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: of.NO_ANSWER}
+        names = sorted({*groups, reference})
+        group_index = {name: i for i, name in enumerate(names)}
+        first_seen: dict[str, int] = {}
+        return cls(
+            classes,
+            names,
+            _integers([index[label] for label in labels]),
+            _integers([index[answer] for answer in answers]),
+            _integers([group_index[name] for name in groups]),
+            _integers([first_seen.setdefault(name, len(first_seen)) for name in clusters]),
+        )
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(G, C, C + 1) int64. See `fairness.counts`."""
+        return fairness.counts(
+            self.y_true, self.y_pred, sensitive_features=self.group,
+            num_classes=len(self.classes), num_groups=len(self.groups),
+        )
+
+    @property
+    def cells(self) -> np.ndarray:
+        """(N,) int64. Index of each sample's cell in the flattened `counts`."""
+        num_classes = len(self.classes)
+        own = of.cells_of(self.y_true, self.y_pred, num_classes=num_classes)
+        return np.asarray(self.group * num_classes * (num_classes + 1) + own)
+
+    def rate(self, is_right: np.ndarray, chosen: np.ndarray | None = None) -> Metric:
+        """A proportion with Wilson's interval: is_right (N,) bool, of the chosen (N,) bool."""
+        right, cluster = (is_right, self.cluster) if chosen is None else (is_right[chosen], self.cluster[chosen])
+        n, successes = len(right), int(right.sum())
+        worth = n if self.has_single_clusters else effective_n(right, cluster)
+        low, high = wilson(successes if worth == n else successes / n * worth, worth) or (None, None)
+        return {"value": of.Rate(successes, n).value, "low": low, "high": high, "n": n}
+
+    @property
+    def has_single_clusters(self) -> bool:
+        """Whether every cluster is one image."""
+        return not len(self.cluster) or int(self.cluster.max()) + 1 == len(self.cluster)
+
+
+class Frame:
+    """Every metric that has no interval of its own, on the observed counts or on those of a bootstrap.
+
+    One function for both, so that an interval is of the very number it stands beside.
+    """
+
+    def __init__(self, observed: np.ndarray, groups: Sequence[str], setting: Setting) -> None:
+        """Fixes what must be the same in every draw: which groups are compared, and which cells count."""
+        self.setting = setting
+        self.compared = [i for i, name in enumerate(groups) if name not in setting.excluded]
+        self.names = [groups[i] for i in self.compared]
+        self.reference = groups.index(setting.reference)
+        self.support = observed.sum(-1)[self.compared]  # (compared, C)
+        self.cells = self.support >= fairness.MIN_CELL
+        self.sizes = observed.sum((-2, -1))  # (G,)
+        self._rng = np.random.default_rng(setting.seed)
+
+    def parts(self, counts: np.ndarray) -> score.Parts:
+        """The contest's parts; a profile that drops images drops anew for each draw."""
+        profile = self.setting.profile
+        hits, sizes = fairness.hits(counts).sum(-1), counts.sum((-2, -1))
+        return self.parts_of(score.drawn_hits(hits, sizes, profile, self._rng), score.scored_sizes(sizes, profile))
+
+    def parts_of_data(self, data: Observations) -> score.Parts:
+        """The contest's parts of the data itself; a profile that drops images shuffles each group by the seed."""
+        is_right = data.y_true == data.y_pred
+        rng = np.random.default_rng(self.setting.seed)
+        right = [is_right[data.group == index] for index in range(len(data.groups))]
+        orders = [rng.permutation(len(group)) for group in right]
+        profile = self.setting.profile
+        return self.parts_of(score.kept_hits(right, orders, profile), score.scored_sizes(self.sizes, profile))
+
+    def parts_of(self, hits: np.ndarray, sizes: np.ndarray) -> score.Parts:
+        """The contest's parts of (..., G) hits among (..., G) scored images."""
+        return score.parts(
+            hits, sizes, reference=self.reference, compared=self.compared, profile=self.setting.profile
+        )
+
+    def statistics(self, counts: np.ndarray, parts: score.Parts | None = None) -> dict[str, np.ndarray]:
+        """Name -> (...), or (..., G) of all groups or of those compared, for counts (..., G, C, C + 1)."""
+        parts = self.parts(counts) if parts is None else parts
+        parities = fairness.parity(
+            counts[..., self.compared, :, :], reference=self.compared.index(self.reference), cells=self.cells
+        )
+        pooled = counts.sum(-3)
+        return {
+            "accuracy": fairness.accuracy(counts),
+            "by_group.accuracy": fairness.accuracies(counts),
+            "balanced_accuracy": of.balanced_accuracy_of(pooled),
+            "macro_f1": of.macro_f1_of(pooled),
+            "by_group.balanced_accuracy": of.balanced_accuracy_of(counts),
+            "by_group.macro_f1": of.macro_f1_of(counts),
+            "score.accuracy": parts.accuracy,
+            "score.spd": parts.spd,
+            "score.fairness": parts.fairness,
+            "score.total_of_two_thirds": parts.two_thirds,
+            "fairness.gap_from_mix": parities["gap"].overall - parities["gap_mix_adjusted"].overall,
+            **{f"fairness.{name}": metric.overall for name, metric in parities.items()},
+            **{f"fairness.{name}.by_group": metric.by_group for name, metric in parities.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Null:
+    """What perfectly fair classifiers would show on as many images."""
+
+    report: dict[str, Any]
+    """By null, `equal_accuracy` and `equal_recall`: SPD and fairness they give, and the p-value of the measured SPD."""
+    fair: dict[str, tuple[float, float]]
+    """Of metrics that compare accuracies or recalls: the fair value, and the p-value against their null."""
+
+
+class Intervals:
+    """Metrics as they stand in a results file."""
+
+    def __init__(self, data: Observations, frame: Frame, values: dict[str, np.ndarray], null: Null | None) -> None:
+        """Runs the bootstrap."""
+        self._frame, self._values = frame, values
+        self._draws = bootstrap(data, frame)
+        self._fair = {} if null is None else null.fair
+        self._is_large = [bool(n >= fairness.MIN_CELL) for n in frame.sizes]
+
+    def metric(self, name: str) -> Metric:
+        """A metric by its name in `Frame.statistics`; no interval where it compares a group of a few images."""
+        frame = self._frame
+        is_parity = name.startswith(("fairness.", "score.")) and name != "score.accuracy"
+        sizes = frame.sizes
+        if name.startswith("score."):
+            sizes = score.scored_sizes(sizes, frame.setting.profile)
+        if name.startswith("fairness.") or name in ("score.spd", "score.fairness"):
+            sizes = sizes[frame.compared]
+        n = int(sizes.sum())
+        metric = self._build(name, self._values[name], self._draws[name]) | {"n": n}
+        if n < fairness.MIN_CELL or is_parity and not all(self._is_large[group] for group in frame.compared):
+            return metric | {"low": None, "high": None}  # a few images hardly differ from draw to draw
+        fair, p = self._fair.get(name, (0.0, 0.0))
+        if metric["low"] is not None and p >= 1 - CONFIDENCE:
+            metric |= {"low": min(metric["low"], fair), "high": max(metric["high"], fair)}
+        return metric
+
+    def of_group(self, name: str, group: int) -> Metric:
+        """One group of a metric that has one value per group, by the group's index in the data."""
+        frame = self._frame
+        position = group if name.startswith("by_group.") else frame.compared.index(group)
+        metric = self._build(name, self._values[name][position], self._draws[name][:, position])
+        needed = [group, frame.reference] if name == "fairness.spd_accuracy.by_group" else [group]
+        if not all(self._is_large[index] for index in needed):
+            metric |= {"low": None, "high": None}
+        return metric | {"n": int(frame.sizes[group])}
+
+    def by_group(self, name: str) -> dict[str, Metric]:
+        """All compared groups of a metric that has one value per group."""
+        frame = self._frame
+        return {text: self.of_group(name, group) for text, group in zip(frame.names, frame.compared, strict=True)}
+
+    def _build(self, name: str, value: np.ndarray, draws: np.ndarray) -> Metric:
+        lowest, highest = _RANGES.get(name, (0.0, 1.0))
+        if name == "score.fairness" and self._frame.setting.profile.has_floor:
+            lowest = 0.0
+        found = bootstrap_interval(float(value), draws, lowest=lowest, highest=highest)
+        low, high = found or (None, None)
+        return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
+
+
+def bootstrap(data: Observations, frame: Frame) -> dict[str, np.ndarray]:
+    """Name -> (B, ...) float: the metrics of `Frame.statistics` on resampled data sets."""
+    shape = (len(data.groups), len(data.classes), len(data.classes) + 1)
+    size = int(np.prod(shape))
+    resampled = Bootstrap.of(data.cells, clusters=data.cluster, sensitive_features=data.group)
+    chunks = []
+    for drawn in resampled.draw(frame.setting.draws, seed=frame.setting.seed, width=size):
+        counts = np.zeros((len(drawn), size), np.int64)
+        counts[:, resampled.cells] = drawn
+        chunks.append(frame.statistics(counts.reshape(len(drawn), *shape)))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> Null | None:
+    """The two nulls of fairness; None where the SPD is not defined.
+
+    `equal_accuracy` gives every group the pooled accuracy. `equal_recall` gives every group the pooled recall of each
+    class: groups that have more of the difficult classes then fare worse with a classifier that treats all alike.
+    """
+    setting, profile = frame.setting, frame.setting.profile
+    if np.isnan(values["score.spd"]):
+        return None
+    is_right = data.y_true == data.y_pred
+    support = np.rint(frame.support * _worth(data, frame, is_right)[:, None]).astype(np.int64)
+    support = np.maximum(support, frame.support > 0)  # no cell is rounded away
+    compared = np.isin(data.group, frame.compared)
+    hits = np.bincount(data.y_true[compared & is_right], minlength=len(data.classes))
+    recalls = np.nan_to_num(of.ratio(hits, frame.support.sum(0)))
+    sizes = support.sum(-1)
+    equal_accuracy = fair_hits(
+        sizes[:, None], np.array([is_right[compared].mean()]), num_draws=setting.draws, seed=setting.seed
+    )
+    equal_recall = fair_hits(support, recalls, num_draws=setting.draws, seed=setting.seed)
+    reference = frame.compared.index(frame.reference)
+    num_images = int(frame.sizes[frame.compared].sum())
+    report: dict[str, Any] = {}
+    for name, drawn in (("equal_accuracy", equal_accuracy), ("equal_recall", equal_recall)):
+        spd = fairness.spd_accuracy(of.ratio(drawn.sum(-1), sizes), reference=reference).overall
+        report[name] = {
+            "spd_accuracy": _spread(spd, num_images),
+            "fairness": _spread(score.fairness_score(spd, has_floor=profile.has_floor), num_images),
+            "spd_above_chance": float(values["score.spd"] - spd.mean()),
+            "p_value": p_value(float(values["score.spd"]), spd),
+        }
+    acc_g = of.ratio(equal_accuracy.sum(-1), sizes)  # (B, compared)
+    found = np.where(frame.cells, of.ratio(equal_recall, support), np.nan)  # (B, compared, C)
+    nulls = {
+        "fairness.u_l1": fairness.u_l1(acc_g, accuracy=of.ratio(equal_accuracy.sum((-2, -1)), sizes.sum())),
+        "fairness.gap": fairness.gap(acc_g),
+        "fairness.pqd": fairness.pqd(acc_g),
+        "fairness.di_accuracy": fairness.pqd(acc_g),
+        "fairness.gap_mix_adjusted": fairness.gap_mix_adjusted(equal_recall, support, cells=frame.cells),
+        "fairness.eom": fairness.eom(found),
+        "fairness.equal_opportunity": fairness.equal_opportunity(found),
+    }
+    p_spd = report["equal_accuracy"]["p_value"]
+    # A fair total, and a fair worst group, are as high as the accuracy may be.
+    best_total = ((data.rate(is_right)["high"] or 1.0) + 1) / 3
+    best_group = data.rate(is_right, compared)["high"] or 1.0
+    p_worst = p_value(-float(values["fairness.worst_group"]), -fairness.worst_group(acc_g).overall)
+    fair = {
+        "score.spd": (0.0, p_spd),
+        "score.fairness": (1.0, p_spd),
+        "score.total_of_two_thirds": (best_total, p_spd),
+        "fairness.spd_accuracy": (0.0, p_spd),
+        "fairness.worst_group": (best_group, p_worst),
+    }
+    for name, parity in nulls.items():
+        is_ratio = name in ("fairness.pqd", "fairness.di_accuracy", "fairness.eom")
+        sign = -1 if is_ratio else 1  # of two ratios the smaller is the less fair
+        fair[name] = (float(is_ratio), p_value(sign * float(values[name]), sign * parity.overall))
+    return Null(report, fair)
+
+
+def _worth(data: Observations, frame: Frame, is_right: np.ndarray) -> np.ndarray:
+    """(compared,) float, 0 to 1: independent scored images per image of each compared group."""
+    scored = score.scored_sizes(frame.sizes, frame.setting.profile)
+    worth = []
+    for group in frame.compared:
+        chosen = data.group == group
+        n = int(frame.sizes[group])
+        whole = n if data.has_single_clusters else effective_n(is_right[chosen], data.cluster[chosen])
+        worth.append(whole / n * scored[group] / n if n else 0.0)
+    return np.array(worth)
+
+
+def _spread(draws: np.ndarray, n: int) -> Metric:
+    """Mean and central 95 % of a null distribution."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail)).tolist()
+    return {"value": float(draws.mean()), "low": low, "high": high, "n": n}
+
+
+def _integers(values: list[int]) -> np.ndarray:
+    return np.array(values, np.int64)

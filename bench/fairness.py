@@ -1,0 +1,403 @@
+"""How far apart the groups are: every parity metric of the contest, of the field and of the papers, from counts.
+
+Every metric gives its overall value and what each group adds to it, because the one without the other misleads. All
+of them take arrays whose last axes are groups and classes and keep the axes before, so that the formula that scores a
+model is the same line of code that a bootstrap runs on thousands of resampled data sets.
+
+NaN stands for "not defined" and becomes null in a results file: a group without images is left out; a cell of group
+and class without images has no recall, and a class with fewer than two such cells is left out; a class that nobody
+predicts has no ratio of selection rates. With fewer than two groups nothing is defined: one group is not fair, it is
+alone.
+
+Letters: N[g, c] images of group g and class c, H[g, c] those classified rightly, Q[g, c] predictions of c in g;
+N_g = sum_c N[g, c], acc_g = sum_c H[g, c] / N_g, acc = sum H / sum N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .accuracy import cells_of, mean_defined, ratio
+
+MIN_CELL = 10
+"""Images a cell of group and class needs before its recall enters the headline: one image gives a recall of 0 or 1."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A metric of groups compared with each other."""
+
+    overall: np.ndarray
+    """(...) float. NaN where it is not defined."""
+    by_group: np.ndarray
+    """(..., G) float. What each group contributes; the docstring of the metric says what that is."""
+    by_class: np.ndarray | None = None
+    """(..., C) float. The same for one class at a time, where the metric is made of classes."""
+
+
+def counts(
+    y_true: np.ndarray, y_pred: np.ndarray, *, sensitive_features: np.ndarray, num_classes: int, num_groups: int
+) -> np.ndarray:
+    """(G, C, C + 1) int64: images by group, true class and predicted class; the last column is "no answer".
+
+    Args:
+      y_true: (N,) integer, 0 to C - 1. True class indices.
+      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
+      sensitive_features: (N,) integer, 0 to G - 1. Group indices.
+      num_classes: C.
+      num_groups: G.
+
+    Raises:
+      ValueError: another shape, dtype or range, or lengths that differ.
+    """
+    size = num_classes * (num_classes + 1)
+    cells = cells_of(y_true, y_pred, num_classes=num_classes)
+    if sensitive_features.shape != cells.shape or not np.issubdtype(sensitive_features.dtype, np.integer):
+        got = f"{sensitive_features.shape} {sensitive_features.dtype}"
+        raise ValueError(f"sensitive_features: got {got}, expected {cells.shape} integer")
+    if cells.size and not 0 <= sensitive_features.min() <= sensitive_features.max() < num_groups:
+        got = f"{sensitive_features.min()} to {sensitive_features.max()}"
+        raise ValueError(f"sensitive_features: got {got}, expected 0 to {num_groups - 1}")
+    table = np.bincount(sensitive_features.astype(np.int64) * size + cells, minlength=num_groups * size)
+    return table.astype(np.int64).reshape(num_groups, num_classes, num_classes + 1)
+
+
+# From counts to rates
+
+
+def hits(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (..., G, C) integer: H[g, c]."""
+    return np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+def accuracies(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (..., G) float: acc_g."""
+    return ratio(hits(counts).sum(-1), counts.sum((-2, -1)))
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (...) float: acc, each image counted once (micro)."""
+    return ratio(hits(counts).sum((-2, -1)), counts.sum((-3, -2, -1)))
+
+
+def selection_rates(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | g) = Q[g, c] / N_g."""
+    return ratio(counts[..., :-1].sum(-2), counts.sum((-2, -1))[..., None])
+
+
+def true_positive_rates(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | y = c, g) = H[g, c] / N[g, c]."""
+    return ratio(hits(counts), counts.sum(-1))
+
+
+def false_positive_rates(counts: np.ndarray) -> np.ndarray:
+    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | y != c, g)."""
+    false = counts[..., :-1].sum(-2) - hits(counts)
+    return ratio(false, counts.sum((-2, -1))[..., None] - counts.sum(-1))
+
+
+# Parity of accuracy
+
+
+def spd_accuracy(accuracies: np.ndarray, *, reference: int) -> Parity:
+    """The contest's SPD: mean over ALL groups of |acc_g - acc_ref|. 0 is fair.
+
+    The reference group's own 0 is in the divisor: with four groups it is 3/4 of the mean gap of the other three.
+
+    Args:
+      accuracies: (..., G) float. NaN for a group without images, which is left out of the divisor.
+      reference: Index of the group compared against.
+
+    Returns:
+      `by_group`: acc_g - acc_ref, -1 to 1. NaN everywhere when the reference has no images.
+
+    Source: ESFair 2023, sample code, test.py (commit 882a2b6), where the reference is always G10.
+    Differs: from the SPD of the literature and fairlearn's demographic_parity_difference, which compare selection
+    rates (`spd_selection`).
+    """
+    difference = accuracies - accuracies[..., reference, None]
+    return Parity(_if_two(mean_defined(np.abs(difference)), accuracies), difference)
+
+
+def u_l1(accuracies: np.ndarray, *, accuracy: np.ndarray) -> Parity:
+    """Unfairness score U = sum_g |acc_g - acc|. 0 is fair.
+
+    Args:
+      accuracies: (..., G) float.
+      accuracy: (...) float. Accuracy over all images of these groups (micro), not the mean of the groups.
+
+    Returns:
+      `by_group`: |acc_g - acc|.
+
+    Source: Sheng et al., FaHaNa, arXiv 2202.11317; BiaslessNAS, arXiv 2407.13896, whose printed values
+    (.2264, .1514) follow from its group accuracies.
+    """
+    distance = np.abs(accuracies - accuracy[..., None])
+    return Parity(_if_two(np.nansum(distance, -1), accuracies), distance)
+
+
+def gap(accuracies: np.ndarray) -> Parity:
+    """U = max_g acc_g - min_g acc_g. 0 is fair.
+
+    Args:
+      accuracies: (..., G) float.
+
+    Returns:
+      `by_group`: max acc - acc_g, what the group lacks to the best.
+
+    Source: HeViFa, Fast and fair medical AI on the edge (2023), U = |acc_light - acc_dark|, here for any number of
+    groups; fairlearn's MetricFrame.difference().
+    """
+    best = _largest(accuracies)
+    return Parity(_if_two(best - _smallest(accuracies), accuracies), best[..., None] - accuracies)
+
+
+def pqd(accuracies: np.ndarray) -> Parity:
+    """Predictive quality disparity: PQD = min_g acc_g / max_g acc_g. 1 is fair.
+
+    Not defined where every group has accuracy 0. For two groups it is also what BiaslessNAS calls disparate impact.
+
+    Args:
+      accuracies: (..., G) float.
+
+    Returns:
+      `by_group`: acc_g / max acc.
+
+    Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023), whose own two Fitzpatrick rows do not
+    follow it (75.79 / 85.36 is .888 and printed .876; 76.41 / 85.81 is .890 and printed .879).
+    """
+    best = _largest(accuracies)
+    return Parity(
+        _if_two(ratio(_smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None])
+    )
+
+
+def worst_group(accuracies: np.ndarray) -> Parity:
+    """min_g acc_g, 0 to 1. Cannot be raised by making the others worse.
+
+    Args:
+      accuracies: (..., G) float.
+
+    Returns:
+      `by_group`: acc_g.
+
+    Source: Sagawa et al., Distributionally robust neural networks, arXiv 1911.08731.
+    """
+    return Parity(_if_two(_smallest(accuracies), accuracies), accuracies)
+
+
+def gap_mix_adjusted(hits: np.ndarray, support: np.ndarray, *, cells: np.ndarray) -> Parity:
+    """The max-min gap the groups would have with one and the same mix of classes (direct standardisation).
+
+    acc'_g = sum_c w_c H[g, c] / N[g, c] with w_c the share of class c among all images. What `gap` has more than this
+    comes from the data (one group has more of the difficult classes), not from the classifier.
+
+    Args:
+      hits: (..., G, C) integer. H[g, c].
+      support: (..., G, C) integer. N[g, c].
+      cells: (G, C) bool. Where a group's own recall is used; elsewhere, and where a cell is empty, that of all groups
+        together.
+
+    Returns:
+      `by_group`: acc'_g; NaN for a group whose own recalls cover less than half of the mix, which would be compared by
+      what it borrowed.
+
+    Source: direct standardisation, as epidemiology does for age. That the contest's groups differ mostly by class mix:
+    two numbers, one accuracy for the class "unknown" and one for the others, explain over .97 of the variance of
+    published group accuracies.
+    """
+    per_class = support.sum(-2)  # (..., C)
+    pooled = ratio(hits.sum(-2), per_class)[..., None, :]
+    own = ratio(hits, support)
+    is_own = cells & ~np.isnan(own)
+    recalls = np.where(is_own, own, pooled)
+    weights = ratio(per_class, per_class.sum(-1)[..., None])[..., None, :]
+    covered = (weights * is_own).sum(-1)
+    adjusted = np.where(covered >= 0.5, np.nansum(weights * recalls, -1), np.nan)
+    return Parity(gap(adjusted).overall, adjusted)
+
+
+# Parity of predictions and of recall, class by class
+
+
+def dpm(selection_rates: np.ndarray, *, zero_division: float = np.nan) -> Parity:
+    """Demographic disparity: DPM = mean_c min_g P(y^ = c | g) / max_g P(y^ = c | g). 1 is fair.
+
+    Args:
+      selection_rates: (..., G, C) float.
+      zero_division: Ratio of a class that is never predicted; NaN leaves it out of the mean.
+
+    Returns:
+      `by_group`: mean over classes of P(y^ = c | g) / max_g. `by_class`: the ratio.
+
+    Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023). The mean is over the classes, as in
+    FairDisCo's evaluation; HeViFa's text says groups.
+    Differs: FairDisCo's code gives NaN once any class is never predicted.
+    """
+    return _mean_ratio(selection_rates, zero_division)
+
+
+def eom(true_positive_rates: np.ndarray, *, zero_division: float = np.nan) -> Parity:
+    """Equality of opportunity: EOM = mean_c min_g TPR(c, g) / max_g TPR(c, g). 1 is fair.
+
+    Args:
+      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
+      zero_division: Ratio of a class that is found in no group; NaN leaves it out of the mean.
+
+    Returns:
+      `by_group`: mean over classes of TPR(c, g) / max_g. `by_class`: the ratio.
+
+    Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023). The mean is over the classes, as above.
+    """
+    return _mean_ratio(true_positive_rates, zero_division)
+
+
+def di_selection(selection_rates: np.ndarray) -> Parity:
+    """Disparate impact on selection: min_c min_g P(y^ = c | g) / max_g P(y^ = c | g). 1 is fair, under 0.8 suspect.
+
+    Args:
+      selection_rates: (..., G, C) float.
+
+    Returns:
+      `by_group`: min over classes of P(y^ = c | g) / max_g. `by_class`: the ratio.
+
+    Source: Feldman et al., Certifying and removing disparate impact, arXiv 1412.3756, definition 1.1, class by class.
+    """
+    best = _largest(selection_rates, axis=-2)
+    relative = ratio(selection_rates, best[..., None, :])
+    by_class = _if_two(_smallest(relative, axis=-2), selection_rates, axis=-2)
+    return Parity(_smallest(by_class), _smallest(relative), by_class)
+
+
+def spd_selection(selection_rates: np.ndarray, *, reference: int) -> Parity:
+    """The literature's SPD: SPD_c(g) = P(y^ = c | g) - P(y^ = c | ref); overall max_{g, c} |SPD_c(g)|. 0 is fair.
+
+    Args:
+      selection_rates: (..., G, C) float.
+      reference: Index of the group compared against.
+
+    Returns:
+      `by_group`: max over classes of |SPD_c(g)|. `by_class`: max over groups.
+
+    Source: Dwork et al., Fairness through awareness, arXiv 1104.3913; problem page of ESFair 2023, which names it and
+    whose code does something else (`spd_accuracy`).
+    """
+    difference = np.abs(selection_rates - selection_rates[..., reference, None, :])
+    by_class = _if_two(_largest(difference, axis=-2), selection_rates, axis=-2)
+    return Parity(_largest(by_class), _largest(difference), by_class)
+
+
+def spd_selection_mean(selection_rates: np.ndarray, *, reference: int) -> Parity:
+    """Mean over the other groups and the classes of |P(y^ = c | g) - P(y^ = c | ref)|. 0 is fair.
+
+    Args:
+      selection_rates: (..., G, C) float.
+      reference: Index of the group compared against.
+
+    Returns:
+      `by_group`: mean over classes; 0 for the reference, which is not in the overall mean.
+    """
+    by_group = mean_defined(np.abs(selection_rates - selection_rates[..., reference, None, :]))
+    return Parity(mean_defined(np.delete(by_group, reference, -1)), by_group)
+
+
+def equal_opportunity(true_positive_rates: np.ndarray) -> Parity:
+    """max_c (max_g TPR(c, g) - min_g TPR(c, g)): the class-conditional gap. 0 is fair.
+
+    Args:
+      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
+
+    Returns:
+      `by_group`: max over classes of what the group lacks to the best. `by_class`: the difference.
+
+    Source: Hardt et al., Equality of opportunity in supervised learning, arXiv 1610.02413, definition 2.2, one class
+    against the rest; fairlearn's equal_opportunity_difference.
+    """
+    by_class = _spread(true_positive_rates)
+    lacking = _largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
+    lacking = np.where(_two(true_positive_rates, -2)[..., None, :], lacking, np.nan)
+    return Parity(_largest(by_class), _largest(lacking), by_class)
+
+
+def equalized_odds(true_positive_rates: np.ndarray, false_positive_rates: np.ndarray) -> Parity:
+    """max_c max(max_g TPR - min_g TPR, max_g FPR - min_g FPR) of class c. 0 is fair.
+
+    Args:
+      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
+      false_positive_rates: (..., G, C) float.
+
+    Returns:
+      `by_group`: max over classes and both rates of the distance to the best group. `by_class`: the larger difference.
+
+    Source: Hardt et al., arXiv 1610.02413, definition 2.1, one class against the rest; fairlearn's
+    equalized_odds_difference with agg="worst_case".
+    """
+    by_class = np.fmax(_spread(true_positive_rates), _spread(false_positive_rates))
+    lacking = _largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
+    excess = false_positive_rates - _smallest(false_positive_rates, axis=-2)[..., None, :]
+    by_group = np.where(_two(false_positive_rates[..., 0], -1)[..., None], _largest(np.fmax(lacking, excess)), np.nan)
+    return Parity(_largest(by_class), by_group, by_class)
+
+
+def parity(counts: np.ndarray, *, reference: int, cells: np.ndarray | None = None) -> dict[str, Parity]:
+    """Every metric of this file by its name.
+
+    Args:
+      counts: (..., G, C, C + 1) integer. Only the groups that are to be compared.
+      reference: Index of the group that SPD compares against.
+      cells: (G, C) bool. Cells whose recall counts; default: those with at least `MIN_CELL` images. A bootstrap
+        passes those of the observed data, so that every draw is of the same metric.
+    """
+    cells = counts.sum(-1) >= MIN_CELL if cells is None else cells
+    acc_g, acc = accuracies(counts), accuracy(counts)
+    selected = selection_rates(counts)
+    found = np.where(cells, true_positive_rates(counts), np.nan)
+    return {
+        "spd_accuracy": spd_accuracy(acc_g, reference=reference),
+        "u_l1": u_l1(acc_g, accuracy=acc),
+        "gap": gap(acc_g),
+        "gap_mix_adjusted": gap_mix_adjusted(hits(counts), counts.sum(-1), cells=cells),
+        "pqd": pqd(acc_g),
+        "worst_group": worst_group(acc_g),
+        "dpm": dpm(selected),
+        "eom": eom(found),
+        "eom_all_cells": eom(true_positive_rates(counts)),
+        "di_accuracy": pqd(acc_g),
+        "di_selection": di_selection(selected),
+        "spd_selection": spd_selection(selected, reference=reference),
+        "spd_selection_mean": spd_selection_mean(selected, reference=reference),
+        "equal_opportunity": equal_opportunity(found),
+        "equalized_odds": equalized_odds(found, false_positive_rates(counts)),
+    }
+
+
+def _mean_ratio(rates: np.ndarray, zero_division: float) -> Parity:
+    best = _largest(rates, axis=-2)  # (..., C)
+    by_class = ratio(_smallest(rates, axis=-2), best)
+    by_class = _if_two(np.where(best == 0, zero_division, by_class), rates, axis=-2)
+    relative = np.where(np.isnan(by_class)[..., None, :], np.nan, ratio(rates, best[..., None, :]))
+    return Parity(mean_defined(by_class), mean_defined(relative), by_class)
+
+
+def _spread(rates: np.ndarray) -> np.ndarray:
+    """(..., G, C) -> (..., C): largest minus smallest of the groups."""
+    return _if_two(_largest(rates, axis=-2) - _smallest(rates, axis=-2), rates, axis=-2)
+
+
+def _if_two(values: np.ndarray, groups: np.ndarray, *, axis: int = -1) -> np.ndarray:
+    """`values`, NaN where fewer than two groups are defined along `axis`."""
+    return np.where(_two(groups, axis), values, np.nan)
+
+
+def _two(groups: np.ndarray, axis: int) -> np.ndarray:
+    return np.asarray((~np.isnan(groups)).sum(axis) >= 2)
+
+
+def _largest(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
+    return np.asarray(np.fmax.reduce(values, axis))  # fmax: the NaN of an undefined group is not the largest
+
+
+def _smallest(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
+    return np.asarray(np.fmin.reduce(values, axis))

@@ -1,0 +1,131 @@
+"""Accuracy metrics against loops over the samples, against a worked example, and at their edges."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bench import accuracy as of
+from bench.interval import wilson
+
+NUM_CLASSES = 4
+
+
+def random_labels(seed: int, count: int, dtype: type = np.int64) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(0, NUM_CLASSES, count).astype(dtype)
+    y_pred = np.where(rng.random(count) < 0.6, y_true, rng.integers(-1, NUM_CLASSES, count)).astype(dtype)
+    return y_true, y_pred
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int8])
+@pytest.mark.parametrize(("seed", "count"), [(0, 200), (1, 7), (2, 1), (3, 0)])
+def test_every_metric_equals_its_loop(seed: int, count: int, dtype: type) -> None:
+    y_true, y_pred = random_labels(seed, count, dtype)
+    confusion = [[0] * NUM_CLASSES for _ in range(NUM_CLASSES)]
+    num_right = 0
+    for truth, guess in zip(y_true, y_pred, strict=True):
+        num_right += int(truth == guess)
+        if guess >= 0:
+            confusion[truth][guess] += 1
+    recalls, f1s = [], []
+    for c in range(NUM_CLASSES):
+        support = sum(1 for truth in y_true if truth == c)
+        guesses = sum(1 for guess in y_pred if guess == c)
+        hits = confusion[c][c]
+        assert of.recall(y_true, y_pred, num_classes=NUM_CLASSES)[c] == of.Rate(hits, support)
+        assert of.precision(y_true, y_pred, num_classes=NUM_CLASSES)[c] == of.Rate(hits, guesses)
+        if support:
+            recalls.append(hits / support)
+        if support and guesses and hits:
+            r, p = hits / support, hits / guesses
+            f1s.append(2 * r * p / (r + p))
+        elif support or guesses:
+            f1s.append(0.0)
+    matrix = of.confusion_matrix(y_true, y_pred, num_classes=NUM_CLASSES)
+    assert matrix.tolist() == confusion
+    assert (matrix.dtype, matrix.shape) == (np.int64, (NUM_CLASSES, NUM_CLASSES))
+    assert of.accuracy(y_true, y_pred, num_classes=NUM_CLASSES) == of.Rate(num_right, count)
+    expected = sum(recalls) / len(recalls) if recalls else None
+    assert of.balanced_accuracy(y_true, y_pred, num_classes=NUM_CLASSES) == pytest.approx(expected)
+    assert of.macro_f1(y_true, y_pred, num_classes=NUM_CLASSES) == pytest.approx(
+        sum(f1s) / len(f1s) if f1s else None
+    )
+
+
+def test_worked_example() -> None:
+    # truth 0 0 0 1 1 2, answers 0 0 1 1 none 1, class 3 nowhere
+    y_true, y_pred = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, -1, 1])
+    assert of.confusion_matrix(y_true, y_pred, num_classes=4).tolist() == [
+        [2, 1, 0, 0],
+        [0, 1, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert of.accuracy(y_true, y_pred, num_classes=4) == of.Rate(3, 6)
+    recalls = of.recall(y_true, y_pred, num_classes=4)
+    assert [rate.value for rate in recalls] == [2 / 3, 1 / 2, 0, None]
+    precisions = of.precision(y_true, y_pred, num_classes=4)
+    assert [rate.value for rate in precisions] == [1, 1 / 3, None, None]
+    assert [(rate.successes, rate.n) for rate in precisions] == [(2, 2), (1, 3), (0, 0), (0, 0)]
+    # (2/3 + 1/2 + 0) / 3
+    assert of.balanced_accuracy(y_true, y_pred, num_classes=4) == pytest.approx(7 / 18)
+    # F1: 4 / 5, 2 / 5, 0 / 1; class 3 has neither samples nor predictions
+    assert of.macro_f1(y_true, y_pred, num_classes=4) == pytest.approx(0.4)
+
+
+def test_nothing_gives_none_never_nan() -> None:
+    nothing = np.array([], np.int64)
+    assert of.accuracy(nothing, nothing, num_classes=2).value is None
+    assert of.balanced_accuracy(nothing, nothing, num_classes=2) is None
+    assert of.macro_f1(nothing, nothing, num_classes=2) is None
+    assert of.confusion_matrix(nothing, nothing, num_classes=2).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "num_classes", "message"),
+    [
+        ([0, 1], [0], 2, "got 2 and 1 samples"),
+        ([0, 2], [0, 1], 2, "y_true: got 0 to 2, expected 0 to 1"),
+        ([-1, 0], [0, 1], 2, "y_true: got -1 to 0"),
+        ([0, 1], [-2, 1], 2, "y_pred: got -2 to 1, expected -1 to 1"),
+        ([0.0, 1.0], [0, 1], 2, r"y_true: got \(2,\) float64, expected \(N,\) integer"),
+        ([[0], [1]], [0, 1], 2, r"y_true: got \(2, 1\) int64"),
+        ([0, 1], [True, False], 2, r"y_pred: got \(2,\) bool"),
+        ([], [], 0, "num_classes: got 0"),
+    ],
+)
+def test_bad_input_is_refused(y_true: list[object], y_pred: list[object], num_classes: int, message: str) -> None:
+    for metric in (of.accuracy, of.confusion_matrix, of.recall, of.precision, of.balanced_accuracy, of.macro_f1):
+        with pytest.raises(ValueError, match=message):
+            metric(np.array(y_true), np.array(y_pred), num_classes=num_classes)  # type: ignore[operator]
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10, z = 1.96: centre (0.8 + 0.19207) / 1.38415 = 0.71674, half 1.96 / 1.38415 * sqrt(0.016 + 0.009604)
+    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.72247, 1.0), abs=1e-4)
+    assert wilson(0, 0) is None
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (9999, 10000)])
+def test_wilson_ends_are_where_the_observation_is_z_deviations_away(successes: int, n: int, confidence: float) -> None:
+    interval = wilson(successes, n, confidence=confidence)
+    assert interval is not None
+    low, high = interval
+    observed = successes / n
+    assert 0 <= low <= observed <= high <= 1
+    tails = []
+    for end in (low, high):
+        if 0 < end < 1:
+            z = abs(observed - end) / math.sqrt(end * (1 - end) / n)
+            tails.append(math.erf(z / math.sqrt(2)))
+    assert tails and tails == pytest.approx([confidence] * len(tails), abs=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "n", "confidence"), [(2, 1, 0.95), (-1, 3, 0.95), (1, 2, 0.0), (1, 2, 1.0)])
+def test_wilson_refuses_what_is_no_proportion(successes: int, n: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="got"):
+        wilson(successes, n, confidence=confidence)

@@ -1,0 +1,111 @@
+import pytest
+from sample_images import encoded, photo
+
+from bench.dataset import DatasetError, Sample, classes_of, index
+
+JPEG = encoded(photo(16, 16))
+
+
+def put(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(JPEG)
+    return root
+
+
+def manifest(root, text, encoding="utf-8"):
+    (root / "manifest.csv").write_bytes(text.encode(encoding))
+    return root
+
+
+def test_tree_in_natural_order(tmp_path):
+    put(tmp_path, "G8/NV/img10.jpg", "G8/NV/img2.JPG", "G6/BCC/a.png", "G10/NV/x.webp")
+    assert index(tmp_path) == [
+        Sample("G6/BCC/a.png", "BCC", "G6", "G6/BCC/a.png"),
+        Sample("G8/NV/img2.JPG", "NV", "G8", "G8/NV/img2.JPG"),
+        Sample("G8/NV/img10.jpg", "NV", "G8", "G8/NV/img10.jpg"),
+        Sample("G10/NV/x.webp", "NV", "G10", "G10/NV/x.webp"),
+    ]
+
+
+def test_tree_leaves_out_what_is_no_image(tmp_path):
+    put(tmp_path, "g/a/1.jpg", "g/a/notes.txt", "g/a/.hidden.jpg", ".git/a/2.jpg", "g/.b/3.jpg", "stray.jpg", "g/x.jpg")
+    assert [sample.path for sample in index(tmp_path)] == ["g/a/1.jpg"]
+
+
+def test_manifest_in_its_own_order_with_clusters(tmp_path):
+    put(tmp_path, "2.jpg", "sub/1.jpg")
+    rows = "2.jpg,MEL,bad,I-II,p7,train\nsub/1.jpg,NV,good,V-VI,,val\n"
+    manifest(tmp_path, "path,class,coarse,group,cluster,split\n" + rows)
+    assert index(tmp_path) == [
+        Sample("2.jpg", "MEL", "I-II", "p7", "train", "bad"),
+        Sample("sub/1.jpg", "NV", "V-VI", "sub/1.jpg", "val", "good"),
+    ]
+    assert [sample.label for sample in index(tmp_path, label_column="coarse")] == ["bad", "good"]
+
+
+def test_manifest_without_cluster_column_with_bom_crlf_and_blank_line(tmp_path):
+    odd = "ü\u2028\x85.jpg"  # line ends to Python's splitlines, not to CSV
+    put(tmp_path, "a, b.jpg", odd)
+    manifest(tmp_path, f'group,class,path\r\ng,x,"a, b.jpg"\r\n\r\ng,y,{odd}\r\n', "utf-8-sig")
+    assert index(tmp_path) == [Sample("a, b.jpg", "x", "g", "a, b.jpg"), Sample(odd, "y", "g", odd)]
+
+
+def test_manifest_wins_over_the_tree(tmp_path):
+    put(tmp_path, "g/a/1.jpg", "g/a/2.jpg")
+    manifest(tmp_path, "path,class,group\ng/a/2.jpg,z,h\n")
+    assert index(tmp_path) == [Sample("g/a/2.jpg", "z", "h", "g/a/2.jpg")]
+
+
+def test_class_order_of_the_contest():
+    names = ["NV", "unknown", "VASC", "BCC", "MEL", "BKL", "NV"]
+    assert classes_of(Sample(str(i), name, "g", "c") for i, name in enumerate(names)) == (
+        "BCC",
+        "BKL",
+        "MEL",
+        "NV",
+        "unknown",
+        "VASC",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column path, class, group; got nothing"),
+        ("path,label,group\n", "no column class; got path, label, group"),
+        ("path,class,group\n", "no images, expected at least one row"),
+        ("path,class,group\na.jpg,x\n", "row 2: got 2 fields, expected 3"),
+        ("path,class,group\na.jpg, ,g\n", "row 2: class is empty"),
+        ("path,class,group\na.jpg,x,g\na.jpg,x,g\n", "row 3: a.jpg was in row 2 already, expected each path once"),
+        ("path,class,group\nb.jpg,x,g\n", "row 2: no such file: b.jpg"),
+        ("path,class,group\n../a.jpg,x,g\n", "row 2: got path ../a.jpg, expected one inside"),
+        ("path,class,group\n/etc/hosts,x,g\n", "row 2: got path /etc/hosts, expected one inside"),
+        ('path,class,group\n"a.jpg,x,g\n', "no valid CSV"),
+    ],
+)
+def test_bad_manifests_are_one_line(tmp_path, text, message):
+    manifest(put(tmp_path, "a.jpg"), text)
+    with pytest.raises(DatasetError) as caught:
+        index(tmp_path)
+    assert message in str(caught.value)
+    assert "manifest.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_manifest_that_is_no_utf8(tmp_path):
+    manifest(tmp_path, "path,class,group\nä.jpg,x,g\n", "latin-1")
+    with pytest.raises(DatasetError, match="got byte 17 that is no UTF-8"):
+        index(tmp_path)
+
+
+def test_bad_roots(tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        index(tmp_path / "absent")
+    with pytest.raises(DatasetError, match="no images, expected a manifest.csv or <group>/<class>/ folders"):
+        index(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="is no folder"):
+        index(tmp_path / "file")
+    with pytest.raises(ValueError, match="no manifest.csv, expected one with the column 'coarse'"):
+        index(tmp_path, label_column="coarse")

@@ -1,0 +1,65 @@
+"""The contenders: each runs as a whole process, answers every path in order, and is compared turn by turn."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from sample_images import TINY_MODEL, folder_of_photos
+
+from bench import peers, process
+from bench.latency import quartiles
+
+HAS_OPENCV = importlib.util.find_spec("cv2") is not None
+needs_opencv = pytest.mark.skipif(not HAS_OPENCV, reason="the peers need opencv-python-headless (extra baseline)")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    folder = folder_of_photos(tmp_path / "photos", 7, size=(300, 200))
+    return [str(folder / f"img{i}.jpg") for i in range(7)]
+
+
+@needs_opencv
+def test_every_peer_answers_every_path(paths, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    figures = peers.interleaved(peers.PEERS, TINY_MODEL, paths, workers=2, batch_size=4, runs=1)
+    assert list(figures) == ["ours", *peers.PEERS]
+    for row in figures.values():
+        assert row["wall_s"][0] > 0 and row["cpu_s"][0] > 0 and row["peak_mb"] > 10
+        assert 0 <= row["equal_labels"] <= 1
+    assert figures["ours"]["wall_ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert len(list(peers.table(figures))) == 6
+
+
+@needs_opencv
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_keeps_the_order_whatever_the_threads(name, paths):
+    """Eight paths, one photo repeated: equal photos get equal labels, in every thread and in the remainder."""
+    run = peers._RUNNERS[name]
+    mixed = [paths[0], paths[1], paths[0], paths[2], paths[1], paths[0], paths[2], paths[0]]
+    single = run(str(TINY_MODEL), mixed, 1, 1)
+    assert run(str(TINY_MODEL), mixed, 3, 1) == single
+    assert single[0] == single[2] == single[5] == single[7]
+    assert single[1] == single[4]
+
+
+def test_a_peer_that_fails_is_one_line(paths):
+    broken = [*paths, __file__]  # ours gives it an error row, the tutorial dies
+    with pytest.raises(peers.PeerError, match="naive failed: .*baseline"):
+        peers.interleaved(["naive"], TINY_MODEL, broken, workers=1, batch_size=1, runs=1)
+
+
+def test_quartiles_of_one_and_of_many():
+    assert quartiles([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert quartiles([1, 2, 3, 4, 5]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+
+
+def test_a_processs_cost_is_its_own():
+    ballast = bytearray(200_000_000)  # the kernel would start a child's peak from this
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    cost = process.run([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"])
+    assert (cost.status, cost.output, cost.error) == (3, b"out\n", "err")
+    assert cost.peak_mb < 100
+    assert 0 < cost.cpu_s and 0 < cost.wall_s
+    assert process.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]).status == -9
