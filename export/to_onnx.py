@@ -1,0 +1,156 @@
+"""A trained network -> the model file the runtime reads, proven equal before it appears.
+
+The graph is Transpose, Cast, then convolutions with ReLU, global average pooling, the classifier as a 1x1
+convolution, Flatten. A convolution computes each image by itself, so an image's logits are the same bits whatever
+the batch it is in; a matrix product over the batch (Gemm) may choose its kernel by the batch size.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edge.errors import EdgeError
+from edge.preprocess import Preprocess
+from train.data import scale_tensor
+from train.mobileone import MobileOne, reparameterize
+
+from .fold import fold_scale
+from .simplify import simplify
+
+SCHEMA = "edge-model/1"
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference between the file and PyTorch, relative to the largest logit."""
+
+
+class ExportError(EdgeError):
+    """A model file that is not what it should be."""
+
+    exit_status = 6
+
+
+class InferenceGraph(nn.Module):
+    """(N, S, S, 3) uint8 RGB -> (N, C) float32 logits: the whole model file, in PyTorch."""
+
+    def __init__(self, model: MobileOne, scale: float | tuple[float, float, float]) -> None:
+        """Fuses the branches of `model` and folds `scale` into its first convolution."""
+        super().__init__()
+        fused = fold_scale(reparameterize(model), scale)
+        self.body = nn.Sequential(fused.stem, fused.stages)
+        linear = fused.head.fc
+        self.classifier = nn.Conv2d(linear.in_features, linear.out_features, 1)
+        with torch.no_grad():
+            self.classifier.weight.copy_(linear.weight[:, :, None, None])
+            cast(torch.Tensor, self.classifier.bias).copy_(linear.bias)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Runs the network."""
+        x = self.body(images.permute(0, 3, 1, 2).float())
+        x = functional.adaptive_avg_pool2d(x, 1)  # (N, D, 1, 1)
+        return cast(torch.Tensor, self.classifier(x)).flatten(1)
+
+
+def to_onnx(
+    model: MobileOne, *, preprocess: Preprocess, metadata: Mapping[str, str]
+) -> tuple[onnx.ModelProto, str | None]:
+    """Exports a network.
+
+    Args:
+      model: In training or inference form; not changed.
+      preprocess: What the network was trained on.
+      metadata: Further metadata_props beside fairedge.schema and preprocess; `classes` among them.
+
+    Returns:
+      The model, checked against PyTorch, and a remark where it could not be simplified.
+
+    Raises:
+      ExportError: the exported model is invalid or computes something else.
+    """
+    graph = InferenceGraph(model, preprocess.scale)
+    side = preprocess.size_px
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # The TorchScript exporter, deprecated in favour of one that needs onnxscript and gives the same 88 nodes.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (torch.zeros(1, side, side, 3, dtype=torch.uint8),),
+            file,  # type: ignore[arg-type]  # its annotation forgets that this exporter takes open files
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    exported, remark = simplify(onnx.load_from_string(file.getvalue()))
+    _strip(exported)
+    onnx.helper.set_model_props(exported, {"fairedge.schema": SCHEMA, "preprocess": preprocess.to_json(), **metadata})
+    _verify(exported, model, preprocess)
+    return exported, remark
+
+
+def describe_model(model: MobileOne, *, variant: str, size_px: int) -> str:
+    """The `model` entry of the metadata, JSON: variant, and parameters and multiply-adds of the inference form."""
+    graph = InferenceGraph(model, 1.0)
+    macs = 0
+
+    def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        weight = cast(nn.Conv2d, module).weight
+        macs += output[0].numel() * weight[0].numel()
+
+    for module in graph.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        graph(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))
+    parameters = sum(p.numel() for p in graph.parameters())
+    return json.dumps({"variant": f"mobileone_{variant}", "parameters": parameters, "macs": macs})
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Removes what exporters leave: their metadata, and doc strings with paths of the machine they ran on."""
+    model.doc_string = model.graph.doc_string = ""
+    for entry in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+
+
+def _verify(exported: onnx.ModelProto, model: MobileOne, preprocess: Preprocess) -> None:
+    try:
+        onnx.checker.check_model(exported, full_check=True)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # neither library has a common base but Exception
+        raise ExportError(f"the exported model is invalid: {str(error).strip().splitlines()[0][:200]}") from error
+    operators = [node.op_type for node in exported.graph.node[:3]]
+    if operators != ["Transpose", "Cast", "Conv"]:
+        raise ExportError(f"the graph starts with {', '.join(operators)}, expected Transpose, Cast, Conv")
+    side = preprocess.size_px
+    blocks = np.arange(side) * 8 // side  # not noise, which looks the same to a network whatever the seed
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)[:, blocks][:, :, blocks]
+    with torch.no_grad():
+        was_training = model.training
+        scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() * scale_tensor(preprocess)
+        expected = model.eval()(scaled).numpy()
+        model.train(was_training)
+    for batch_size in (1, 3):
+        (logits,) = session.run(["logits"], {"images": images[:batch_size]})
+        difference = float(np.abs(logits - expected[:batch_size]).max())
+        limit = TOLERANCE * float(np.abs(expected).max())
+        if not difference <= limit:  # NaN is refused as well
+            raise ExportError(f"logits differ from PyTorch's by {difference:.2g}, expected at most {limit:.2g}")

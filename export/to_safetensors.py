@@ -1,0 +1,19 @@
+"""Training-form weights as a safetensors file that says what it is: to fine-tune from, with no code inside."""
+
+from __future__ import annotations
+
+import json
+
+from safetensors.torch import save
+
+from train.checkpoint import Checkpoint
+
+
+def to_safetensors(checkpoint: Checkpoint) -> bytes:
+    """The averaged weights of a run, float32, with config, classes and preprocess in the file's metadata."""
+    metadata = {
+        "config": json.dumps(checkpoint.config),
+        "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
+        "preprocess": checkpoint.preprocess,
+    }
+    return save({name: tensor.contiguous() for name, tensor in checkpoint.ema.items()}, metadata)

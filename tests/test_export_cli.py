@@ -1,0 +1,88 @@
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sample_networks import COLOURS, labelled_images, random_network
+from test_train_engine import blank
+
+from edge.classifier import Classifier
+from edge.preprocess import Preprocess
+from export.cli import main
+from train.checkpoint import save
+from train.mobileone import MobileOne
+
+METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    checkpoint = blank()
+    ema = random_network(num_conv_branches=1).state_dict()
+    save(replace(checkpoint, ema=ema, metrics=METRICS, hold_out=2, commit="c0ffee"), tmp_path / "checkpoint.pt")
+    return tmp_path
+
+
+def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
+    output = run_folder / "model.onnx"
+    assert main(["onnx", str(run_folder), "-o", str(output), "--license", "CC0"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar\n"
+    classifier = Classifier.load(output)
+    assert classifier.classes == tuple(COLOURS)
+    assert classifier.preprocess == Preprocess(size_px=32)
+    metadata = classifier.metadata
+    assert sorted(metadata) == sorted(
+        ["fairedge.schema", "classes", "preprocess", "model", "training", "metrics", "temperature", "license"]
+    )
+    assert (metadata["temperature"], metadata["license"]) == ("1.0", "CC0")
+    assert json.loads(metadata["metrics"]) == METRICS
+    assert json.loads(metadata["training"]) == {
+        "data": "colours", "recipe": "plain", "commit": "c0ffee", "cluster_sha256": "0" * 64, "hold_out": 2
+    }
+    assert json.loads(metadata["model"])["variant"] == "mobileone_s0"
+    images = labelled_images(2)[0]
+    import torch
+
+    with torch.no_grad():
+        expected = random_network(num_conv_branches=1)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    assert classifier.logits(images) == pytest.approx(expected.numpy(), abs=1e-4)
+    assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "model.onnx"]
+
+
+def test_weights_load_back(run_folder):
+    output = run_folder / "model.safetensors"
+    assert main(["weights", str(run_folder / "checkpoint.pt"), "-o", str(output), "-q"]) == 0
+    model = MobileOne("s0", num_classes=3, num_conv_branches=1)
+    model.load_state_dict(load_file(output))
+    with safe_open(output, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["classes"]) == list(COLOURS)
+    assert json.loads(metadata["config"])["num_conv_branches"] == 1
+    assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
+
+
+def test_bad_calls_are_one_line_and_leave_nothing(run_folder, capsys):
+    existing = run_folder / "kept.onnx"
+    existing.write_bytes(b"kept")
+    assert main(["onnx", str(run_folder), "-o", str(existing)]) == 2
+    assert existing.read_bytes() == b"kept"
+    assert main(["onnx", str(run_folder / "absent"), "-o", str(run_folder / "x.onnx")]) == 4
+    assert main(["weights", str(run_folder), "-o", str(run_folder / "no" / "x.safetensors")]) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert "kept.onnx: exists already (--force replaces it)" in lines[0]
+    assert "no such checkpoint" in lines[1]
+    assert "No such file or directory" in lines[2]
+    assert len(lines) == 3
+    assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "kept.onnx"]
+
+
+def test_without_its_packages(run_folder, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("export.") and name != "export.cli"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["onnx", str(run_folder), "-o", str(run_folder / "x.onnx")]) == 5
+    assert capsys.readouterr().err == "edge-export: needs onnx: pip install 'fairedge[export]'\n"

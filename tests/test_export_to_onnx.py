@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from sample_networks import random_network
+
+from edge.classifier import DEFAULT_MODEL
+from edge.preprocess import Preprocess
+from export import to_onnx as module
+from export.to_onnx import ExportError, describe_model, to_onnx
+
+CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
+PREPROCESS = Preprocess(size_px=64, scale=(1 / 255, 1 / 200, 1 / 300))
+
+
+@pytest.fixture(scope="module")
+def exported():
+    return to_onnx(random_network(), preprocess=PREPROCESS, metadata=CLASSES)[0]
+
+
+def pictures(num_images, side, *, seed=0):
+    """Smooth fields, not noise: their logits differ."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (num_images, side // 16, side // 16, 3), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(16, axis=1).repeat(16, axis=2))
+
+
+def logits_of(content, images, *, threads=1):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # bad neighbours on busy cores
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda first, last: session.run(["logits"], {"images": images[first:last]})[0]
+
+
+def assert_batch_invariant(content, side):
+    images = pictures(8, side)
+    alone = logits_of(content, images)
+    expected = np.concatenate([alone(i, i + 1) for i in range(8)])
+    assert len(np.unique(expected, axis=0)) == 8
+    for threads in (1, 2, 4):
+        logits = logits_of(content, images, threads=threads)
+        for batch_size in (1, 2, 3, 4, 5, 8):
+            for first in range(0, 8, batch_size):
+                last = min(8, first + batch_size)
+                assert np.array_equal(logits(first, last), expected[first:last]), (threads, batch_size, first)
+
+
+def test_contract(exported):
+    (images,), (logits,) = exported.graph.input, exported.graph.output
+    assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+    assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["N", 64, 64, 3]
+    assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["N", 3]
+    operators = [node.op_type for node in exported.graph.node]
+    assert operators == ["Transpose", "Cast", *["Conv", "Relu"] * 43, "GlobalAveragePool", "Conv", "Flatten"]
+    assert [(entry.domain, entry.version) for entry in exported.opset_import] == [("", 18)]
+
+
+def test_metadata_is_ours_alone(exported):
+    metadata = {entry.key: entry.value for entry in exported.metadata_props}
+    assert metadata == {"fairedge.schema": "edge-model/1", "preprocess": PREPROCESS.to_json(), **CLASSES}
+    assert Preprocess.from_json(metadata["preprocess"]) == PREPROCESS
+    assert not any(node.doc_string or node.metadata_props for node in exported.graph.node)
+
+
+@pytest.mark.parametrize("variant", ["s1", "s4"])
+def test_equals_pytorch(variant):
+    model = random_network(variant)
+    file, remark = to_onnx(model, preprocess=PREPROCESS, metadata=CLASSES)
+    images = pictures(3, 64)
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2) * torch.tensor(PREPROCESS.scale).view(3, 1, 1)
+    with torch.no_grad():
+        expected = model(scaled).numpy()
+    assert remark is None
+    assert np.abs(logits_of(file.SerializeToString(), images)(0, 3) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_logits_do_not_depend_on_batch_or_threads(side):
+    file, _ = to_onnx(random_network(num_classes=6), preprocess=Preprocess(size_px=side), metadata=CLASSES)
+    assert_batch_invariant(file.SerializeToString(), side)
+
+
+@pytest.mark.skipif(not DEFAULT_MODEL.exists(), reason="the bundled model is absent")
+def test_bundled_model_does_not_depend_on_batch_or_threads():
+    assert_batch_invariant(DEFAULT_MODEL.read_bytes(), 128)
+
+
+def test_a_wrong_graph_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "fold_scale", lambda model, scale: model)
+    with pytest.raises(ExportError, match="logits differ from PyTorch's by .*, expected at most"):
+        to_onnx(random_network(num_conv_branches=1), preprocess=PREPROCESS, metadata=CLASSES)
+
+
+def test_description_counts_the_inference_form():
+    description = json.loads(describe_model(random_network(num_classes=6), variant="s0", size_px=128))
+    assert description == {"variant": "mobileone_s0", "parameters": 1_059_654, "macs": 89_503_744}

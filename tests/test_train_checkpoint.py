@@ -1,0 +1,33 @@
+import pytest
+import torch
+from test_train_engine import blank
+
+from train.checkpoint import CheckpointError, load, save, source_commit
+
+
+def test_round_trip_from_file_and_folder(tmp_path):
+    saved = blank()
+    save(saved, tmp_path / "checkpoint.pt")
+    for path in (tmp_path, tmp_path / "checkpoint.pt"):
+        loaded = load(path)
+        assert (loaded.config, loaded.classes, loaded.hold_out) == (saved.config, saved.classes, None)
+        assert all(torch.equal(loaded.ema[name], tensor) for name, tensor in saved.ema.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint, expected the --out folder"):
+        load(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        load(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="got schema None, expected 'edge-checkpoint/1'"):
+        load(tmp_path)
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "checkpoint.pt")  # a pickled module: loading it could run code
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        load(tmp_path)
+
+
+def test_commit_is_a_hash_or_unknown():
+    assert source_commit() == "unknown" or len(source_commit().rstrip("+")) == 40

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from sample_networks import labelled_images, random_network
+
+from bench.dataset import Sample
+from edge.preprocess import Preprocess
+from train.data import scale_tensor
+from train.heldout import measure, predict, write_predictions
+
+
+def test_measure_by_hand():
+    #   label  a a a a b b c     group  1 1 2 2 1 1 2
+    #   found  a a b a b a c     hits   1 1 0 1 1 0 1
+    groups = "1122112"
+    samples = [Sample(str(i), label, f"g{groups[i]}", str(i)) for i, label in enumerate("aaaabbc")]
+    metrics = measure(samples, list("aababac"), ["a", "b", "c", "d"])
+    assert metrics["accuracy"]["value"] == pytest.approx(5 / 7, abs=1e-4)
+    assert {name: (rate["value"], rate["n"]) for name, rate in metrics["by_class"].items()} == {
+        "a": (0.75, 4),
+        "b": (0.5, 2),
+        "c": (1.0, 1),
+    }
+    assert metrics["balanced_accuracy"]["value"] == 0.75
+    assert metrics["balanced_accuracy"]["low"] < 0.75 < metrics["balanced_accuracy"]["high"]
+    assert metrics["by_group"]["g1"]["value"] == 0.75
+    assert metrics["by_group"]["g2"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+    # Wilson for 3 of 4 at z = 1.96: (0.75 + 0.4802 +- 1.96 * sqrt(0.046875 + 0.060025)) / 1.9604
+    found = metrics["by_class"]["a"]
+    assert (found["low"], found["high"]) == pytest.approx((0.3006, 0.9544), abs=2e-4)
+
+
+def test_predictions_do_not_depend_on_the_batch(tmp_path):
+    model = random_network(num_conv_branches=1).train()
+    images, labels = labelled_images(5)
+    scale = scale_tensor(Preprocess())
+    probabilities = predict(model, images, scale=scale)
+    assert probabilities.shape == (5, 3) and not model.training
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert np.abs(predict(model, images, scale=scale, batch_size=2) - probabilities).max() < 1e-5
+    with torch.no_grad():
+        alone = model(torch.from_numpy(images[:1]).permute(0, 3, 1, 2) / 255).softmax(dim=1)
+    assert np.abs(alone.numpy() - probabilities[:1]).max() < 1e-5
+    samples = [Sample(f"{i}.png", "abc"[label], "g", f"c{i}") for i, label in enumerate(labels)]
+    write_predictions(tmp_path / "p.csv", samples, probabilities, "abc")
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == "path,group,cluster,label,prediction,prob_a,prob_b,prob_c"
+    assert lines[2].startswith(f"1.png,g,c1,b,{'abc'[probabilities[1].argmax()]},{probabilities[1, 0]:.6f},")
