@@ -121,31 +121,33 @@ def _read_manifest(manifest: Path, label_column: str) -> list[Sample]:
     if missing:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
     folder = str(manifest.parent)
+    place = {name: i for i, name in enumerate(columns)}
+    of_path, of_label, of_group = (place[name] for name in needed)
+    of_cluster, of_split, of_coarse = (place.get(name) for name in ("cluster", "split", "coarse"))
     samples: list[Sample] = []
     first_line: dict[str, int] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):  # a million rows: positions, and messages only where they are needed
         if not row:
             continue
-        where = f"{manifest}: row {line}"
         if len(row) != len(columns):
-            raise DatasetError(f"{where}: got {len(row)} fields, expected {len(columns)}")
-        values = dict(zip(columns, row))
-        for name in needed:
-            if not values[name].strip():
-                raise DatasetError(f"{where}: {name} is empty")
-        path = values["path"]
+            raise DatasetError(f"{manifest}: row {line}: got {len(row)} fields, expected {len(columns)}")
+        path, label, group = row[of_path], row[of_label], row[of_group]
+        if not (path.strip() and label.strip() and group.strip()):
+            empty = next(name for name in needed if not row[place[name]].strip())
+            raise DatasetError(f"{manifest}: row {line}: {empty} is empty")
         if path in first_line:
-            raise DatasetError(f"{where}: {path} was in row {first_line[path]} already, expected each path once")
+            first = first_line[path]
+            raise DatasetError(f"{manifest}: row {line}: {path} was in row {first} already, expected each path once")
         if path.startswith("/") or ".." in path.split("/"):
-            raise DatasetError(f"{where}: got path {path}, expected one inside the manifest's folder")
-        if not os.path.isfile(os.path.join(folder, path)):
-            raise DatasetError(f"{where}: no such file: {path}")
+            raise DatasetError(f"{manifest}: row {line}: got path {path}, expected one inside the manifest's folder")
+        if not os.path.isfile(f"{folder}/{path}"):
+            raise DatasetError(f"{manifest}: row {line}: no such file: {path}")
         first_line[path] = line
+        cluster = path if of_cluster is None else row[of_cluster] or path
+        split = "" if of_split is None else sys.intern(row[of_split])
+        coarse = "" if of_coarse is None else sys.intern(row[of_coarse])
         # A million rows have a handful of classes and groups: each name is held once.
-        label, group, split, coarse = (
-            sys.intern(values.get(name, "")) for name in (label_column, "group", "split", "coarse")
-        )
-        samples.append(Sample(path, label, group, values.get("cluster") or path, split, coarse))
+        samples.append(Sample(path, sys.intern(label), sys.intern(group), cluster, split, coarse))
     return samples
 
 

@@ -365,7 +365,7 @@ def test_wrong_usage(arguments: list[str], message: str, data: Path, capsys: pyt
         ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,1,0.9", "row 2: got 4 fields, expected 5"),
         ("\n1.jpg,MEL", "\n2.jpg,MEL", "1 predictions are for a path that has one already: 2.jpg"),
         ("\n1.jpg,MEL", "\nother/1.jpg,MEL", "1 of 60 predictions are for no sample of the data set, first other/"),
-        ("59.jpg,NV,2,0.9,ok\n", "59.jpg,NV,2,0", "1 of 60 samples have no prediction, first 59.jpg"),  # cut off
+        ("59.jpg,NV,2,0.9,ok\n", "59.jpg,NV,2,0", "ends in the middle of its last row"),  # cut off
     ],
 )
 def test_bad_predictions_are_one_line_and_status_3(
