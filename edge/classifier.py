@@ -10,19 +10,17 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from .decode import PixelLimits, Source
 from .errors import ModelError
+from .predictions import UNCERTAIN, Prediction
 from .preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from .predictions import Prediction
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "mobileone_s0_ham6_128.onnx"
 """The model that comes with the package; its card lies beside it."""
@@ -66,6 +64,8 @@ class Classifier:
         """
         path = Path(path)
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+                raise ModelError(f"{path}: model cannot be read: is no regular file")
             content = path.read_bytes()
         except FileNotFoundError as error:
             raise ModelError(f"{path}: no such model file") from error
@@ -111,7 +111,7 @@ class Classifier:
         limits: PixelLimits = PixelLimits(),
         min_confidence: float = 0.0,
         max_memory_bytes: int | None = None,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Classifies images, in input order and in bounded memory.
 
         Args:
@@ -129,9 +129,12 @@ class Classifier:
 
         Raises:
           ModelError: the network cannot run.
+          TypeError: `sources` is a single path or image.
         """
         from .pipeline import run
 
+        if isinstance(sources, str | bytes | os.PathLike):
+            raise TypeError(f"sources: got one {type(sources).__name__}, expected an iterable of images, as [source]")
         return run(
             self,
             sources,
@@ -170,11 +173,14 @@ def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...
             raise ValueError(f"classes: got {metadata['classes'][:80]!r}, expected a JSON list of names")
         if len(classes) < 2 or len(set(classes)) != len(classes):
             raise ValueError(f"classes: got {classes}, expected at least two, each once")
+        if UNCERTAIN in classes or any("\n" in name or "\r" in name for name in classes):
+            raise ValueError(f"classes: got {classes}, expected none with a line end or named {UNCERTAIN!r}")
+        "".join(classes).encode()
         temperature = float(metadata.get("temperature", "1"))
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature: got {metadata['temperature']!r}, expected a positive number")
         return tuple(classes), Preprocess.from_json(metadata["preprocess"]), temperature
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path}: unusable metadata: {_first_line(error)}") from error
 
 

@@ -6,8 +6,10 @@ Standard output is data, standard error is talk. Heavy imports happen after the 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,9 @@ from .command import (
     ArgumentParser,
     fail,
     fraction,
+    ignore_interrupts,
     positive,
+    quiet_interrupts,
     run,
     say,
 )
@@ -56,7 +60,7 @@ def build_parser() -> ArgumentParser:
     add("paths", nargs="*", metavar="PATH", help="file, folder, glob pattern, @list.txt, or - for a list on stdin")
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the one that comes with the package")
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
-    add("-b", "--batch-size", type=positive, default=4, metavar="N", help="images per network call (default 4)")
+    add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call (default 4)")
     add("-w", "--workers", type=positive, metavar="N", help="threads (default: the usable cores)")
     output = parser.add_argument_group("output").add_argument
     output("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
@@ -89,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(_PROGRAM, "needs a 64-bit system (Raspberry Pi OS 64-bit): no 32-bit onnxruntime", ENVIRONMENT)
     if not arguments.paths and not arguments.check:
         parser.error("expected at least one PATH")
+    if arguments.output == Path("-"):
+        arguments.output = None
     if arguments.resume and arguments.output is None:
         parser.error("--resume needs -o FILE")
     if arguments.resume and arguments.force:
@@ -109,9 +115,17 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _infer(arguments: argparse.Namespace) -> int:
+    with quiet_interrupts(_PROGRAM):
+        run_images = _prepare(arguments)
+    return run_images()
+
+
+def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
+    """Everything up to the first image: the list, the model, the output file."""
     from .inputs import collect
 
     inputs = collect(arguments.paths, recursive=arguments.recursive)
+    _refuse_input_as_output(arguments.output, inputs.paths)
     for remark in () if arguments.quiet else inputs.remarks:
         say(_PROGRAM, remark)
     import warnings
@@ -146,9 +160,22 @@ def _infer(arguments: argparse.Namespace) -> int:
     )
     meta = _meta(classifier, layout, inputs, limits, arguments)
     writer, kept, errors = _open_writer(arguments, layout, meta, inputs)
-    if kept:
+    if kept and not arguments.quiet:
         say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
-    return _write_all(arguments, classifier, writer, inputs, limits, workers, kept, errors)
+    return lambda: _write_all(arguments, classifier, writer, inputs, limits, workers, kept, errors)
+
+
+def _refuse_input_as_output(output: Path | None, paths: Sequence[str]) -> None:
+    if output is None or not output.is_file():
+        return
+    target = os.stat(output)
+    for path in paths:
+        try:
+            is_same = os.path.samestat(target, os.stat(path))
+        except (OSError, ValueError):
+            continue  # its row will say so
+        if is_same:
+            raise FileExistsError(errno.EEXIST, "is one of the images, expected another output", str(output))
 
 
 def _open_writer(
@@ -194,16 +221,19 @@ def _write_all(
                 errors += 1
                 if not arguments.quiet:
                     progress.close()
-                    say(_PROGRAM, f"{_one_line(name)}: {prediction.error}")
+                    say(_PROGRAM, f"{name}: {prediction.error}")
                 if arguments.on_error == "fail":
                     text = f"stopped at the first unusable image ({done} of {total} rows written)"
                     return fail(_PROGRAM, text, SOME_FAILED)
             progress.update(done - kept, errors)
     except KeyboardInterrupt:
+        ignore_interrupts()
+        results.close()
         progress.close()
         where = f"; {part_path(arguments.output)} keeps them, --resume continues" if arguments.output else ""
         return fail(_PROGRAM, f"interrupted after {done} of {total} rows{where}", INTERRUPTED)
     finally:
+        results.close()
         progress.close()
         if done < total:
             writer.close()
@@ -238,8 +268,10 @@ def _meta(
     }
 
 
-def _one_line(text: str) -> str:
-    return text.replace("\n", r"\n").replace("\r", r"\r")
+def _batch_size(text: str) -> int:
+    if (value := positive(text)) > 1024:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at most 1024")
+    return value
 
 
 def _pixels(text: str) -> int:
@@ -250,7 +282,7 @@ def _pixels(text: str) -> int:
 
 
 def _megabytes(text: str) -> int:
-    from .pipeline import plan_memory
+    from .memory import plan_memory
 
     max_bytes = positive(text) * 1_000_000
     try:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from .errors import EdgeError
@@ -76,9 +79,11 @@ def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> in
     """
     try:
         status = action()
-        sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
         return status
     except KeyboardInterrupt:
+        ignore_interrupts()
         return fail(program, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
@@ -89,9 +94,36 @@ def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> in
         return fail(program, *_explain(error))
 
 
+@contextmanager
+def quiet_interrupts(program: str) -> Iterator[None]:
+    """While nothing can be lost yet: Ctrl-C ends the process at once, without the traceback of a broken import."""
+
+    def end(*_: object) -> None:
+        say(program, "interrupted")
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a program that calls `main` from a thread keeps its own handling
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ignore_interrupts() -> None:
+    """From here on a further Ctrl-C is ignored: the process is on its way out, and has files to leave in order."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def say(program: str, text: str) -> None:
-    """One line on standard error."""
-    print(f"{program}: {text}", file=sys.stderr)
+    """One line on standard error; a standard error that is closed or full stops nobody."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in f"{program}: {text}")
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr)
 
 
 def fail(program: str, text: str, status: int) -> int:
@@ -137,5 +169,5 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, ImportError):
         return f"a package is missing or broken: {error}; try edge-infer --check", ENVIRONMENT
     if isinstance(error, MemoryError):
-        return "out of memory: try fewer --workers", ENVIRONMENT
+        return "out of memory: try fewer --workers, a smaller --batch-size or --max-memory", ENVIRONMENT
     return f"internal error: {type(error).__name__}: {error} (-v shows where; please report it)", ENVIRONMENT

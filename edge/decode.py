@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import IO, cast
 from PIL import ExifTags, Image, ImageFile
 
 from .errors import DecodeError
+from .jpeg import MAX_SCANS, count_scans, ends_in_grey, has_several_scans, is_cut_short
 
 Source = str | os.PathLike[str] | bytes
 """An image: the path of a file, or the bytes of one."""
@@ -30,7 +30,7 @@ Source = str | os.PathLike[str] | bytes
 Admit = Callable[[int], None]
 """Called with the bytes that decoding will need, before they are taken. May wait; raises MemoryError to refuse.
 
-See `edge.pipeline.MemoryGate`."""
+See `edge.memory.MemoryGate`."""
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
 """Files of a folder that count as images, in lower case. HEIC and AVIF are among them to be reported, not ignored."""
@@ -55,7 +55,7 @@ class PixelLimits:
     any: int = 300_000_000
     """For every image. Only baseline JPEGs come near: the decoder scales them, a 20000x14000 grey one in 33 MiB."""
     full: int = 50_000_000
-    """For what must be decoded whole: progressive JPEG, PNG, WebP, BMP, TIFF, or a JPEG at full size."""
+    """For what must be decoded whole: progressive (multi-scan) JPEG, PNG, WebP, BMP, TIFF, a JPEG at full size."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Decoded:
     """(left, upper, right, lower) of the true picture inside `image`, in pixels of `image`.
 
     A scaled JPEG is ceil(W / d) wide although the picture covers only W / d of that."""
-    width: int
-    """Stored width of the file in pixels, before scaling and rotation."""
-    height: int
-    """Stored height of the file in pixels, before scaling and rotation."""
+    size: tuple[int, int]
+    """(width, height) of the whole picture at full scale, turned as `image` is."""
+    stored_size: tuple[int, int]
+    """(width, height) in the file's header; differs from `size` where the decoder has turned the picture (TIFF)."""
     orientation: int
-    """EXIF orientation, 1 to 8; 1 where the tag is absent or invalid."""
+    """EXIF orientation still to be applied, 1 to 8; 1 where the tag is absent or invalid."""
 
 
 def decode(
@@ -100,35 +100,39 @@ def decode(
     """
     name = describe(source)
     with _open_binary(source, name) as file:
-        image = _open_image(file, name)
-        width, height = image.size
+        image = _open_image(file, name, limits, admit)
+        size = width, height = image.size
+        stored_size = _stored_size(image)
 
         def failure(reason: str) -> DecodeError:
-            return DecodeError(name, reason, width=width, height=height)
+            return DecodeError(name, reason, width=stored_size[0], height=stored_size[1])
 
         is_jpeg = image.format == "JPEG"
+        is_buffered = is_jpeg and has_several_scans(file, image)
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         if is_jpeg and needed_size is not None:
             drafted = image.draft(None, needed_size(width, height))
             box = drafted[1] if drafted else box
-        is_reduced = image.size != (width, height) and "progressive" not in image.info
-        _check_size(width * height, is_reduced, limits, failure)
-
+        is_reduced = image.size != size and not is_buffered
+        if (problem := _too_large(width * height, is_reduced, limits)) is not None:
+            raise failure(problem)
+        if is_buffered and (num_scans := count_scans(file)) > MAX_SCANS:
+            raise failure(f"has {num_scans} scans, at most {MAX_SCANS}: each costs as much time as a picture")
         if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that some other library of the process may have set
             raise failure("Pillow is set to pass truncated images as whole: unset ImageFile.LOAD_TRUNCATED_IMAGES")
         try:
-            if admit is not None:
-                admit(_decoding_bytes(image, width, height))
+            if admit is not None and image.format != "WEBP":  # that has been asked for when its header was read
+                admit(_decoding_bytes(image, size, is_buffered))
             image.load()
         except Exception as error:  # Pillow raises most built-in types on hostile files
             raise failure(_pillow_reason(error)) from error
-        if is_jpeg and _ends_in_grey(image) and _is_cut_short(file, image):
+        if is_jpeg and ends_in_grey(image) and is_cut_short(file, image):
             raise failure("truncated or corrupt: the JPEG data end before the picture does")
         try:
             picture = _to_8_bit(image)
         except ValueError as error:
             raise failure(_pillow_reason(error)) from error
-        return Decoded(picture, box, width, height, _orientation(image))
+        return Decoded(picture, box, size, stored_size, _orientation(image))
 
 
 def describe(source: Source) -> str:
@@ -152,8 +156,8 @@ def _open_binary(source: Source, name: str) -> IO[bytes]:
         raise DecodeError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open_image(file: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Reads the header only."""
+def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | None) -> ImageFile.ImageFile:
+    """Reads the header only; of a WebP, whose decoder takes its memory at once, after limits and `admit`."""
     try:
         head = file.read(64)
         file.seek(0)
@@ -163,6 +167,11 @@ def _open_image(file: IO[bytes], name: str) -> ImageFile.ImageFile:
         raise DecodeError(name, f"the file is empty (0 bytes), {_EXPECTED}")
     for magic, offset, module, class_name in _PLUGINS:
         if head[offset : offset + len(magic)] == magic:
+            if magic == b"WEBP" and (size := _webp_size(head)) is not None:
+                if (problem := _too_large(size[0] * size[1], False, limits)) is not None:
+                    raise DecodeError(name, problem, width=size[0], height=size[1])
+                if admit is not None:
+                    admit(16 * size[0] * size[1])  # two canvases, the frame's bytes and the image
             try:
                 plugin = getattr(import_module(f"PIL.{module}"), class_name)
                 return cast(ImageFile.ImageFile, plugin(file))
@@ -185,22 +194,42 @@ def _what_is(head: bytes) -> str:
     return f"not a known image format (starts with bytes {head[:8].hex(' ')})"
 
 
-def _check_size(pixels: int, is_reduced: bool, limits: PixelLimits, failure: Callable[[str], DecodeError]) -> None:
+def _too_large(pixels: int, is_reduced: bool, limits: PixelLimits) -> str | None:
     size = f"too large: {pixels / 1e6:.1f} megapixels, at most"
     if pixels > limits.any:
-        raise failure(f"{size} {limits.any / 1e6:.1f} (see --max-pixels)")
+        return f"{size} {limits.any / 1e6:.1f} (see --max-pixels)"
     if not is_reduced and pixels > limits.full:
-        raise failure(f"{size} {limits.full / 1e6:.1f} for an image that must be decoded whole (see --max-pixels-full)")
+        return f"{size} {limits.full / 1e6:.1f} for an image that must be decoded whole (see --max-pixels-full)"
+    return None
 
 
-def _decoding_bytes(image: ImageFile.ImageFile, width: int, height: int) -> int:
-    """Peak memory of decoding, in bytes: Pillow keeps 4 per pixel, a progressive JPEG 2 per coefficient."""
+def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    tags = getattr(image, "tag_v2", {})  # TIFF: image.size is that of the turned picture
+    width, height = tags.get(256), tags.get(257)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else image.size
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) of a WebP file's first bytes. Source: RFC 9649, sections 2.5 to 2.7."""
+    kind = head[12:16]
+    if kind == b"VP8X" and len(head) >= 30:
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if kind == b"VP8L" and len(head) >= 25:
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and len(head) >= 30:
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return None
+
+
+def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffered: bool) -> int:
+    """Peak memory of decoding, in bytes: Pillow keeps 4 per pixel, libjpeg 2 per coefficient it must hold."""
     total = 4 * image.size[0] * image.size[1]
     if image.format != "JPEG":
         return 2 * total  # conversion makes a second copy
-    if "progressive" in image.info:
+    if is_buffered:
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
-        total += 2 * width * height * sum(sampling) // max([1, *sampling])
+        total += 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
     return total
 
 
@@ -248,41 +277,3 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # broken EXIF says nothing about the pixels, whatever Pillow's parser raises on it
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-# libjpeg fills what it has no data for with mid-grey and only warns, and Pillow drops the warning. A file cut
-# short and closed again (by a camera, a recovery tool, an upload) therefore decodes "well", grey at the bottom.
-# Such a picture ends in exact mid-grey, which is rare enough to afford a second look.
-
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_PROBE = bytes((37 * i * i + 91 * i + 5) % 251 for i in range(4096))  # no 0xff, no period a Huffman table could idle in
-
-
-def _ends_in_grey(image: Image.Image) -> bool:
-    return image.getpixel((image.width - 1, image.height - 1)) in (128, (128, 128, 128))
-
-
-def _is_cut_short(file: IO[bytes], image: Image.Image) -> bool:
-    """Whether the decoder ran out of data: then, and only then, more data before the end change the picture."""
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    file.seek(0)
-    data = file.read()
-    position = 2
-    while (marker := _MARKER.search(data, position)) is not None:
-        code = marker[1][0]
-        if code == 0xD9:
-            break
-        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        position = marker.end() + max(length, 2)
-    if marker is None:
-        return False
-    padded = JpegImageFile(io.BytesIO(data[: marker.start()] + _PROBE + data[marker.start() :]))
-    padded.decoderconfig = image.decoderconfig  # type: ignore[attr-defined]
-    padded._size = image.size
-    padded.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in padded.tile]
-    try:
-        padded.load()
-    except (OSError, ValueError):
-        return True
-    return padded.tobytes() != image.tobytes()

@@ -76,7 +76,7 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"no such path: {path_text(found[0])}{more}")
     if num_twice:
-        inputs.remarks.append(f"{num_twice} path(s) given twice: one row each")
+        inputs.remarks.append(f"{num_twice} of the paths lead to a file met before: one row for each file")
     root = os.path.commonpath(anchors)
     inputs.paths = found
     inputs.names = [_relative(path, root) for path in found]
@@ -93,6 +93,8 @@ def natural_key(text: str) -> tuple[list[object], str]:
 def _expand(arguments: Iterable[str]) -> Iterator[str]:
     for argument in arguments:
         if argument == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed, expected a list of paths there")
             yield from _lines(sys.stdin.buffer.read())
         elif argument.startswith("@") and not os.path.lexists(argument):
             try:
@@ -107,7 +109,8 @@ def _expand(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def _lines(content: bytes) -> Iterator[str]:
-    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+    separator = b"\0" if b"\0" in content else b"\n"  # find -print0
+    for line in content.removeprefix(b"\xef\xbb\xbf").split(separator):
         if text := os.fsdecode(line.removesuffix(b"\r")).strip(" \t"):
             yield text
 
@@ -125,7 +128,7 @@ def _images_below(folder: str, recursive: bool) -> Iterator[str]:
             raise InputError(f"folder {path_text(current)}: cannot be read: {error.strerror}") from error
         subfolders = []
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 subfolders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield entry.path
@@ -133,6 +136,13 @@ def _images_below(folder: str, recursive: bool) -> Iterator[str]:
             if (real := os.path.realpath(subfolder)) not in visited:
                 visited.add(real)
                 pending.append(subfolder)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder that may not be entered
+        return False
 
 
 def _relative(path: str, root: str) -> str:

@@ -17,64 +17,22 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
 from heapq import heappop, heappush
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .decode import Admit, PixelLimits, Source, describe
+from .decode import PixelLimits, Source, describe
 from .device import memory_mb, usable_cores
 from .errors import DecodeError
+from .memory import MemoryGate, MemoryPlan, plan_memory
 from .predictions import Prediction, UNCERTAIN, UNCERTAIN_INDEX
 from .preprocess import Loaded
 
 if TYPE_CHECKING:
     from .classifier import Classifier
-
-FREE_BYTES = 16 << 20
-"""Decodes that need less than this pass the memory gate: a 24-megapixel baseline JPEG at 1/8 needs 1.5 MB."""
-
-GATE_BYTES = 160 << 20
-"""What larger decodes may hold together, unless less memory is free. One that needs more is decoded alone."""
-
-BASE_BYTES = 96 << 20
-"""Resident set of the process with its libraries and a MobileOne-S0, before any image."""
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """How many workers, and what large decodes may hold together, so that the process keeps within its memory."""
-
-    workers: int
-    gate_bytes: int
-    is_strict: bool
-    """Whether an image that needs more than the gate is refused instead of being decoded alone."""
-
-
-def plan_memory(workers: int, *, max_bytes: int | None = None, available_bytes: int | None = None) -> MemoryPlan:
-    """Divides memory between workers and the gate.
-
-    Args:
-      workers: Workers wanted.
-      max_bytes: Limit set by the user: as many workers as leave each its `FREE_BYTES`, the rest for the gate, and no
-        image beyond that. None: all workers, and a gate of at most `GATE_BYTES` and a quarter of what is available.
-      available_bytes: Memory the machine can give now, None where that is not known.
-
-    Raises:
-      ValueError: `max_bytes` does not even hold one worker.
-    """
-    if max_bytes is None:
-        gate = GATE_BYTES if available_bytes is None else min(GATE_BYTES, available_bytes // 4)
-        return MemoryPlan(workers, gate, is_strict=False)
-    least = BASE_BYTES + FREE_BYTES
-    if max_bytes < least:
-        raise ValueError(f"max memory: got {max_bytes / 1e6:.0f} MB, expected at least {least / 1e6:.0f} MB")
-    workers = min(workers, (max_bytes - BASE_BYTES) // FREE_BYTES)
-    return MemoryPlan(workers, max_bytes - BASE_BYTES - workers * FREE_BYTES, is_strict=True)
 
 
 def run(
@@ -86,7 +44,7 @@ def run(
     limits: PixelLimits = PixelLimits(),
     min_confidence: float = 0.0,
     max_memory_bytes: int | None = None,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Classifies `sources`; arguments and results as in `Classifier.predict`.
 
     Closing the iterator, or an exception in the consumer (Ctrl-C), stops the workers within one batch.
@@ -104,41 +62,13 @@ def run(
     return _Run(classifier, sources, plan, batch_size, limits, min_confidence).results()
 
 
-class MemoryGate:
-    """Admits large images while their bytes together stay below a limit; one is always admitted, unless strict."""
-
-    def __init__(self, limit_bytes: int = GATE_BYTES, *, is_strict: bool = False) -> None:
-        self._limit = limit_bytes
-        self._is_strict = is_strict
-        self._used = 0
-        self._freed = threading.Condition()
-
-    @contextmanager
-    def image(self) -> Iterator[Admit]:
-        """A context for one image: yields the function that waits for its bytes, and gives them back at the end."""
-        held = 0
-
-        def admit(num_bytes: int) -> None:
-            nonlocal held
-            if num_bytes < FREE_BYTES:
-                return
-            if self._is_strict and num_bytes > self._limit:
-                most = max(self._limit, FREE_BYTES)
-                raise MemoryError(
-                    f"needs about {num_bytes / 1e6:.0f} MB to decode, at most {most / 1e6:.0f} (see --max-memory)"
-                )
-            with self._freed:
-                self._freed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= self._limit)
-                self._used += num_bytes
-                held = num_bytes
-
+def _join(thread: threading.Thread) -> None:
+    """Waits for a worker, through any further Ctrl-C: leaving it behind would abort the interpreter at its end."""
+    while thread.is_alive():
         try:
-            yield admit
-        finally:
-            if held:
-                with self._freed:
-                    self._used -= held
-                    self._freed.notify_all()
+            thread.join()
+        except KeyboardInterrupt:
+            continue
 
 
 def _file_bytes(source: Source) -> int:
@@ -173,6 +103,9 @@ class _Run:
             threading.Thread(target=self._work, name=f"edge-worker-{i}", daemon=True) for i in range(plan.workers)
         ]
         self._changed = threading.Condition()
+        # A list can be read at any moment. Anything else may take its time, or wait for our results, so it gets a
+        # thread of its own that nobody waits for.
+        self._is_listed = isinstance(sources, list | tuple)
         self._sources: Iterator[Source] = iter(sources)
         self._waiting: list[tuple[int, int, Source]] = []  # heap of (-bytes, index, path) inside the window
         self._num_read = 0
@@ -181,9 +114,11 @@ class _Run:
         self._is_over = False  # no source left, or the run was stopped
         self._failure: BaseException | None = None
 
-    def results(self) -> Iterator[Prediction]:
+    def results(self) -> Generator[Prediction, None, None]:
         for thread in self._threads:
             thread.start()
+        if not self._is_listed:
+            threading.Thread(target=self._read_ahead, name="edge-reader", daemon=True).start()
         try:
             while (prediction := self._next_result()) is not None:
                 yield prediction
@@ -193,7 +128,7 @@ class _Run:
                 self._waiting.clear()
                 self._changed.notify_all()
             for thread in self._threads:
-                thread.join()
+                _join(thread)
 
     def _next_result(self) -> Prediction | None:
         with self._changed:
@@ -212,11 +147,14 @@ class _Run:
         try:
             self._decode_and_run()
         except BaseException as error:  # handed to the consumer: a thread must not die in silence
-            with self._changed:
-                self._failure = self._failure or error
-                self._is_over = True
-                self._waiting.clear()
-                self._changed.notify_all()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._is_over = True
+            self._waiting.clear()
+            self._changed.notify_all()
 
     def _decode_and_run(self) -> None:
         side = self._classifier.preprocess.size_px
@@ -245,7 +183,8 @@ class _Run:
         """The next image; None at the end, or, unless `may_wait`, at the end of the window."""
         with self._changed:
             while True:
-                self._look_ahead()
+                while self._is_listed and self._may_read():
+                    self._accept(next(self._sources, None))
                 if self._waiting:
                     _, index, source = heappop(self._waiting)
                     return index, source
@@ -253,19 +192,33 @@ class _Run:
                     return None
                 self._changed.wait()
 
-    def _look_ahead(self) -> None:
-        """Reads the sources to the end of the window, but no further than one source that is bytes: those are large."""
-        while not self._is_over and self._num_read < self._emitted + self._window:
-            if self._waiting and isinstance(self._waiting[0][2], bytes):
-                return
-            try:
-                source = next(self._sources)
-            except StopIteration:
-                self._is_over = True
-                self._changed.notify_all()
-                return
+    def _may_read(self) -> bool:
+        """To the end of the window, but no further than one source that is bytes: those are large."""
+        is_room = self._num_read < self._emitted + self._window
+        return is_room and not self._is_over and not (self._waiting and isinstance(self._waiting[0][2], bytes))
+
+    def _accept(self, source: Source | None) -> None:
+        """Takes the next source into the window; None is the end."""
+        if source is None:
+            self._is_over = True
+        elif not self._is_over:
             heappush(self._waiting, (-_file_bytes(source), self._num_read, source))
             self._num_read += 1
+        self._changed.notify_all()
+
+    def _read_ahead(self) -> None:
+        """The thread that reads sources which are no list."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_over or self._may_read())
+                    if self._is_over:
+                        return
+                source = next(self._sources, None)
+                with self._changed:
+                    self._accept(source)
+        except BaseException as error:  # handed to the consumer, as a worker's
+            self._fail(error)
 
     def _infer(self, batch: np.ndarray, held: list[tuple[int, str, Loaded]]) -> dict[int, Prediction]:
         start = perf_counter()

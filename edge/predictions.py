@@ -127,8 +127,8 @@ def esfair_path(name: str) -> str:
 
 
 def meta_path(path: Path) -> Path:
-    """Where the meta of a CSV or esfair file lies: NAME.meta.json beside it."""
-    return path.with_name(path.stem + ".meta.json")
+    """Where the meta of a CSV or esfair file lies: beside it, as predictions.csv.meta.json."""
+    return path.with_name(path.name + ".meta.json")
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ def csv_fields(record: bytes) -> list[str]:
 
 def _csv_line(fields: list[str]) -> bytes:
     line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n").writerow(fields)
-    return line.getvalue().encode()
+    csv.writer(line, lineterminator="\r\n").writerow(fields)  # so that it quotes fields with either character
+    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 def _csv_text(name: str, value: object) -> str:

@@ -137,7 +137,7 @@ class Preprocess:
         middle = perf_counter()
         self._place(decoded, pixels)
         end = perf_counter()
-        return Loaded(pixels, decoded.width, decoded.height, 1e3 * (middle - start), 1e3 * (end - middle))
+        return Loaded(pixels, *decoded.stored_size, 1e3 * (middle - start), 1e3 * (end - middle))
 
     def fill_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels that the whole picture covers at the scale of the result."""
@@ -178,7 +178,7 @@ class Preprocess:
             width, height = side, side
             box = _central_square(box)
         else:
-            width, height = self.fill_size(decoded.width, decoded.height)
+            width, height = self.fill_size(*decoded.size)
         image = decoded.image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
         if self.apply_orientation and decoded.orientation in _ROTATIONS:

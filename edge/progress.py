@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import suppress
 from time import monotonic
 from typing import TextIO
 
@@ -24,8 +26,9 @@ class Progress:
         """
         self._total = total
         self._unit = unit
-        self._stream = sys.stderr if stream is None else stream
-        self._quiet = quiet
+        chosen = sys.stderr if stream is None else stream
+        self._quiet = quiet or chosen is None
+        self._stream: TextIO = io.StringIO() if chosen is None else chosen  # pythonw, or 2>&-
         self._is_terminal = self._stream.isatty()
         self._interval_s = _TERMINAL_INTERVAL_S if self._is_terminal else _LOG_INTERVAL_S
         self._start = self._last = monotonic()
@@ -45,13 +48,15 @@ class Progress:
     def close(self) -> None:
         """Clears the updating line."""
         if self._width and self._is_terminal:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+            with suppress(OSError):
+                self._stream.write("\r" + " " * self._width + "\r")
+                self._stream.flush()
 
     def _write(self, text: str) -> None:
-        if self._is_terminal:
-            self._stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+        with suppress(OSError):  # a standard error that is full stops nobody
+            if self._is_terminal:
+                self._stream.write("\r" + text.ljust(self._width))
+                self._width = len(text)
+            else:
+                self._stream.write(text + "\n")
+            self._stream.flush()

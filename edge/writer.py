@@ -57,14 +57,16 @@ class PredictionsWriter:
           OSError: the place cannot be written.
         """
         if path is None:
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "is closed", "standard output")
             writer = cls(layout, None, sys.stdout.buffer, 0)
         else:
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
+            path = _place_for(path)
             part = part_path(path)
             for existing, hint in (
                 (path, "--force replaces it"),
                 (part, "--resume continues that run, --force starts over"),
+                (meta_path(path), "--force replaces it"),
             ):
                 if existing.exists() and not force:
                     raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
@@ -94,11 +96,13 @@ class PredictionsWriter:
           PredictionsError: they belong to another list of images or other settings, or are damaged.
           OSError: the file cannot be read or written.
         """
+        path = _place_for(path)
         part = part_path(path)
-        if not part.exists():
+        is_copy = not part.exists()
+        if is_copy:
             if not path.exists():
-                return cls.create(layout, meta, path), 0, 0
-            _copy_as_part(path)
+                return cls.create(layout, meta, path, force=True), 0, 0
+            shutil.copyfile(path, part)
         file = _open_locked(part)
         writer = cls(layout, path, file, 0)
         try:
@@ -107,10 +111,12 @@ class PredictionsWriter:
             file.seek(size)
         except BaseException:
             file.close()
+            if is_copy:
+                part.unlink(missing_ok=True)
             raise
+        writer._write_meta(meta)
         writer._size = size
         if size == 0:
-            writer._write_meta(meta)
             writer._put(layout.header(meta))
         return writer, kept, errors
 
@@ -128,6 +134,7 @@ class PredictionsWriter:
             return
         os.fsync(self._file.fileno())
         if self._layout.format != "jsonl":
+            self._path.unlink(missing_ok=True)  # rows of an older run must not stand beside this run's meta
             os.replace(part_path(meta_path(self._path)), meta_path(self._path))
         os.replace(part_path(self._path), self._path)
         self.close()
@@ -159,7 +166,7 @@ class PredictionsWriter:
         assert self._path is not None
         part = part_path(self._path)
         with open(part, "rb") as file:
-            rows = records(file)
+            rows = records(file) if self._layout.format == "csv" else (row for row in file if row.endswith(b"\n"))
             size = 0
             if self._layout.format != "esfair":  # the others have a header
                 header = next(rows, b"")
@@ -169,7 +176,8 @@ class PredictionsWriter:
             if self._layout.format == "jsonl":
                 kept_meta = json_object(header, f"{part}: line 1")
             else:
-                kept_meta = read_meta(part_path(meta_path(self._path)))
+                meta_part = part_path(meta_path(self._path))  # absent when the run was killed while finishing
+                kept_meta = read_meta(meta_part if meta_part.exists() else meta_path(self._path))
             _compare_meta(part, kept_meta, meta)
             kept = errors = 0
             for row in rows:
@@ -217,11 +225,13 @@ def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> 
         raise PredictionsError(f"{part}: made with other settings ({changes[:300]}); start over with --force")
 
 
-def _copy_as_part(path: Path) -> None:
-    shutil.copyfile(path, part_path(path))
-    meta = meta_path(path)
-    if meta.exists():
-        shutil.copyfile(meta, part_path(meta))
+def _place_for(path: Path) -> Path:
+    """Where the file will really lie: a link is followed, a folder or device refused."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is no regular file (leave -o out for standard output)", str(path))
+    return path.resolve()
 
 
 def _open_locked(path: Path) -> IO[bytes]:

@@ -67,7 +67,7 @@ def predictions_file(path: Path, rows: list[tuple[str, str, str | None]], meta: 
         writer.writeheader()
         writer.writerows(records)
     if meta is not None:
-        path.with_name(path.stem + ".meta.json").write_text(json.dumps(meta))
+        path.with_name(path.name + ".meta.json").write_text(json.dumps(meta))
     return path
 
 

@@ -274,7 +274,7 @@ def data(tmp_path: Path) -> Path:
         (tmp_path / path).touch()
     (tmp_path / "manifest.csv").write_text("path,class,group,cluster,split\n" + "".join(rows))
     (tmp_path / "p.csv").write_text("path,label,label_index,confidence,status\n" + "".join(lines))
-    (tmp_path / "p.meta.json").write_text(json.dumps(META))
+    (tmp_path / "p.csv.meta.json").write_text(json.dumps(META))
     return tmp_path
 
 

@@ -65,6 +65,10 @@ def test_everything_needed_comes_from_the_file(classifier):
         (with_metadata(preprocess=Preprocess(size_px=64).to_json()), r"got input images .* expected .* 64, 64, 3"),
         (with_metadata(temperature="0"), "temperature: got '0'"),
         (with_metadata(temperature="nan"), "temperature"),
+        (with_metadata(classes='["a", "b", "uncertain"]'), "expected none with a line end or named 'uncertain'"),
+        (with_metadata(classes=r'["a", "b", "\ud800"]'), "unusable metadata"),
+        (with_metadata(classes="[" * 100_000), "unusable metadata"),
+        (with_metadata(preprocess=Preprocess(size_px=32).to_json().replace("0.0039", "1" * 400 + ".0039")), "unusable"),
         (with_shape("input", 1, 32, 32, 3), r"got input images \(uint8\) \[1, 32, 32, 3\], expected"),
     ],
 )
@@ -128,6 +132,12 @@ def test_predict_takes_paths_and_bytes_in_order(tmp_path, classifier):
         assert prediction.confidence == prediction.probabilities.max()
         assert (prediction.width, prediction.height) == (64, 48)
     assert predictions[3].error == "is a folder, expected an image file"
+
+
+@pytest.mark.parametrize("sources", ["photo.jpg", b"bytes", TINY_MODEL])
+def test_predict_refuses_a_single_source(classifier, sources):
+    with pytest.raises(TypeError, match="expected an iterable of images"):
+        classifier.predict(sources)
 
 
 def test_predict_marks_what_it_is_not_sure_of(classifier):

@@ -55,7 +55,7 @@ def test_file_output_is_complete_with_its_meta(photos, tmp_path, capsys):
     assert len(predictions.rows) == 12
     assert predictions.meta["classes"] == ["ash", "birch", "cedar"]
     assert predictions.meta["columns"][-5:] == ["top3_label", "top3_confidence", "prob_ash", "prob_birch", "prob_cedar"]
-    text = (tmp_path / "out.meta.json").read_text()
+    text = (tmp_path / "out.csv.meta.json").read_text()
     assert str(tmp_path) not in text and os.uname().nodename not in text
 
 
@@ -64,7 +64,7 @@ def test_equal_runs_give_equal_bytes_whatever_the_workers(photos, tmp_path):
     for workers, batch in ((1, 1), (2, 4), (5, 3), (3, 64)):
         out = tmp_path / f"out{workers}.csv"
         infer(photos, "-o", out, "--no-timing", "--probs", "-w", workers, "-b", batch)
-        contents.add((out.read_bytes(), (tmp_path / f"out{workers}.meta.json").read_bytes()))
+        contents.add((out.read_bytes(), (tmp_path / f"out{workers}.csv.meta.json").read_bytes()))
     assert len(contents) == 1
 
 
@@ -106,12 +106,16 @@ def test_on_error_fail_stops_with_1_and_can_be_resumed(photos, tmp_path, capsys)
         (["photos", "-o", "taken.csv"], 2, "taken.csv: exists already"),
         (["photos", "-o", "empty"], 5, "empty: is a folder"),
         (["photos", "-o", "nowhere/out.csv"], 5, "nowhere/out.csv"),
+        (["photos", "-o", "pipe", "--force"], 2, "pipe: is no regular file"),
+        (["photos", "-o", "photos/img1.jpg", "--force"], 2, "photos/img1.jpg: is one of the images"),
+        (["photos", "-m", "pipe"], 4, "pipe: model cannot be read: is no regular file"),
     ],
 )
 def test_what_stops_a_run_is_one_line_and_its_status(photos, tmp_path, monkeypatch, capsys, arguments, status, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken.csv").touch()
+    os.mkfifo(tmp_path / "pipe")
     assert main(["-m", str(TINY_MODEL), *arguments]) == status
     out, err = capsys.readouterr()
     assert out == ""
@@ -130,6 +134,9 @@ def test_what_stops_a_run_is_one_line_and_its_status(photos, tmp_path, monkeypat
         (["x", "--max-pixels", "big"], "got 'big', expected pixels"),
         (["x", "--format", "xml"], "invalid choice: 'xml'"),
         (["x", "--resume"], "--resume needs -o FILE"),
+        (["x", "-o", "-", "--resume"], "--resume needs -o FILE"),
+        (["x", "-b", "99999999999999999999"], "expected at most 1024"),
+        (["x", "--max-memory", "50"], "max memory: got 50 MB, expected at least"),
         (["x", "--resume", "--force", "-o", "y"], "exclude each other"),
     ],
 )
@@ -145,7 +152,7 @@ def test_a_duplicate_is_one_row_and_one_line(photos, capsys):
     main(["-m", str(TINY_MODEL), str(photos / "img1.jpg"), str(photos / "img1.jpg")])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
-    assert err == "edge-infer: 1 path(s) given twice: one row each\n"
+    assert err == "edge-infer: 1 of the paths lead to a file met before: one row for each file\n"
 
 
 def test_a_32_bit_system_is_told_so(monkeypatch, capsys):
@@ -280,3 +287,58 @@ def test_progress_updates_one_line_on_a_terminal():
     assert stream.getvalue().count("\n") == 0
     assert "[5/10]" in stream.getvalue() and "errors 2" in stream.getvalue()
     assert stream.getvalue().endswith("\r")
+
+
+def test_a_link_as_output_is_followed(photos, tmp_path):
+    target = tmp_path / "elsewhere" / "real.csv"
+    target.parent.mkdir()
+    (tmp_path / "link.csv").symlink_to(target)
+    assert infer(photos, "-o", tmp_path / "link.csv") == 1
+    assert (tmp_path / "link.csv").is_symlink() and len(read(target).rows) == 12
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "num_rows"),
+    [("2>/dev/full", 1, 12), ("2>&-", 1, 12), (">&-", 5, None), ("- <&-", 3, None)],
+)
+def test_standard_streams_that_are_closed_or_full(photos, tmp_path, redirection, status, num_rows):
+    out = tmp_path / "out.csv"
+    target = f"-o '{out}'" if num_rows else ""
+    command = f"'{sys.executable}' -m edge -m '{TINY_MODEL}' '{photos}' {target} {redirection}"
+    result = subprocess.run(command, shell=True, executable="/bin/bash", capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr and "edge-infer" not in result.stdout
+    if num_rows:
+        assert len(read(out).rows) == num_rows
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / "a\x1b[31m\n.jpg").write_bytes(b"")
+    main(["-m", str(TINY_MODEL), str(tmp_path)])
+    err = capsys.readouterr().err
+    assert r"a\x1b[31m\n.jpg: the file is empty" in err and "\x1b" not in err
+
+
+def test_interrupted_while_starting_is_130_and_one_line(photos):
+    process = subprocess.Popen(
+        [*COMMAND, str(photos)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(0.12)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, 1)  # 1: it was faster
+    assert "ImportError" not in err and "package is missing" not in err
+
+
+def test_interrupted_twice_ends_as_interrupted_once(tmp_path):
+    folder = folder_of_photos(tmp_path / "photos", 1)
+    for i in range(300):
+        (folder / f"img{i}.jpg").write_bytes(encoded(photo(640, 480)))
+    command = [*COMMAND, str(folder), "-o", str(tmp_path / "out.csv"), "-w", "3"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "out.csv.part", 10, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err and "terminate" not in err

@@ -35,7 +35,7 @@ def needs(width, height):
 def test_jpeg_is_decoded_at_the_smallest_sufficient_scale(size, needed, reduced):
     decoded = decode(encoded(photo(*size)), needed_size=needs(*needed))
     assert decoded.image.size == reduced
-    assert (decoded.width, decoded.height) == size
+    assert decoded.size == decoded.stored_size == size
     scale = round(size[0] / reduced[0])
     assert decoded.box == (0, 0, size[0] / scale, size[1] / scale)
 
@@ -152,11 +152,66 @@ def test_a_baseline_jpeg_decoded_whole_falls_under_the_full_limit():
         decode(encoded(photo(100, 100)), limits=PixelLimits(full=9_999))
 
 
+def in_several_scans(image):
+    """A baseline JPEG whose components come one after the other: libjpeg must hold all of it."""
+    planes = [np.asarray(plane) for plane in image.convert("YCbCr").split()]
+    parts = [encoded(Image.fromarray(plane)) for plane in planes]  # grey files with the same standard tables
+
+    def segment(data, code):
+        start = data.index(bytes((0xFF, code)))
+        return start, start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+
+    first = parts[0]
+    start, end = segment(first, 0xC0)
+    frame = first[start + 4 : start + 9] + bytes((3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0))
+    frame = b"\xff\xc0" + struct.pack(">H", 2 + len(frame)) + frame
+    body = first[:start] + frame + first[end : segment(first, 0xDA)[0]]
+    for component, data in enumerate(parts, 1):
+        entropy = data[segment(data, 0xDA)[1] : -2]
+        body += b"\xff\xda\x00\x08\x01" + bytes((component, 0x00, 0, 63, 0)) + entropy
+    return body + b"\xff\xd9"
+
+
+def test_a_baseline_jpeg_in_several_scans_counts_as_progressive():
+    content = in_several_scans(photo(640, 480))
+    asked: list[int] = []
+    decoded = decode(content, needed_size=needs(32, 24), admit=asked.append)
+    assert decoded.image.size == (80, 60)
+    assert asked == [80 * 60 * 4 + 640 * 480 * 6]
+    with pytest.raises(DecodeError, match="decoded whole"):
+        decode(content, needed_size=needs(32, 24), limits=PixelLimits(full=100_000))
+
+
+def test_a_progressive_jpeg_with_countless_scans_is_refused():
+    content = encoded(photo(), progressive=True)
+    last = content.rindex(b"\xff\xda")
+    with pytest.raises(DecodeError, match="scans, at most 100"):
+        decode(content[:-2] + content[last:-2] * 100 + b"\xff\xd9")
+
+
+def test_a_webps_size_is_checked_before_its_decoder_takes_memory():
+    for options in ({"lossless": True}, {}, {"lossless": True, "exif": b"Exif\0\0"}):
+        content = encoded(photo(200, 100), "WEBP", **options)
+        asked: list[int] = []
+        assert decode(content, admit=asked.append).size == (200, 100)
+        assert asked == [16 * 200 * 100]
+        with pytest.raises(DecodeError, match="decoded whole") as info:
+            decode(content, limits=PixelLimits(full=19_999))
+        assert (info.value.width, info.value.height) == (200, 100)
+
+
+def test_stored_size_of_a_turned_tiff_is_that_of_the_file():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode(encoded(photo(60, 40), "TIFF", exif=exif))
+    assert (decoded.stored_size, decoded.size) == ((60, 40), (40, 60))
+
+
 def test_pillows_own_limit_is_neither_used_nor_changed():
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = 100
     try:
-        assert decode(encoded(photo())).width == 320
+        assert decode(encoded(photo())).size == (320, 240)
         assert Image.MAX_IMAGE_PIXELS == 100
     finally:
         Image.MAX_IMAGE_PIXELS = before
@@ -209,7 +264,7 @@ def test_truncated_files_are_errors(format, share):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("scale", [1, 4])
 def test_a_jpeg_cut_short_and_closed_again_is_no_grey_picture(share, mode, scale):
     content = encoded(photo(640, 480, mode=mode))
@@ -217,19 +272,33 @@ def test_a_jpeg_cut_short_and_closed_again_is_no_grey_picture(share, mode, scale
     size = needs(640 // scale, 480 // scale)
     with Image.open(io.BytesIO(cut)) as image:  # Pillow alone passes it, grey at the bottom
         image.load()
-        assert image.getpixel((639, 479)) in (128, (128, 128, 128))
+        assert image.getpixel((639, 479)) in (128, (128, 128, 128), (127, 127, 127, 127))
     with pytest.raises(DecodeError, match="end before the picture does"):
         decode(cut, needed_size=size)
     decode(content, needed_size=size)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_jpeg_cut_at_a_restart_marker_is_no_grey_picture(rows):
+    content = encoded(photo(320, 240), restart_marker_rows=rows)
+    markers = [i for i in range(600, len(content) - 2) if content[i] == 0xFF and 0xD0 <= content[i + 1] <= 0xD7]
+    assert markers
+    decode(content, needed_size=needs(80, 60))
+    for position in markers:
+        for cut in (position, position + 2):
+            with pytest.raises(DecodeError, match="end before the picture does"):
+                decode(content[:cut] + b"\xff\xd9", needed_size=needs(80, 60))
+
+
+@pytest.mark.parametrize("restart_marker_rows", [0, 1])
 @pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_that_is_grey_at_the_bottom_is_accepted(mode, progressive):
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_picture_that_is_grey_at_the_bottom_is_accepted(mode, progressive, restart_marker_rows):
     image = photo(320, 240, mode=mode)
-    image.paste(128 if mode == "L" else (128, 128, 128), (0, 100, 320, 240))
+    image.paste(128 if mode == "L" else (128,) * len(mode), (0, 100, 320, 240))
+    content = encoded(image, progressive=progressive, restart_marker_rows=restart_marker_rows)
     for needed in (320, 80):
-        decode(encoded(image, progressive=progressive), needed_size=needs(needed, needed * 3 // 4))
+        decode(content, needed_size=needs(needed, needed * 3 // 4))
 
 
 def test_pillows_truncation_switch_does_not_let_damage_through(monkeypatch):
@@ -269,4 +338,4 @@ def test_an_unreadable_file_says_so(tmp_path, monkeypatch):
 def test_any_name_will_do(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(encoded(photo()))
-    assert decode(path).width == 320
+    assert decode(path).size == (320, 240)

@@ -42,7 +42,7 @@ def test_several_arguments_are_named_from_the_deepest_common_folder(tree):
 def test_a_file_reached_twice_is_one_row(tree):
     inputs = collect(["photos/img2.JPG", "photos", "./photos/../photos/img2.JPG", str(tree / "photos/img10.jpg")])
     assert inputs.names == ["img2.JPG", "img10.jpg", "z.heic"]
-    assert inputs.remarks == ["3 path(s) given twice: one row each"]
+    assert inputs.remarks == ["3 of the paths lead to a file met before: one row for each file"]
 
 
 def test_a_missing_file_among_good_ones_stays(tree):
@@ -92,6 +92,23 @@ def test_lists_from_file_and_standard_input(tree, monkeypatch):
 def test_links_in_a_circle_end(tree):
     os.symlink(tree / "photos", tree / "photos" / "b" / "loop")
     assert len(collect(["photos"], recursive=True).names) == 5
+
+
+def test_links_that_lead_nowhere_are_no_images(tree):
+    os.symlink(tree / "photos" / "loop2", tree / "photos" / "loop1")
+    os.symlink(tree / "photos" / "loop1", tree / "photos" / "loop2")
+    assert len(collect(["photos"], recursive=True).names) == 5
+
+
+def test_a_list_may_be_separated_by_zero_bytes(tree):
+    (tree / "list0").write_bytes(b"photos/img10.jpg\0photos/b/x.png\0")
+    assert collect(["@list0"]).names == ["img10.jpg", "b/x.png"]
+
+
+def test_a_closed_standard_input_is_said(tree, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        collect(["-"])
 
 
 def test_names_that_are_no_utf8_or_hold_line_ends(tree):

@@ -8,7 +8,8 @@ import pytest
 from sample_images import TINY_MODEL, encoded, photo
 
 from edge import Classifier
-from edge.pipeline import BASE_BYTES, FREE_BYTES, GATE_BYTES, MemoryGate, MemoryPlan, plan_memory, run
+from edge.memory import BASE_BYTES, FREE_BYTES
+from edge.pipeline import run
 from edge.preprocess import Loaded, Preprocess
 
 
@@ -92,6 +93,37 @@ def test_the_largest_file_of_the_window_goes_first(tmp_path, monkeypatch):
     assert sorted(order) == sorted(paths)
 
 
+def test_a_source_that_waits_for_its_own_results(classifier):
+    """The next image comes only when the last one is answered: nothing may hold back, nothing may hang."""
+    answered = threading.Semaphore(1)
+
+    def sources():
+        for i in range(6):
+            assert answered.acquire(timeout=10)
+            yield PHOTOS[i]
+
+    num_results = 0
+    for _ in run(classifier, sources(), workers=2, batch_size=4):
+        num_results += 1
+        answered.release()
+    assert num_results == 6
+
+
+def test_closing_while_the_source_waits(classifier):
+    never = threading.Event()
+
+    def sources():
+        yield PHOTOS[0]
+        never.wait(20)
+
+    results = run(classifier, sources(), workers=2)
+    next(results)
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 5
+    never.set()
+
+
 def test_bytes_are_not_read_ahead(classifier):
     taken = []
 
@@ -165,34 +197,6 @@ def test_times_are_positive_and_shared_by_the_batch(classifier):
     assert all(p.decode_ms > 0 and p.infer_ms > 0 for p in predictions)
 
 
-def test_gate_lets_small_images_pass_and_large_ones_wait():
-    gate = MemoryGate(limit_bytes=2 * FREE_BYTES)
-    order = []
-
-    def decode(name, num_bytes):
-        with gate.image() as admit:
-            admit(num_bytes)
-            order.append(name)
-
-    with gate.image() as admit:
-        admit(2 * FREE_BYTES)
-        waiting = threading.Thread(target=decode, args=("large", FREE_BYTES))
-        waiting.start()
-        decode("small", FREE_BYTES - 1)
-        time.sleep(0.05)
-        assert order == ["small"]
-    waiting.join(5)
-    assert order == ["small", "large"]
-
-
-def test_gate_admits_one_that_is_larger_than_the_limit_and_survives_failures():
-    gate = MemoryGate(limit_bytes=FREE_BYTES)
-    for _ in range(2):
-        with pytest.raises(RuntimeError), gate.image() as admit:
-            admit(100 * FREE_BYTES)
-            raise RuntimeError
-
-
 def test_a_large_image_is_held_until_it_is_resized(classifier, monkeypatch):
     """A PNG keeps all its pixels after decoding, so the gate must not open before the resize is done."""
     inside = []
@@ -207,8 +211,8 @@ def test_a_large_image_is_held_until_it_is_resized(classifier, monkeypatch):
         inside.pop()
 
     monkeypatch.setattr(Preprocess, "_place", slow_place)
-    monkeypatch.setattr("edge.pipeline.FREE_BYTES", 1)
-    monkeypatch.setattr("edge.pipeline.GATE_BYTES", 1)
+    monkeypatch.setattr("edge.memory.FREE_BYTES", 1)
+    monkeypatch.setattr("edge.memory.GATE_BYTES", 1)
     list(run(classifier, [encoded(photo(64, 64), "PNG")] * 6, workers=3))
     assert max(most) == 1
 
@@ -221,16 +225,6 @@ def test_batches_are_full_when_there_are_enough_images(monkeypatch):
     list(run(classifier, PHOTOS[:10], workers=1, batch_size=4))
     assert sizes == [4, 4, 2]
     assert np.sum(sizes) == 10
-
-
-def test_memory_is_divided_between_workers_and_large_images():
-    mib = 1 << 20
-    assert plan_memory(4) == MemoryPlan(4, GATE_BYTES, False)
-    assert plan_memory(4, available_bytes=400 * mib) == MemoryPlan(4, 100 * mib, False)
-    assert plan_memory(4, max_bytes=BASE_BYTES + 200 * mib) == MemoryPlan(4, 136 * mib, True)
-    assert plan_memory(4, max_bytes=BASE_BYTES + 40 * mib) == MemoryPlan(2, 8 * mib, True)
-    with pytest.raises(ValueError, match="max memory: got 100 MB, expected at least 117 MB"):
-        plan_memory(4, max_bytes=100_000_000)
 
 
 def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier):

@@ -38,8 +38,8 @@ def test_csv_to_the_byte(tmp_path):
         "a.jpg,birch,1,0.700000,ok,,64,48,1.500,0.250,ash,0.200000,0.200000,0.700000,0.100000\n"
         '"b, ""2"".jpg",,,,error,truncated,10,20,,,,,,,\n'
     )
-    assert json.loads((tmp_path / "out.meta.json").read_text()) == META
-    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.meta.json"]
+    assert json.loads((tmp_path / "out.csv.meta.json").read_text()) == META
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.csv.meta.json"]
 
 
 def test_jsonl_to_the_byte(tmp_path):
@@ -64,7 +64,7 @@ def test_the_winners_form(tmp_path):
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
 def test_reading_back_gives_what_was_written(tmp_path, format):
     path = tmp_path / f"out.{format}"
-    odd = Prediction("läsion\n2.jpg", "uncertain", -1, 0.4, "ok", "", 1, 1, 0.5, 0.5, np.array([0.4, 0.3, 0.3], "f4"))
+    odd = Prediction("läsion\r\n2.jpg", "uncertain", -1, 0.4, "ok", "", 1, 1, 0.5, 0.5, np.array([0.4, 0.3, 0.3], "f4"))
     write(path, [OK, FAILED, odd], format=format, probs=True)
     back = read(path)
     assert back.meta == META
@@ -169,7 +169,7 @@ def test_resuming_another_list_model_or_setting_is_refused_and_changes_nothing(t
     part_path(path).write_bytes(before + b"garbage\n")
     with pytest.raises(PredictionsError, match="row 4: got 1 fields"):
         PredictionsWriter.resume(layout(), META, path, NAMES)
-    meta_path(path).with_name("out.meta.json.part").unlink()
+    part_path(meta_path(path)).unlink()
     with pytest.raises(PredictionsError, match="missing"):
         PredictionsWriter.resume(layout(), META, path, NAMES)
 
@@ -205,3 +205,69 @@ def test_a_full_disk_keeps_the_complete_rows(tmp_path):
 def test_path_text():
     assert path_text("plain ü.jpg") == "plain ü.jpg"
     assert path_text(os.fsdecode(b"a\xff\xe9.jpg")) == r"a\xff\xe9.jpg"
+
+
+@pytest.mark.parametrize("name", ["a\rb.jpg", "a\nb.jpg", 'a"b.jpg', '"', "a,b", "{", " a ", "=1+1"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "esfair"])
+def test_odd_names_survive_a_resume(tmp_path, name, format):
+    path = tmp_path / "out.x"
+    rows = [Prediction(name, "ash", 0, 0.5), Prediction("next.jpg", "ash", 0, 0.5)]
+    write(path, rows[:1], format=format, finish=False)
+    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, [p.path for p in rows])
+    assert kept == 1
+    writer.write(rows[1])
+    writer.finish()
+    if format != "esfair":
+        assert [p.path for p in read(path).rows] == [name, "next.jpg"]
+
+
+@pytest.mark.parametrize("format", ["csv", "esfair"])
+def test_killed_between_the_renames_of_the_end(tmp_path, format, monkeypatch):
+    path = tmp_path / "out.x"
+    write(path, PREDICTIONS[:2], format=format)  # an older run, to be replaced
+
+    class Killed(Exception):
+        pass
+
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise Killed
+        real(source, target)
+
+    writer = PredictionsWriter.create(layout(format=format), META, path, force=True)
+    for prediction in PREDICTIONS:
+        writer.write(prediction)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(Killed):
+        writer.finish()
+    monkeypatch.undo()
+    writer.close()
+    assert not path.exists()  # the old rows must not stand beside the new meta
+    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
+    writer.finish()
+    assert kept == 7 and path.exists() and sorted(os.listdir(tmp_path)) == ["out.x", "out.x.meta.json"]
+
+
+def test_refusing_to_resume_a_finished_file_leaves_it_alone(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, PREDICTIONS)
+    with pytest.raises(PredictionsError):
+        PredictionsWriter.resume(layout(), META, path, ["other.jpg"])
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.csv.meta.json"]
+
+
+def test_another_files_meta_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "out.csv.meta.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="--force"):
+        write(tmp_path / "out.csv", [OK])
+
+
+def test_a_file_that_ends_in_the_middle_of_a_row_is_refused(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, [OK, FAILED])
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(PredictionsError, match="ends in the middle of its last row"):
+        read(path)

@@ -107,3 +107,14 @@ def test_without_pytorch(tmp_path, data, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
     assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install 'fairedge[train]'\n"
+
+
+def test_an_unusable_held_out_image_is_found_before_the_training(tmp_path, data, capsys):
+    folds = folds_file(tmp_path, data)
+    rows = [line.split(",") for line in folds.read_text().splitlines()[1:]]
+    held_out = next(row[0] for row in rows if row[-1] == "0")
+    (data / held_out).write_bytes(b"no image")
+    run_folder = tmp_path / "run"
+    assert main(["fit", str(data), "--folds", str(folds), "--hold-out", "0", "--out", str(run_folder), *FAST]) == 3
+    assert "not a known image format" in capsys.readouterr().err
+    assert not (run_folder / "checkpoint.pt").exists()

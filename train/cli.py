@@ -22,6 +22,8 @@ from edge.command import DONE, ENVIRONMENT, STATUSES, ArgumentParser, fail, natu
 from .config import RECIPES, TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bench.dataset import Sample
 
     from .checkpoint import Checkpoint
@@ -154,6 +156,8 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
         _write_json(out / "config.json", {"recipe": arguments.recipe, **config.to_dict()})
         (out / "heldout.txt").write_text("".join(f"{sample.path}\n" for sample in held_out), encoding="utf-8")
     images = load_images(arguments.data, seen, preprocess, quiet=arguments.quiet)
+    # Before the training, or an unusable image here would be found when it is over.
+    held_out_images = load_images(arguments.data, held_out, preprocess, quiet=arguments.quiet)
     labels = np.array([classes.index(sample.label) for sample in seen])
     if not arguments.quiet:
         say(_PROGRAM, f"{len(seen)} images to train on, {len(held_out)} held out, classes {', '.join(classes)}")
@@ -161,7 +165,7 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             say(_PROGRAM, f"epoch {row.epoch}/{config.epochs} {row.size_px} px loss {row.loss:.4f} {row.seconds:.0f} s")
     if held_out:
-        _measure(arguments, held_out, out)
+        _measure(held_out, held_out_images, out=out, quiet=arguments.quiet)
     return DONE
 
 
@@ -188,12 +192,12 @@ def _divide(
     return seen, [sample for sample in samples if fold_of[sample.path] == hold_out], folds_sha256
 
 
-def _measure(arguments: argparse.Namespace, held_out: Sequence[Sample], out: Path) -> None:
+def _measure(held_out: Sequence[Sample], images: np.ndarray, *, out: Path, quiet: bool) -> None:
     """Predicts the held-out images with the averaged weights and writes what came out."""
     from edge.preprocess import Preprocess
 
     from . import checkpoint as checkpoints
-    from .data import load_images, scale_tensor
+    from .data import scale_tensor
     from .engine import build
     from .heldout import measure, predict, write_predictions
 
@@ -201,14 +205,13 @@ def _measure(arguments: argparse.Namespace, held_out: Sequence[Sample], out: Pat
     config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
     model = build(config, len(state.classes))
     model.load_state_dict(state.ema)
-    images = load_images(arguments.data, held_out, preprocess, quiet=arguments.quiet)
     probabilities = predict(model, images, scale=scale_tensor(preprocess))
     predictions = [state.classes[i] for i in probabilities.argmax(axis=1)]
     metrics = {"hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
     write_predictions(out / "heldout_predictions.csv", held_out, probabilities, state.classes)
     _write_json(out / "metrics.json", metrics)
     checkpoints.save(dataclasses.replace(state, metrics=metrics), out / checkpoints.NAME)
-    if not arguments.quiet:
+    if not quiet:
         for name in ("accuracy", "balanced_accuracy"):
             value = metrics[name]
             interval = f"[{value['low']:.3f}, {value['high']:.3f}]"
