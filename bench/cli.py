@@ -16,8 +16,10 @@ from typing import Any
 from edge import __version__
 from edge.command import (
     DONE,
+    ENVIRONMENT,
     GATE,
     INTERRUPTED,
+    SOME_FAILED,
     STATUSES,
     USAGE,
     ArgumentParser,
@@ -90,6 +92,20 @@ def build_parser() -> ArgumentParser:
     _add_output(compare)
     _add_talk(compare)
 
+    report = commands.add_parser("report", help="one page, a summary and tables from results", description=_REPORT)
+    add = report.add_argument
+    add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if needed")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    _add_talk(report)
+
+    tone = commands.add_parser("tone", help="estimate the skin angle, for audits alone", description=_TONE)
+    add = tone.add_argument
+    add("data", type=Path, metavar="DATA", help="folder with a manifest.csv, or with images at any depth")
+    add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images (default 4)")
+    _add_output(tone, what="the angles as CSV")
+    _add_talk(tone)
+
     latency = commands.add_parser("latency", help="time edge-infer the contest's way", description=_LATENCY)
     add = latency.add_argument
     add("images", nargs="+", metavar="PATH", help="as for edge-infer: file, folder, pattern, @list.txt, -")
@@ -132,6 +148,8 @@ _LATENCY = "Seconds per 100 images, from file path to label: 10 runs over 100 im
 _FIDELITY = "Labels and network input after scaled decoding, as shipped, against a full-size decode of the same photo."
 _MEMORY = "Peak resident memory of a whole edge-infer process, and whether it grows with the number of photos."
 _SCORE = "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
+_REPORT = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
+_TONE = "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
 _COMPARE = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
 
 
@@ -145,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "latency": lambda: _latency(arguments),
         "memory": lambda: _memory(arguments),
         "compare": lambda: _compare(arguments),
+        "report": lambda: _report(arguments),
         "score": lambda: _score(arguments, parser),
+        "tone": lambda: _tone(arguments),
     }
     return run(_PROGRAM, actions[arguments.command], verbose=arguments.verbose)
 
@@ -270,6 +290,49 @@ def _compare(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.output
+    if out.is_dir() and not arguments.force and next(out.iterdir(), None) is not None:
+        raise FileExistsError(errno.EEXIST, "is not empty (--force writes into it)", str(out))
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
+    try:
+        from . import report
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("matplotlib", "jinja2"):
+            raise
+        text = "report needs matplotlib and jinja2: pip install 'fairedge[report]'"
+        return fail(_PROGRAM, text, ENVIRONMENT)
+    names = report.write(report.load(arguments.results), out)
+    if not arguments.quiet:
+        say(_PROGRAM, f"wrote {out / names[0]}, beside it {', '.join(names[1:])}")
+    return DONE
+
+
+def _tone(arguments: argparse.Namespace) -> int:
+    _refuse_existing(arguments)
+    from edge.progress import Progress
+
+    from . import tone
+
+    root, paths = tone.paths_of(arguments.data)
+    progress = Progress(len(paths), quiet=arguments.quiet)
+    found = []
+    for angle in tone.angles(root, paths):
+        found.append(angle)
+        progress.update(len(found))
+    progress.close()
+    groups = tone.quantile_groups(found, arguments.quantiles)
+    if arguments.output is not None:
+        tone.write_csv(arguments.output, found, groups.names)
+    for line in tone.table(found, groups):
+        print(line)
+    if not arguments.quiet:
+        for line in tone.CAVEATS:
+            say(_PROGRAM, line)
+    return SOME_FAILED if any(angle.error for angle in found) else DONE
+
+
 def _latency(arguments: argparse.Namespace) -> int:
     _refuse_existing(arguments)
     from edge.classifier import DEFAULT_MODEL, Classifier
@@ -380,14 +443,20 @@ def _refuse_existing(arguments: argparse.Namespace) -> None:
         raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(arguments.output))
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the results here as JSON")
+def _add_output(parser: argparse.ArgumentParser, *, what: str = "the results as JSON") -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write {what} here")
     parser.add_argument("--force", action="store_true", help="replace FILE")
 
 
 def _add_talk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+
+
+def _quantiles(text: str) -> int:
+    if not 2 <= (value := natural(text)) <= 20:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected 2 to 20")
+    return value
 
 
 def _gate(text: str) -> tuple[str, float]:

@@ -11,7 +11,11 @@ ROOT = Path(__file__).parent.parent
 CHAIN = ("edge", "bench", "train", "export")
 
 RUNTIME = {"numpy", "onnxruntime", "PIL", "psutil"}
-MORE = {"bench/report.py": {"matplotlib", "jinja2"}, "bench/peers.py": {"cv2", "torch", "MNN"}}
+MORE = {
+    "bench/report.py": {"jinja2"},
+    "bench/figures.py": {"matplotlib"},
+    "bench/peers.py": {"cv2", "torch", "MNN"},
+}
 """What single files of the slim packages may import besides."""
 
 BLOCKED = ("torch", "onnx", "matplotlib", "cv2", "jinja2", "train", "export")

@@ -1,0 +1,368 @@
+"""The page says what the results say, and nothing that is in a name can change the page."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_results import SIZES, latency, pairs, result
+
+import bench
+from bench import compare, figures, published, report, results, score
+from bench.cli import main
+from bench.evaluation import Setting
+from edge.errors import EdgeError
+
+HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"
+VOID = {"meta", "br", "img"}
+
+
+def run(*arguments: object) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, Any]:
+    return result("small", draws=200)
+
+
+@pytest.fixture(scope="module")
+def large() -> dict[str, Any]:
+    return result("large", draws=200)
+
+
+@pytest.fixture(scope="module")
+def page(small: dict[str, Any]) -> str:
+    return report.render({"small": small})["index.html"]
+
+
+def saved(folder: Path, name: str, content: Any) -> Path:
+    path = folder / f"{name}.json"
+    results.write_json(path, content)
+    return path
+
+
+def changed(value: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(value), **parts}
+
+
+class Outline(HTMLParser):
+    """Checks that tags are balanced; collects ids, links and the text outside style and svg."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "svg", "pre"} & set(self.open):
+            self.text.append(data)
+
+
+def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
+    outline = Outline(page)
+    assert not outline.open
+    assert page.startswith("<!DOCTYPE html>")
+    assert outline.tags["script"] == 0 and outline.tags["link"] == 0 and outline.tags["img"] == 0
+    assert "http" not in page.replace("http-equiv", "") and "@import" not in page
+    assert all(link.startswith("#") and link[1:] in outline.ids for link in outline.links)
+    assert max(Counter(outline.ids).values()) == 1
+    assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(outline.ids)
+    assert outline.tags["svg"] == 5
+    assert page.count('role="img" aria-labelledby') == 5
+
+
+def test_pictures_take_their_colours_from_the_page(page: str) -> None:
+    pictures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    declared = set(re.findall(r"(--[a-z-]+):", page))
+    assert set(re.findall(r"var\((--[a-z-]+)\)", page)) <= declared
+    assert "#01010" not in pictures and "var(--ink)" in pictures
+    # The caps of an interval are lines, to which matplotlib gives a fill all the same.
+    assert set(re.findall(r"#[0-9a-f]{6}", pictures)) <= {"#1f77b4"}
+
+
+def numbers_of(contents: dict[str, str]) -> set[str]:
+    """Every number of the CSV files as the page would round it."""
+    found = set()
+    for name, text in contents.items():
+        if name.endswith(".csv"):
+            for row in csv.reader(io.StringIO(text)):
+                for field in row:
+                    try:
+                        found |= {report.number(float(field), digits) for digits in (1, 2, 3)}
+                    except ValueError:
+                        pass
+    return found
+
+
+def test_every_number_is_in_the_tables_and_in_the_json(small: dict[str, Any], large: dict[str, Any]) -> None:
+    contents = report.render({"small": small, "large": large})
+    known = numbers_of(contents) | {"0.667", "0.05", "0.2"}  # the most that two thirds can be, and what prose says
+    for name in ("index.html", "summary.md"):
+        text = " ".join(Outline(contents[name]).text) if name == "index.html" else contents[name]
+        shown = set(re.findall(r"(?<![\w.])\N{MINUS SIGN}?\d+\.\d+(?![\w.])", text)) - {"0.1.0"}
+        assert len(shown) > 40
+        assert shown <= known, sorted(shown - known)
+    in_json = {float(text) for text in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", json.dumps([small, large]))}
+    for row in csv.DictReader(io.StringIO(contents["metrics.csv"])):
+        if "." in row["value"]:
+            assert float(row["value"]) in in_json
+
+
+def test_tables_hold_the_results(small: dict[str, Any]) -> None:
+    contents = report.render({"small": small})
+    assert set(contents) == set(report.FILES)
+    rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
+    (spd,) = [row for row in rows if row["metric"] == "score.spd"]
+    assert float(spd["value"]) == small["score"]["spd"]["value"] and float(spd["low"]) == small["score"]["spd"]["low"]
+    keys = [(row["metric"], row["group"], row["class"]) for row in rows]
+    assert max(Counter(keys).values()) == 1
+    confusion = list(csv.DictReader(io.StringIO(contents["confusion.csv"])))
+    assert sum(int(row["images"]) for row in confusion if row["group"] == "G7") == SIZES["G7"]
+    assert sum(int(row["images"]) for row in confusion if row["group"] == "") == sum(SIZES.values())
+    bins = list(csv.DictReader(io.StringIO(contents["calibration.csv"])))
+    assert sum(int(row["images"]) for row in bins if row["group"] == "") == sum(SIZES.values())
+
+
+def test_equal_input_gives_equal_bytes(small: dict[str, Any], tmp_path: Path) -> None:
+    path = saved(tmp_path, "small", small)
+    report.write(report.load([path]), tmp_path / "a")
+    command = [sys.executable, "-m", "bench", "report", str(path), "-o", str(tmp_path / "b"), "-q"]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}
+    subprocess.run(command, check=True, env=environment, cwd=Path(bench.__file__).parent.parent)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    assert set(written) == set(report.FILES)
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    names = {"BCC": HOSTILE, "G7": '#010101 <b id="'}
+    found = [
+        (
+            replace(sample, label=names.get(sample.label, sample.label), group=names.get(sample.group, sample.group)),
+            replace(p, label=names.get(p.label, p.label)),
+        )
+        for sample, p in pairs(sizes={"G7": 60, "G10": 60})
+    ]
+    made = result("small", draws=50, sizes={"G7": 60, "G10": 60})
+    classes = [names.get(name, name) for name in made["classes"]]
+    setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=(HOSTILE,), draws=50)
+    made |= results.metrics(found, classes, setting)
+    made["data"]["name"] = HOSTILE
+    made |= {"valid": False, "reasons": [HOSTILE], "warnings": [HOSTILE]}
+    made["predictions"] |= {"model_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}, "preprocess": {HOSTILE: HOSTILE}}
+    contents = report.render({HOSTILE: made})
+    page = contents["index.html"]
+    outline = Outline(page)
+    assert not outline.open and outline.tags["script"] == 0
+    assert "<script" not in page and "alert(1)" in page
+    assert max(Counter(outline.ids).values()) == 1
+    assert "#010101 &lt;b" in "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))  # text is not taken for a colour
+    assert "<script" not in contents["summary.md"]
+    assert "&lt;script&gt;" in contents["summary.md"]
+    rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
+    assert {row["class"] for row in rows} >= {HOSTILE}
+
+
+def test_invalid_is_said_loudly(small: dict[str, Any]) -> None:
+    made = changed(result("small", draws=50, with_latency=False))
+    results.add_latency(made, latency(3.0, reasons=("governor is ondemand",)))
+    contents = report.render({"small": made})
+    assert contents["index.html"].count("valid: NO") == 2
+    assert "latency: governor is ondemand" in contents["index.html"]
+    assert "**valid: NO**" in contents["summary.md"]
+    assert "valid: NO" not in report.render({"small": small})["index.html"]
+
+
+def test_what_is_absent_is_said() -> None:
+    made = result("levelled", draws=50, probabilities=False, sizes={"G7": 80, "G10": 80})
+    contents = report.render({"x": made})
+    page = contents["index.html"]
+    assert "no probabilities of all classes" in page and "edge-infer --probs" in page
+    assert "not measured" in page and "edge-bench latency" in page and "Total, of 2/3" in page
+    assert "calibration.csv" not in contents and "latency.csv" not in contents
+    assert "not measured" in contents["summary.md"] and "total, of 2/3" in contents["summary.md"]
+
+
+def test_undefined_metrics_have_their_reason() -> None:
+    made = result("small", draws=50, sizes={"G10": 40}, with_latency=False)
+    page = report.render({"x": made})["index.html"]
+    assert page.count("fewer than two groups with images") >= 15
+    assert "not defined" in page and "There is no fair model to compare with" in page
+    Outline(page)
+
+
+@pytest.mark.parametrize(("sizes", "reason"), [
+    ({"G7": 80, "G10": 5}, "no interval: a compared group has under 10 images"),
+    ({"G7": 8, "G10": 8}, "no class has 10 images in each of two groups"),
+])
+def test_small_groups_are_marked(sizes: dict[str, int], reason: str) -> None:
+    page = report.render({"x": result("small", draws=50, sizes=sizes, with_latency=False)})["index.html"]
+    assert reason in page and "few images" in page and "Hatched" in page and "<pattern" in page
+    assert "Warning:" in page
+
+
+def test_large_groups_are_not_hatched() -> None:
+    page = report.render({"x": result("large", draws=50, sizes={"G7": 900, "G10": 900})})["index.html"]
+    assert "Hatched" not in page and "<pattern" not in page
+
+
+def test_several_results_are_held_against_each_other(small: dict[str, Any], large: dict[str, Any]) -> None:
+    levelled = result("levelled", draws=200)
+    page = report.render({"small": small, "large": large, "levelled": levelled})["index.html"]
+    outline = Outline(page)
+    assert not outline.open and max(Counter(outline.ids).values()) == 1
+    assert all(link[1:] in outline.ids for link in outline.links)
+    assert "on the Pareto front (B, C)" in page  # accuracy and fairness
+    assert "on the Pareto front (A, B)" in page  # latency
+    assert "edge-bench compare" in page and "Not comparable.</strong> These results" not in page
+
+
+def test_results_of_other_images_are_not_ranked(small: dict[str, Any]) -> None:
+    other = changed(result("large", draws=50, seed=1))
+    other["score"]["profile"] = "esfair2023-page"
+    contents = report.render({"a": small, "b": other})
+    assert "differ in images, profile" in contents["index.html"]
+    assert "differ in images, profile" in contents["summary.md"]
+
+
+def test_front() -> None:
+    scores = {"a": (0.9, 0.5), "b": (0.8, 0.9), "c": (0.8, 0.8), "d": (0.9, 0.5), "e": (0.7, 0.9)}
+    assert report._front(scores) == {"a", "b", "d"}
+
+
+def test_published_figures_add_up() -> None:
+    totals = {line.model: (line.two_thirds, line.total) for line in published.LINES}
+    assert round(totals["theirs, S4"][1] or 0, 3) == 0.853
+    assert round(totals["MobileNetV3 small, S1"][1] or 0, 3) == 0.761
+    assert round(totals["+ distillation (handed in)"][0], 3) == 0.604
+    assert round(totals["MobileOne-S2, the teacher"][0], 3) == 0.608
+    assert {line.source for line in published.LINES} == set(published.SOURCES)
+
+
+def test_page_carries_the_published_results_with_their_caveats(page: str) -> None:
+    text = " ".join(" ".join(Outline(page).text).split())
+    for words in ("Not comparable with the numbers above", "share a lesion or a patient", "decoding and resizing",
+                  "A group is not a skin tone", "Not a medical device", "cannot see the training data"):
+        assert words in text
+
+
+def test_letters_and_names() -> None:
+    assert report._letters(28)[24:] == ["Y", "Z", "A1", "B1"]
+    assert report.number(None) == "\N{EN DASH}" and report.number(-0.25) == "\N{MINUS SIGN}0.250"
+    assert figures._short("a\x00b" + 20 * "c", 5) == "a\N{REPLACEMENT CHARACTER}bc…"
+
+
+def test_file_names_tell_results_apart(small: dict[str, Any], tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        saved(tmp_path / folder, "r", small)
+    paths = [tmp_path / "x/r.json", tmp_path / "y/r.json"]
+    assert list(report.load(paths)) == ["x/r", "y/r"]
+    with pytest.raises(report.ReportError, match="different names"):
+        report.load([paths[0], paths[0]])
+
+
+def test_command(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = saved(tmp_path, "small", small), tmp_path / "deep" / "out"
+    assert run("report", path, "-o", out) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"edge-bench: wrote {out}/index.html")
+    assert run("report", path, "-o", out) == 2
+    assert "is not empty (--force" in capsys.readouterr().err
+    (out / "mine.txt").write_text("keep")
+    small = changed(small, latency=None, calibration=None)
+    small["score"] |= {"latency": None, "total": None}
+    saved(tmp_path, "small", small)
+    assert run("report", path, "-o", out, "--force", "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    left = set(report.FILES) - {"latency.csv", "calibration.csv"}
+    assert {file.name for file in out.iterdir()} == left | {"mine.txt"}
+    assert run("report", path, "-o", path) == 2
+    assert "is a file, expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_missing_packages_are_one_line(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in ("report", "figures"):
+        monkeypatch.delitem(sys.modules, f"bench.{name}")
+        monkeypatch.delattr(bench, name)
+    assert run("report", "x.json", "-o", tmp_path / "out") == 5
+    expected = "edge-bench: report needs matplotlib and jinja2: pip install 'fairedge[report]'\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def spoil(made: dict[str, Any], *keys: str, value: Any = None) -> dict[str, Any]:
+    made = inner = copy.deepcopy(made)
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    return made
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), [
+    (("schema",), None, "got schema None, expected 'edge-bench/1'"),
+    (("samples",), None, "has no samples"),
+    (("accuracy", "low"), None, "expected value, low, high and n"),
+    (("accuracy", "value"), float("nan"), "got nan, expected a finite number or null"),
+    (("interval",), None, "not as `edge-bench score` writes it"),
+    (("fairness", "pqd"), 3, "not as `edge-bench score` writes it"),
+    (("confusion_matrix",), [[1]], "not as `edge-bench score` writes it"),
+])
+def test_damaged_results_are_one_line(
+    keys: tuple[str, ...], value: Any, message: str, small: dict[str, Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(spoil(small, *keys, value=value)))
+    assert run("report", path, "-o", tmp_path / "out") == 3
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_latency_alone_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, "latency", {"schema": results.SCHEMA, **latency(3.0)})
+    with pytest.raises(compare.CompareError, match="has no samples, expected the JSON of `edge-bench score -o`"):
+        report.load([path])
+    assert issubclass(report.ReportError, EdgeError)
