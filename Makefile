@@ -93,7 +93,7 @@ wheelhouse: $(SLIM)  ## Fill DIR (default wheelhouse) with all a Pi without netw
 	@echo '  make install-pi OFFLINE="$(DIR)"'
 
 .PHONY: test
-test: $(DEV)  ## Tests (under a minute; no data set, no network)
+test: $(DEV)  ## Tests (about two minutes; no data set, no network)
 	@.venv/bin/python -m pytest -q $(PYTEST_ARGS)
 
 .PHONY: test-slow

@@ -182,6 +182,8 @@ def test_score_prints_a_table_and_writes_results(
     output = tmp_path / "results.json"
     assert run("score", predictions, "--data", data, "-o", output) == 0
     captured = capsys.readouterr()
+    assert run("show", output) == 0
+    assert capsys.readouterr().out == captured.out
     printed = [line.split() for line in captured.out.splitlines()]
     for name, figures in TABLE.items():
         assert [*name.split(), *figures.split()] in printed, name

@@ -128,6 +128,8 @@ def test_command_prints_and_writes_the_same_figures(tmp_path, capsys):
     assert result["cold_start"]["command_ms"] > result["cold_start"]["python_ms"] > 0
     assert "\n".join(latency.table(result)) + "\n" == printed
     assert "left out, not timed: 1 unusable images" in printed
+    assert main(["show", str(out)]) == 0
+    assert capsys.readouterr().out == printed
     assert bench(folder, "-o", out) == 2
 
 
@@ -158,3 +160,15 @@ def test_interrupted_in_the_middle_leaves_a_result_marked_invalid(tmp_path):
     result = json.loads(out.read_text())
     assert result["valid"] is False and result["reasons"][0] != "" and "interrupted" in result["reasons"]
     assert 0 < len(result["latency"]["samples"]["wall_s"]) < 100000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"schema": "other"}', b'{"schema": "edge-bench/1"}', b"\xff", b"[" * 100_000]
+)
+def test_showing_what_is_no_results_file_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    assert main(["show", str(path)]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"edge-bench: {path}: ") and err.count("\n") == 1
+    assert main(["show", str(tmp_path / "gone.json")]) == 5
