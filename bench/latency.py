@@ -222,6 +222,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     yield "size        images      p50      p90      p99   ms per image, decode to logits"
     for name, row in latency["by_size"].items():
         yield f"  {name:10} {row['images']:5} {row['p50_ms']:8.2f} {row['p90_ms']:8.2f} {row['p99_ms']:8.2f}"
+    yield f"first result of the warm-up after {1e3 * latency['first_result_s']:.0f} ms"
     if cold := result.get("cold_start"):
         yield (
             f"cold start: {cold['command_ms']:.0f} ms for one image, of it Python {cold['python_ms']:.0f}, "

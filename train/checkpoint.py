@@ -62,6 +62,8 @@ class Checkpoint:
     """State of the one source of chance."""
     metrics: dict[str, Any] | None = None
     """Held-out metrics, once training is done."""
+    leaky: bool = False
+    """Whether pictures or clusters of the held-out part were trained on (--allow-leak)."""
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -93,6 +95,8 @@ def load(path: Path) -> Checkpoint:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
     names = {"schema", *(field.name for field in fields(Checkpoint))}
+    if isinstance(values, dict):
+        values.setdefault("leaky", False)  # checkpoints from before it was asked
     if not isinstance(values, dict) or values.get("schema") != SCHEMA or set(values) != names:
         got = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import __version__
-from edge.command import DONE, ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run, say
+from edge.command import DONE, ENVIRONMENT, GATE, STATUSES, ArgumentParser, fail, natural, run, say
 
 from .config import RECIPES, TrainConfig
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from bench.dataset import Sample
 
+    from .audit import Finding
     from .checkpoint import Checkpoint
 
 _PROGRAM = "edge-train"
 _EPILOG = f"""\
 examples:
   edge-train folds DATA -o folds.csv                 five folds that cut no patient or lesion
+  edge-train audit DATA --folds folds.csv            duplicates, cut clusters, shortcuts
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN --resume      after an interruption
 
@@ -53,12 +55,19 @@ def build_parser() -> ArgumentParser:
     folds.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (default 0)")
     folds.add_argument("--force", action="store_true", help="replace FILE")
 
+    audit = commands.add_parser("audit", help="look for leaks", description="Look for leaks and shortcuts.")
+    audit.add_argument("--external", type=Path, action="append", default=[], metavar="MORE", help="a further data set")
+    audit.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else the manifest's column split)")
+    audit.add_argument("-o", "--output", type=Path, metavar="FILE", help="write everything as JSON")
+    audit.add_argument("--force", action="store_true", help="replace FILE")
+
     fit = commands.add_parser("fit", help="train a network", description="Train a network.")
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
     fit.add_argument("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
     fit.add_argument("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
     fit.add_argument("--resume", action="store_true", help="continue RUN; everything else as in the first command")
     fit.add_argument("--force", action="store_true", help="start over in RUN")
+    fit.add_argument("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
     fit.add_argument("--recipe", choices=sorted(RECIPES), default="plain", help="values of the flags below (plain)")
     recipe = fit.add_argument_group("recipe", "values shown are those of the recipe plain")
     for field in dataclasses.fields(TrainConfig):
@@ -70,7 +79,7 @@ def build_parser() -> ArgumentParser:
             metavar="N,N" if isinstance(default, tuple) else "X",
             help=f"{field.metadata['help']} ({shown})".replace("%", "%%"),
         )
-    for command in (folds, fit):
+    for command in (folds, audit, fit):
         command.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
         command.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
         command.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
@@ -82,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-train; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    action = {"folds": lambda: _folds(arguments), "fit": lambda: _fit(parser, arguments)}[arguments.command]
+    actions = {"folds": lambda: _folds(arguments), "audit": lambda: _audit(arguments)}
+    action = actions.get(arguments.command, lambda: _fit(parser, arguments))
     return run(_PROGRAM, lambda: _with_pytorch(action), verbose=arguments.verbose)
 
 
@@ -113,6 +123,37 @@ def _folds(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _audit(arguments: argparse.Namespace) -> int:
+    if arguments.output is not None:
+        _refuse_existing(arguments.output, arguments.force, "--force replaces it")
+    from bench.dataset import index
+
+    from .audit import find_leaks, load, probe, table, to_json
+    from .splits import read_folds
+
+    samples = index(arguments.data, label_column=arguments.label)
+    others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
+    part_of: dict[str, Any] | None = None
+    if arguments.folds is not None:
+        part_of, _ = read_folds(arguments.folds, _uncut(samples))
+    elif any(sample.split for sample in samples):
+        part_of = {sample.path: sample.split for sample in samples}
+    data = load(arguments.data, samples, quiet=arguments.quiet)
+    findings = find_leaks(data, part_of, [load(root, more, quiet=arguments.quiet) for root, more in others])
+    probes = probe(samples, data.features)
+    print("\n".join(table(data, findings, probes)))
+    if arguments.output is not None:
+        part = arguments.output.with_name(arguments.output.name + ".part")
+        _write_json(part, to_json(data, findings, probes))
+        os.replace(part, arguments.output)
+    return GATE if any(finding.is_leak for finding in findings) else DONE
+
+
+def _uncut(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples without clusters, so that a folds file that cuts one is read, and its leak counted."""
+    return [dataclasses.replace(sample, cluster=sample.path) for sample in samples]
+
+
 def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
     if (arguments.folds is None) != (arguments.hold_out is None):
         parser.error("--folds and --hold-out belong together")
@@ -129,6 +170,7 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
     from edge.preprocess import Preprocess
 
     from . import checkpoint as checkpoints
+    from .audit import find_fit_leaks
     from .data import load_images
     from .engine import LOG, fit, start
 
@@ -147,17 +189,26 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
         hold_out=arguments.hold_out,
         commit=checkpoints.source_commit(),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    if arguments.resume and (out / checkpoints.NAME).exists():
+    resumed = arguments.resume and (out / checkpoints.NAME).exists()
+    if resumed:
         blank, state = state, checkpoints.load(out)
         _check_same_run(state, blank)
-    else:
-        (out / LOG).unlink(missing_ok=True)
-        _write_json(out / "config.json", {"recipe": arguments.recipe, **config.to_dict()})
-        (out / "heldout.txt").write_text("".join(f"{sample.path}\n" for sample in held_out), encoding="utf-8")
     images = load_images(arguments.data, seen, preprocess, quiet=arguments.quiet)
     # Before the training, or an unusable image here would be found when it is over.
     held_out_images = load_images(arguments.data, held_out, preprocess, quiet=arguments.quiet)
+    leaks = find_fit_leaks(arguments.data, seen, images, held_out, held_out_images) if held_out else []
+    if leaks and not arguments.allow_leak:
+        counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
+        hint = f"edge-train audit {arguments.data} --folds {arguments.folds} shows them, --allow-leak goes on"
+        return fail(_PROGRAM, f"training and held-out part overlap: {counts}; {hint}", GATE)
+    out.mkdir(parents=True, exist_ok=True)
+    if leaks:
+        state = _mark_leaky(state, leaks, out)
+    if not resumed:
+        (out / LOG).unlink(missing_ok=True)
+        leaky = {"leaky": True} if leaks else {}
+        _write_json(out / "config.json", {"recipe": arguments.recipe, **leaky, **config.to_dict()})
+        (out / "heldout.txt").write_text("".join(f"{sample.path}\n" for sample in held_out), encoding="utf-8")
     labels = np.array([classes.index(sample.label) for sample in seen])
     if not arguments.quiet:
         say(_PROGRAM, f"{len(seen)} images to train on, {len(held_out)} held out, classes {', '.join(classes)}")
@@ -167,6 +218,15 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
     if held_out:
         _measure(held_out, held_out_images, out=out, quiet=arguments.quiet)
     return DONE
+
+
+def _mark_leaky(state: Checkpoint, leaks: Sequence[Finding], out: Path) -> Checkpoint:
+    """Says it in the run's folder, on standard error, quiet or not, and in all that comes of the checkpoint."""
+    (out / "LEAKY.txt").write_text("".join(f"{leak.line}\n" for leak in leaks), encoding="utf-8")
+    say(_PROGRAM, f"LEAKY: {', '.join(f'{leak.count} {leak.name}' for leak in leaks)}; figures of this run mean little")
+    if state.leaky:
+        return state
+    return dataclasses.replace(state, leaky=True, data_name=f"{state.data_name} (LEAKY)")
 
 
 def _divide(
@@ -181,7 +241,7 @@ def _divide(
         raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
     if folds is None:
         return samples, [], None
-    fold_of, folds_sha256 = read_folds(folds, samples)
+    fold_of, folds_sha256 = read_folds(folds, _uncut(samples))
     if hold_out not in fold_of.values():
         expected = ", ".join(map(str, sorted({*fold_of.values()})))
         raise DatasetError(f"{folds}: no fold {hold_out}, expected one of {expected}")
@@ -208,6 +268,8 @@ def _measure(held_out: Sequence[Sample], images: np.ndarray, *, out: Path, quiet
     probabilities = predict(model, images, scale=scale_tensor(preprocess))
     predictions = [state.classes[i] for i in probabilities.argmax(axis=1)]
     metrics = {"hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
+    if state.leaky:
+        metrics = {"leaky": True, **metrics}
     write_predictions(out / "heldout_predictions.csv", held_out, probabilities, state.classes)
     _write_json(out / "metrics.json", metrics)
     checkpoints.save(dataclasses.replace(state, metrics=metrics), out / checkpoints.NAME)
