@@ -25,6 +25,7 @@ from edge.command import (
     fail,
     say,
 )
+from edge.outputs import check_output
 from edge.errors import EdgeError
 
 PROGRAM = "edge-bench"
@@ -81,7 +82,7 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     minima = dict(arguments.fail_under)
     if arguments.latency is None and (needs := {"latency", "total"} & set(minima)):
         parser.error(f"--fail-under {min(needs)} needs --latency")
-    _refuse_existing(arguments)
+    _check_output(arguments)
     from edge.predictions import read
 
     from . import dataset, evaluation, results, score
@@ -142,7 +143,7 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """Sets two results against each other."""
-    _refuse_existing(arguments)
+    _check_output(arguments)
     from . import compare, results
 
     result = compare.compare(compare.load(arguments.a), compare.load(arguments.b), seed=arguments.seed)
@@ -179,7 +180,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_tone(arguments: argparse.Namespace) -> int:
     """Estimates skin angles."""
-    _refuse_existing(arguments)
+    _check_output(arguments)
     from edge.progress import Progress
 
     from . import tone
@@ -204,7 +205,7 @@ def run_tone(arguments: argparse.Namespace) -> int:
 
 def run_latency(arguments: argparse.Namespace) -> int:
     """Times the pipeline."""
-    _refuse_existing(arguments)
+    _check_output(arguments)
     from edge.classifier import DEFAULT_MODEL, Classifier
     from edge.device import usable_cores
     from edge.inputs import collect
@@ -265,7 +266,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
 
 def run_fidelity(arguments: argparse.Namespace) -> int:
     """Compares scaled with full decoding."""
-    _refuse_existing(arguments)
+    _check_output(arguments)
     import numpy as np
 
     from edge.classifier import DEFAULT_MODEL, Classifier
@@ -332,14 +333,6 @@ def run_show(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _refuse_existing(arguments: argparse.Namespace) -> None:
-    """Says before the work, not after it, that the output cannot be written."""
-    if arguments.output is None:
-        return
-    folder = arguments.output.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, "folder cannot be written", str(folder))
-    if arguments.output.exists() and not arguments.force:
-        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(arguments.output))
+def _check_output(arguments: argparse.Namespace) -> None:
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)

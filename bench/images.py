@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
+
+from edge.outputs import write_output
 
 from .scene import draw, falling, grid, to_bytes
 
@@ -196,12 +197,8 @@ def write_demo(out: str | Path, *, seed: int = 0) -> list[Path]:
 def write(folder: Path, name: str, data: bytes) -> Path:
     """Writes a file that is whole or absent, whatever interrupts the writing; an existing one is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / name, folder / f".{name}.part"
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    path = folder / name
+    write_output(path, data)
     return path
 
 

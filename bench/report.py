@@ -23,6 +23,7 @@ import jinja2
 
 from edge import __version__
 from edge.errors import EdgeError
+from edge.outputs import write_output
 
 from . import compare, figures, published, sheets
 from .results import HALF_WIDTH
@@ -89,7 +90,7 @@ def write(results: dict[str, dict[str, Any]], out: Path) -> list[str]:
         raise ReportError(f"{', '.join(results)}: not as `edge-bench score` writes it: {what}") from error
     out.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
-        sheets.write_text(out / name, text)
+        write_output(out / name, text)
     for name in FILES:
         if name not in contents:
             (out / name).unlink(missing_ok=True)

@@ -11,7 +11,6 @@ cluster bootstrap. A measure of the gap between groups whose value a perfectly f
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import EdgeError
+from edge.outputs import write_output
 from edge.predictions import Prediction
 
 from . import accuracy as of
@@ -266,12 +266,7 @@ def interval_text(metric: Metric) -> str:
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes a results file that is whole or absent."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_output(path, json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 _PARITY_ROWS = {

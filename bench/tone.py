@@ -26,6 +26,7 @@ import numpy as np
 
 from edge.errors import DecodeError
 from edge.inputs import collect
+from edge.outputs import write_output
 from edge.predictions import path_text
 from edge.preprocess import Preprocess
 
@@ -171,7 +172,7 @@ def write_csv(path: Path, found: Sequence[Angle], names: Sequence[str]) -> None:
         }
         for angle, name in zip(found, names, strict=True)
     ]
-    sheets.write_text(path, sheets.as_csv(rows))
+    write_output(path, sheets.as_csv(rows))
 
 
 def table(found: Sequence[Angle], groups: Groups) -> Iterator[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge import __version__
-from edge.command import DONE, ENVIRONMENT, STATUSES, USAGE, ArgumentParser, fail, run, say
+from edge.command import DONE, ENVIRONMENT, STATUSES, ArgumentParser, fail, run, say
+from edge.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from train.checkpoint import Checkpoint
@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
-    if output.exists() and not arguments.force:
-        return fail(_PROGRAM, f"{output}: exists already (--force replaces it)", USAGE)
+    check_output(output, force=arguments.force)
     try:
         from train.checkpoint import load
 
@@ -65,9 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
         if error.name not in _PACKAGES:
             raise
         return fail(_PROGRAM, f"needs {_PACKAGES[error.name]}: pip install 'fairedge[export]'", ENVIRONMENT)
-    part = output.with_name(output.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, output)
+    write_output(output, content)
     if not arguments.quiet:
         say(_PROGRAM, f"{output}: {len(content) / 1e6:.2f} MB, classes {', '.join(checkpoint.classes)}")
     return DONE
@@ -89,6 +86,7 @@ def _onnx(arguments: argparse.Namespace, checkpoint: Checkpoint) -> bytes:
         "commit": checkpoint.commit,
         "cluster_sha256": checkpoint.cluster_sha256,
         "hold_out": checkpoint.hold_out,
+        **({"leaky": True} if checkpoint.leaky else {}),
     }
     metadata = {
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),

@@ -97,8 +97,6 @@ def to_onnx(
     exported, remark = simplify(onnx.load_from_string(file.getvalue()))
     _strip(exported)
     properties = {"fairedge.schema": SCHEMA, "preprocess": preprocess.to_json(), **metadata}
-    if json.loads(metadata.get("metrics", "{}")).get("leaky"):  # figures of a leaky run: said of the training, too
-        properties["training"] = json.dumps({**json.loads(metadata.get("training", "{}")), "leaky": True})
     onnx.helper.set_model_props(exported, properties)
     _verify(exported, model, preprocess)
     return exported, remark

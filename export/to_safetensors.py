@@ -15,5 +15,6 @@ def to_safetensors(checkpoint: Checkpoint) -> bytes:
         "config": json.dumps(checkpoint.config),
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
         "preprocess": checkpoint.preprocess,
+        **({"leaky": "true"} if checkpoint.leaky else {}),
     }
     return save({name: tensor.contiguous() for name, tensor in checkpoint.ema.items()}, metadata)

@@ -188,17 +188,3 @@ def test_the_demo_holds_every_oddity_and_only_the_broken_one_fails(
     assert rotated.width > rotated.height and rotated.getexif()[0x0112] == 6
     again = images.write_demo(tmp_path / "again")
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
-
-
-def test_writing_leaves_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images.write(tmp_path, "a.jpg", b"old")
-
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(images.os, "replace", refuse)
-    with pytest.raises(OSError, match="No space"):
-        images.write(tmp_path, "a.jpg", b"new")
-    with pytest.raises(OSError, match="No space"):
-        images.write(tmp_path, "b.jpg", b"new")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.jpg", b"old")]

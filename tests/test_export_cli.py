@@ -75,7 +75,7 @@ def test_bad_calls_are_one_line_and_leave_nothing(run_folder, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "kept.onnx: exists already (--force replaces it)" in lines[0]
     assert "no such checkpoint" in lines[1]
-    assert "No such file or directory" in lines[2]
+    assert "no such folder" in lines[2]
     assert len(lines) == 3
     assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "kept.onnx"]
 

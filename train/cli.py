@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge import __version__
 from edge.command import DONE, ENVIRONMENT, GATE, STATUSES, ArgumentParser, fail, natural, run, say
+from edge.outputs import check_output, write_output
 
 from .config import RECIPES, TrainConfig
 
@@ -106,16 +106,14 @@ def _with_pytorch(action: Callable[[], int]) -> int:
 
 
 def _folds(arguments: argparse.Namespace) -> int:
-    _refuse_existing(arguments.output, arguments.force, "--force replaces it")
+    check_output(arguments.output, force=arguments.force)
     from bench.dataset import index
 
     from .splits import encode_folds, make_folds
 
     samples = index(arguments.data, label_column=arguments.label)
     fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
-    part = arguments.output.with_name(arguments.output.name + ".part")
-    part.write_text(encode_folds(samples, fold_of), encoding="utf-8")
-    os.replace(part, arguments.output)
+    write_output(arguments.output, encode_folds(samples, fold_of))
     if not arguments.quiet:
         sizes = [list(fold_of.values()).count(fold) for fold in range(arguments.folds)]
         num_clusters = len({sample.cluster for sample in samples})
@@ -125,33 +123,26 @@ def _folds(arguments: argparse.Namespace) -> int:
 
 def _audit(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
-        _refuse_existing(arguments.output, arguments.force, "--force replaces it")
+        check_output(arguments.output, force=arguments.force)
     from bench.dataset import index
 
-    from .audit import find_leaks, load, probe, table, to_json
+    from .audit import find_leaks, load, probe, table, to_json, uncut
     from .splits import read_folds
 
     samples = index(arguments.data, label_column=arguments.label)
     others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
     part_of: dict[str, Any] | None = None
     if arguments.folds is not None:
-        part_of, _ = read_folds(arguments.folds, _uncut(samples))
+        part_of, _ = read_folds(arguments.folds, uncut(samples))
     elif any(sample.split for sample in samples):
         part_of = {sample.path: sample.split for sample in samples}
     data = load(arguments.data, samples, quiet=arguments.quiet)
-    findings = find_leaks(data, part_of, [load(root, more, quiet=arguments.quiet) for root, more in others])
+    findings, num_alike = find_leaks(data, part_of, [load(root, more, quiet=arguments.quiet) for root, more in others])
     probes = probe(samples, data.features)
-    print("\n".join(table(data, findings, probes)))
+    print("\n".join(table(data, findings, num_alike, probes)))
     if arguments.output is not None:
-        part = arguments.output.with_name(arguments.output.name + ".part")
-        _write_json(part, to_json(data, findings, probes))
-        os.replace(part, arguments.output)
+        _write_json(arguments.output, to_json(data, findings, num_alike, probes))
     return GATE if any(finding.is_leak for finding in findings) else DONE
-
-
-def _uncut(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples without clusters, so that a folds file that cuts one is read, and its leak counted."""
-    return [dataclasses.replace(sample, cluster=sample.path) for sample in samples]
 
 
 def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -162,7 +153,9 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
     config = _config(parser, arguments)
     out: Path = arguments.out
     if not arguments.resume:
-        _refuse_existing(out / "checkpoint.pt", arguments.force, "--resume continues that run, --force starts over")
+        if (out / "checkpoint.pt").exists() and not arguments.force:
+            hint = "--resume continues that run, --force starts over"
+            raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(out / "checkpoint.pt"))
 
     import numpy as np
 
@@ -206,9 +199,9 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
         state = _mark_leaky(state, leaks, out)
     if not resumed:
         (out / LOG).unlink(missing_ok=True)
-        leaky = {"leaky": True} if leaks else {}
-        _write_json(out / "config.json", {"recipe": arguments.recipe, **leaky, **config.to_dict()})
-        (out / "heldout.txt").write_text("".join(f"{sample.path}\n" for sample in held_out), encoding="utf-8")
+        mark = {"leaky": True} if leaks else {}
+        _write_json(out / "config.json", {"recipe": arguments.recipe, **mark, **config.to_dict()})
+        write_output(out / "heldout.txt", "".join(f"{sample.path}\n" for sample in held_out))
     labels = np.array([classes.index(sample.label) for sample in seen])
     if not arguments.quiet:
         say(_PROGRAM, f"{len(seen)} images to train on, {len(held_out)} held out, classes {', '.join(classes)}")
@@ -222,11 +215,10 @@ def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
 
 def _mark_leaky(state: Checkpoint, leaks: Sequence[Finding], out: Path) -> Checkpoint:
     """Says it in the run's folder, on standard error, quiet or not, and in all that comes of the checkpoint."""
-    (out / "LEAKY.txt").write_text("".join(f"{leak.line}\n" for leak in leaks), encoding="utf-8")
+    write_output(out / "LEAKY.txt", "".join(f"{leak.line}\n" for leak in leaks))
     say(_PROGRAM, f"LEAKY: {', '.join(f'{leak.count} {leak.name}' for leak in leaks)}; figures of this run mean little")
-    if state.leaky:
-        return state
-    return dataclasses.replace(state, leaky=True, data_name=f"{state.data_name} (LEAKY)")
+    name = state.data_name if state.leaky else f"{state.data_name} (LEAKY)"
+    return dataclasses.replace(state, leaky=True, data_name=name)
 
 
 def _divide(
@@ -235,13 +227,14 @@ def _divide(
     """What is trained on, what is held out, and the SHA-256 of the folds file."""
     from bench.dataset import DatasetError, classes_of
 
+    from .audit import uncut
     from .splits import read_folds
 
     if len(classes_of(samples)) < 2:
         raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
     if folds is None:
         return samples, [], None
-    fold_of, folds_sha256 = read_folds(folds, _uncut(samples))
+    fold_of, folds_sha256 = read_folds(folds, uncut(samples))
     if hold_out not in fold_of.values():
         expected = ", ".join(map(str, sorted({*fold_of.values()})))
         raise DatasetError(f"{folds}: no fold {hold_out}, expected one of {expected}")
@@ -267,9 +260,8 @@ def _measure(held_out: Sequence[Sample], images: np.ndarray, *, out: Path, quiet
     model.load_state_dict(state.ema)
     probabilities = predict(model, images, scale=scale_tensor(preprocess))
     predictions = [state.classes[i] for i in probabilities.argmax(axis=1)]
-    metrics = {"hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
-    if state.leaky:
-        metrics = {"leaky": True, **metrics}
+    mark = {"leaky": True} if state.leaky else {}
+    metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
     write_predictions(out / "heldout_predictions.csv", held_out, probabilities, state.classes)
     _write_json(out / "metrics.json", metrics)
     checkpoints.save(dataclasses.replace(state, metrics=metrics), out / checkpoints.NAME)
@@ -303,13 +295,8 @@ def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:
             raise CheckpointError(f"the run was started with {name} {was}, got {now}; --force starts over")
 
 
-def _refuse_existing(path: Path, force: bool, hint: str) -> None:
-    if path.exists() and not force:
-        raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(path))
-
-
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_output(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 def _at_least_two(text: str) -> int:

@@ -1,0 +1,55 @@
+import os
+
+import pytest
+
+import bench.cli
+import train.cli
+from edge.outputs import check_output, write_output
+
+
+def test_writing_leaves_a_whole_file_or_none(tmp_path, monkeypatch):
+    write_output(tmp_path / "a.txt", b"old")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for name in ("a.txt", "b.txt"):
+        with pytest.raises(OSError, match="No space"):
+            write_output(tmp_path / name, "new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", b"old")]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    write_output(tmp_path / "link", "Größe")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text(encoding="utf-8") == "Größe"
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    check_output(tmp_path / "new", force=False)
+    check_output(tmp_path / "file", force=True)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        check_output(tmp_path / "no" / "file", force=True)
+    with pytest.raises(FileExistsError, match="force replaces"):
+        check_output(tmp_path / "file", force=False)
+    for name in ("pipe", "."):
+        with pytest.raises(FileExistsError, match="is no regular file"):
+            check_output(tmp_path / name, force=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (train.cli.main, ["folds", "absent", "-o"]),
+        (bench.cli.main, ["score", "absent.csv", "--data", "absent", "-o"]),
+    ],
+)
+def test_a_device_as_output_is_refused_and_stays(command, tmp_path, capsys):
+    main, arguments = command
+    os.mkfifo(tmp_path / "pipe")  # a device node needs root
+    assert main([*arguments, str(tmp_path / "pipe"), "--force"]) == 2
+    assert "pipe: is no regular file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
