@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge import __version__
-from edge.command import STATUSES, ArgumentParser, fraction, natural, positive, run
+from edge.command import STATUSES, ArgumentParser, fraction, got, natural, positive, run, workers
 
-from . import actions
+from . import actions, photo_actions
 
 # As in bench.score, which is not imported before the arguments are known to be good; a test holds the two together.
 PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
@@ -92,7 +92,7 @@ def build_parser() -> ArgumentParser:
     add("images", nargs="+", metavar="PATH", help="as for edge-infer: file, folder, pattern, @list.txt, -")
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
-    add("-w", "--workers", type=positive, metavar="N", help="threads (default: the usable cores)")
+    add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     add("-b", "--batch-size", type=positive, default=4, metavar="N", help="images per network call (default 4)")
     add("--sample", type=positive, default=100, metavar="N", help="images drawn (default 100)")
     add("--runs", type=positive, default=10, metavar="N", help="timed iterations (default 10)")
@@ -117,13 +117,13 @@ def build_parser() -> ArgumentParser:
     memory = commands.add_parser("memory", help="peak memory of edge-infer by kind of photo", description=_MEMORY)
     add = memory.add_argument
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
-    add("-w", "--workers", type=positive, nargs="+", default=[1, 2, 4], metavar="N", help="threads (default 1 2 4)")
+    add("-w", "--workers", type=workers, nargs="+", default=[1, 2, 4], metavar="N", help="threads (default 1 2 4)")
     add("-n", "--count", type=positive, default=24, metavar="N", help="photos of each kind (default 24)")
     add("--many", type=positive, default=10_000, metavar="N", help="small photos for the growth (default 10000)")
     _add_talk(memory)
 
     show = commands.add_parser("show", help="print the table of a results file again", description=_SHOW)
-    show.add_argument("results", type=Path, metavar="RESULTS", help="JSON written by score, latency or fidelity")
+    show.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, latency or fidelity")
     _add_talk(show)
     return parser
 
@@ -145,14 +145,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     commands = {
         "compare": lambda: actions.run_compare(arguments),
-        "fidelity": lambda: actions.run_fidelity(arguments),
-        "images": lambda: actions.run_images(arguments, parser),
-        "latency": lambda: actions.run_latency(arguments),
-        "memory": lambda: actions.run_memory(arguments),
+        "fidelity": lambda: photo_actions.run_fidelity(arguments),
+        "images": lambda: photo_actions.run_images(arguments, parser),
+        "latency": lambda: photo_actions.run_latency(arguments),
+        "memory": lambda: photo_actions.run_memory(arguments),
         "report": lambda: actions.run_report(arguments),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),
-        "tone": lambda: actions.run_tone(arguments),
+        "tone": lambda: photo_actions.run_tone(arguments),
     }
     return run(actions.PROGRAM, commands[arguments.command], verbose=arguments.verbose)
 
@@ -169,18 +169,19 @@ def _add_talk(parser: argparse.ArgumentParser) -> None:
 
 def _quantiles(text: str) -> int:
     if not 2 <= (value := natural(text)) <= 20:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected 2 to 20")
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected 2 to 20")
     return value
 
 
 def _gate(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     if name not in GATES:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE with NAME one of {', '.join(GATES)}")
+        expected = f"NAME=VALUE with NAME one of {', '.join(GATES)}"
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected {expected}")
     return name, fraction(value)
 
 
 def _quality(text: str) -> int:
     if not 1 <= (value := natural(text)) <= 100:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected 1 to 100")
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected 1 to 100")
     return value

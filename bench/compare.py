@@ -61,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_bytes())
     except OSError as error:
         raise CompareError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CompareError(f"{path}: not JSON: {error}") from error
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         got = result.get("schema") if isinstance(result, dict) else type(result).__name__
@@ -69,12 +69,21 @@ def load(path: Path) -> dict[str, Any]:
     samples, contest = result.get("samples"), result.get("score")
     if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
         raise CompareError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
-    lengths = {name: len(samples.get(name) or ()) for name in _SAMPLES}
+    for name in _SAMPLES:
+        allowed = {str, type(None)} if name == "prediction" else {str}
+        if not isinstance(samples.get(name), list) or set(map(type, samples[name])) - allowed:
+            raise CompareError(f"{path}: samples.{name}: expected a list of texts, as `edge-bench score` writes it")
+    lengths = {name: len(samples[name]) for name in _SAMPLES}
     if len(set(lengths.values())) != 1 or not lengths["path"]:
         raise CompareError(f"{path}: got samples {lengths}, expected equally many of each, at least one")
-    if contest.get("profile") not in score.PROFILES:
-        got = contest.get("profile")
-        raise CompareError(f"{path}: got profile {got!r}, expected one of {', '.join(score.PROFILES)}")
+    profile, reference, excluded = map(contest.get, ("profile", "reference_group", "excluded_groups"))
+    if not isinstance(profile, str) or profile not in score.PROFILES:
+        raise CompareError(f"{path}: got profile {repr(profile)[:40]}, expected one of {', '.join(score.PROFILES)}")
+    for key, names in (("classes", result["classes"]), ("excluded_groups", excluded), ("reference_group", [reference])):
+        if not isinstance(names, list) or set(map(type, names)) - {str}:
+            raise CompareError(f"{path}: got {key} {repr(names)[:40]}, expected names")
+    if reference in contest["excluded_groups"]:
+        raise CompareError(f"{path}: the group {reference!r} is both the reference and excluded")
     return result
 
 
@@ -92,8 +101,16 @@ def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: i
       `changed`, how many images only one of the two has right; `levelling_down`.
 
     Raises:
-      CompareError: other images, labels, groups, clusters, profile or groups compared.
+      CompareError: other images, labels, groups, clusters, profile or groups compared, or a result edited by hand.
     """
+    try:
+        return _compare(a, b, draws=draws, seed=seed)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise CompareError(f"the results are not as `edge-bench score` writes them: {what}") from error
+
+
+def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> dict[str, Any]:
     order = _paired(a, b)
     classes = [*a["classes"], *(name for name in b["classes"] if name not in a["classes"])]
     contest = a["score"]

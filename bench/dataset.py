@@ -30,7 +30,7 @@ class DatasetError(EdgeError, ValueError):
     """A data set that cannot be used. One line: what was wrong, what was got, what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen, which takes three times as long to make: there are a million
 class Sample:
     """One labelled image."""
 
@@ -61,7 +61,7 @@ def index(root: str | os.PathLike[str], *, label_column: str = "class") -> list[
 
     Raises:
       DatasetError: no such folder, no images, a manifest without the columns needed, an empty field, a path given
-        twice, outside the root, or absent.
+        twice, outside the root or not in its shortest form, or absent. Rows are counted under the header, from 1.
     """
     root = Path(root)
     if not root.is_dir():
@@ -82,7 +82,7 @@ def index(root: str | os.PathLike[str], *, label_column: str = "class") -> list[
 def as_text(sample: Sample) -> Sample:
     r"""The sample with its names as a predictions file writes them: bytes that are no UTF-8 as \xNN."""
     try:
-        (sample.path + sample.label + sample.group + sample.cluster + sample.split + sample.coarse).encode()
+        sample.path.encode()  # in a tree it holds all names; a manifest is UTF-8
     except UnicodeEncodeError:
         return Sample(*map(path_text, astuple(sample)))
     return sample
@@ -100,8 +100,8 @@ def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
     "unknown" does, is none. Without it `MALIGNANT`.
     """
     kinds: dict[str, set[str]] = {}
-    for sample in samples:
-        kinds.setdefault(sample.label, set()).add(sample.coarse)
+    for label, coarse in {(sample.label, sample.coarse) for sample in samples}:
+        kinds.setdefault(label, set()).add(coarse)
     if any(kind != {""} for kind in kinds.values()):
         return tuple(sorted(name for name, kind in kinds.items() if kind == {"malignant"}))
     return tuple(sorted(name for name in kinds if name in MALIGNANT))
@@ -120,35 +120,50 @@ def _read_manifest(manifest: Path, label_column: str) -> list[Sample]:
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
-    folder = str(manifest.parent)
     place = {name: i for i, name in enumerate(columns)}
     of_path, of_label, of_group = (place[name] for name in needed)
     of_cluster, of_split, of_coarse = (place.get(name) for name in ("cluster", "split", "coarse"))
     samples: list[Sample] = []
-    first_line: dict[str, int] = {}
-    for line, row in enumerate(rows, start=2):  # a million rows: positions, and messages only where they are needed
+    first_row: dict[str, int] = {}
+    files_in: dict[str, set[str]] = {}
+    for number, row in enumerate(rows, start=1):  # a million: positions, and messages only where they are needed
         if not row:
             continue
         if len(row) != len(columns):
-            raise DatasetError(f"{manifest}: row {line}: got {len(row)} fields, expected {len(columns)}")
+            raise DatasetError(f"{manifest}: row {number}: got {len(row)} fields, expected {len(columns)}")
         path, label, group = row[of_path], row[of_label], row[of_group]
         if not (path.strip() and label.strip() and group.strip()):
             empty = next(name for name in needed if not row[place[name]].strip())
-            raise DatasetError(f"{manifest}: row {line}: {empty} is empty")
-        if path in first_line:
-            first = first_line[path]
-            raise DatasetError(f"{manifest}: row {line}: {path} was in row {first} already, expected each path once")
-        if path.startswith("/") or ".." in path.split("/"):
-            raise DatasetError(f"{manifest}: row {line}: got path {path}, expected one inside the manifest's folder")
-        if not os.path.isfile(f"{folder}/{path}"):
-            raise DatasetError(f"{manifest}: row {line}: no such file: {path}")
-        first_line[path] = line
+            raise DatasetError(f"{manifest}: row {number}: {empty} is empty")
+        if path in first_row:
+            first = first_row[path]
+            raise DatasetError(f"{manifest}: row {number}: {path} was in row {first} already, expected each path once")
+        folder, slash, name = path.rpartition("/")
+        folder += slash
+        if folder not in files_in:
+            if not {"", ".", ".."}.isdisjoint(folder.split("/")[:-1]):
+                expected = "one inside the manifest's folder, without empty, . or .. parts"
+                raise DatasetError(f"{manifest}: row {number}: got path {path}, expected {expected}")
+            files_in[folder] = _files_in(manifest.parent / folder)
+        # A folder that may be entered but not listed still has its files.
+        if name not in files_in[folder] and not os.path.isfile(manifest.parent / path):
+            raise DatasetError(f"{manifest}: row {number}: no such file: {path}")
+        first_row[path] = number
         cluster = path if of_cluster is None else row[of_cluster] or path
         split = "" if of_split is None else sys.intern(row[of_split])
         coarse = "" if of_coarse is None else sys.intern(row[of_coarse])
         # A million rows have a handful of classes and groups: each name is held once.
         samples.append(Sample(path, sys.intern(label), sys.intern(group), cluster, split, coarse))
     return samples
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Names of a folder's files: one look at the folder instead of one at each of a million files."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return set()
 
 
 def _rows(manifest: Path, text: str) -> Iterator[list[str]]:

@@ -81,14 +81,15 @@ class Observations:
         index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: of.NO_ANSWER}
         names = sorted({*groups, reference})
         group_index = {name: i for i, name in enumerate(names)}
-        first_seen: dict[str, int] = {}
+        cluster_index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+        are_single = len(cluster_index) == len(clusters)
         return cls(
             classes,
             names,
             _integers([index[label] for label in labels]),
             _integers([index[answer] for answer in answers]),
             _integers([group_index[name] for name in groups]),
-            _integers([first_seen.setdefault(name, len(first_seen)) for name in clusters]),
+            np.arange(len(clusters)) if are_single else _integers([cluster_index[name] for name in clusters]),
         )
 
     @property

@@ -182,13 +182,12 @@ class Watch:
         self._others_s = _busy_s() - process_time()
         self._start = perf_counter()
 
-    def finish(self, latency: dict[str, Any], *, is_interrupted: bool = False) -> dict[str, Any]:
+    def finish(self, latency: dict[str, Any]) -> dict[str, Any]:
         """The `machine`, `valid` and `reasons` parts of a results file."""
         after = device.record()
         wall = perf_counter() - self._start
         others = max(0.0, (_busy_s() - process_time() - self._others_s) / wall)
-        reasons = list(_machine_reasons(self.before, after, others))
-        reasons += [*(["interrupted"] if is_interrupted else []), *_run_reasons(latency)]
+        reasons = [*_machine_reasons(self.before, after, others), *_run_reasons(latency)]
         return {
             "machine": {"before": self.before, "after": after, "other_load_cores": round(others, 2)},
             "valid": not reasons,

@@ -35,6 +35,7 @@ from edge.errors import EdgeError
 from . import process
 
 PEERS = ("winners", "organisers", "opencv-reduced", "naive")
+_WITH_OPENCV = ("winners", "opencv-reduced")
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet, 0 to 255
 
 
@@ -42,6 +43,19 @@ class PeerError(EdgeError):
     """A contender that cannot run."""
 
     exit_status = 5
+
+
+def check(names: Sequence[str]) -> None:
+    """Says before minutes of measuring that a peer cannot run here.
+
+    Raises:
+      PeerError: what it imports is not installed, or broken.
+    """
+    for name in names:
+        if name in _WITH_OPENCV:
+            cost = process.run([sys.executable, "-c", "import cv2"])  # apart: what is broken may die, not raise
+            if cost.status != DONE:
+                raise PeerError(f"{name} cannot run: {cost.error}{_hint(cost.error)}")
 
 
 def interleaved(
@@ -54,20 +68,21 @@ def interleaved(
       turn (quartiles), and the share of labels equal to ours.
 
     Raises:
-      PeerError: a contender failed, most often because its package is not installed.
+      PeerError: a contender failed.
     """
     from .latency import quartiles  # not at the top: this module is also the program of every peer
 
     contenders = ("ours", *names)
     costs: dict[str, list[process.Cost]] = {name: [] for name in contenders}
     with TemporaryDirectory() as scratch:
-        list_path = Path(scratch) / "images.txt"
-        list_path.write_text("".join(f"{os.path.abspath(path)}\n" for path in paths), encoding="utf-8")
+        list_path = Path(scratch) / "images.list"
+        # Zero bytes and raw names: a name may hold a line end, and need not be UTF-8.
+        list_path.write_bytes(b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in paths))
         for _ in range(runs):
             for name in contenders:
                 cost = process.run(command(name, model, list_path, workers, batch_size))
                 if cost.status not in ((DONE, SOME_FAILED) if name == "ours" else (DONE,)):
-                    raise PeerError(f"{name} failed: {cost.error} (pip install 'fairedge[baseline]'?)")
+                    raise PeerError(f"{name} failed: {cost.error}{_hint(cost.error)}")
                 costs[name].append(cost)
     labels = {name: _labels(found[0].output) for name, found in costs.items()}
     ours = costs["ours"]
@@ -106,6 +121,11 @@ def command(name: str, model: Path, list_path: Path, workers: int, batch_size: i
     return [sys.executable, "-m", "edge", *options, f"@{list_path}"]
 
 
+def _hint(error: str) -> str:
+    is_missing = error.startswith("ModuleNotFoundError")
+    return " (pip install '.[baseline]' in the checkout)" if is_missing else ""
+
+
 def _labels(output: bytes) -> list[int]:
     return [int(line.rsplit(b" ", 1)[-1]) for line in output.splitlines()]
 
@@ -120,6 +140,13 @@ def _session(model: str, intra_op_threads: int) -> Any:
 
 def _side(session: Any) -> int:
     return int(session.get_inputs()[0].shape[1])
+
+
+def _imread(path: str, flags: int) -> Any:
+    import cv2
+
+    read: Any = cv2.imread
+    return read(os.fsencode(path), flags)  # a str that is no UTF-8 makes OpenCV 4.13 crash; bytes it takes as they are
 
 
 def _letterbox(image: Any, side: int, interpolation: int) -> Any:
@@ -156,7 +183,7 @@ def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> 
         session = _session(model, 1)
         side = _side(session)
         for i in indices:
-            pixels = _letterbox(cv2.imread(paths[i], cv2.IMREAD_COLOR), side, cv2.INTER_LINEAR)
+            pixels = _letterbox(_imread(paths[i], cv2.IMREAD_COLOR), side, cv2.INTER_LINEAR)
             _normalized(pixels)
             labels[i] = int(session.run(None, {"images": pixels[None]})[0].argmax())
 
@@ -208,7 +235,7 @@ def opencv_reduced(model: str, paths: Sequence[str], workers: int, batch_size: i
         with Image.open(path) as header:
             longest = max(header.size)
         scale = next((d for d in flags if longest // d >= 2 * side), 1)
-        image = cv2.imread(path, flags.get(scale, cv2.IMREAD_COLOR))
+        image = _imread(path, flags.get(scale, cv2.IMREAD_COLOR))
         pixels = _letterbox(image, side, cv2.INTER_AREA)
         return int(session.run(None, {"images": pixels[None]})[0].argmax())
 
@@ -245,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one peer; see the module's first lines."""
     name, model, list_path, workers, batch_size = arguments
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    paths = Path(list_path).read_text(encoding="utf-8").split("\n")[:-1]
+    paths = [os.fsdecode(path) for path in Path(list_path).read_bytes().split(b"\0")[:-1]]
     for label in _RUNNERS[name](model, paths, int(workers), int(batch_size)):
         sys.stdout.write(f"{label}\n")
     return 0

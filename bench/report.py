@@ -73,7 +73,10 @@ def load(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if name in results:
             raise ReportError(f"{path}: another results file has its name {name!r} already, expected different names")
         results[name] = compare.load(path)
-        _check(results[name], str(path))
+        try:
+            _check(results[name], str(path))
+        except RecursionError as error:
+            raise ReportError(f"{path}: nested too deeply for a results file") from error
     return results
 
 
@@ -84,12 +87,12 @@ def write(results: dict[str, dict[str, Any]], out: Path) -> list[str]:
     """
     try:
         contents = render(results)
-    except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, jinja2.UndefinedError) as error:
         # A file edited by hand can lack anything.
         what = f"{type(error).__name__} {error}"
         raise ReportError(f"{', '.join(results)}: not as `edge-bench score` writes it: {what}") from error
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in contents.items():
+    for name, text in reversed(contents.items()):  # the page last: where it lies, all it speaks of lies beside it
         write_output(out / name, text)
     for name in FILES:
         if name not in contents:

@@ -11,14 +11,12 @@ cluster bootstrap. A measure of the gap between groups whose value a perfectly f
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge.errors import EdgeError
 from edge.outputs import write_output
 from edge.predictions import Prediction
 
@@ -27,77 +25,12 @@ from . import fairness, score
 from .dataset import Sample
 from .evaluation import Frame, Intervals, Metric, Observations, Setting, null_of
 from .interval import CONFIDENCE, images_needed
+from .pairing import MismatchError, has_answer
 
 SCHEMA = "edge-bench/1"
 
 HALF_WIDTH = 0.05
 """A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
-
-
-class MismatchError(EdgeError):
-    """Predictions and a data set that do not belong together."""
-
-
-def join(
-    samples: Sequence[Sample], rows: Sequence[Prediction], *, subset: bool = False
-) -> list[tuple[Sample, Prediction]]:
-    """Each sample with its prediction, in the order of the data set.
-
-    Args:
-      samples: The data set.
-      rows: The predictions.
-      subset: Whether samples without a prediction are left out instead of being an error.
-
-    Raises:
-      MismatchError: a path predicted twice, a prediction for no sample, a sample without one, or a row that cannot be:
-        another status than ok and error, a confidence or probability that is no number from 0 to 1.
-    """
-    by_path = {row.path: row for row in rows}
-    if len(by_path) < len(rows):
-        twice, _ = Counter(row.path for row in rows).most_common(1)[0]
-        raise MismatchError(f"{len(rows) - len(by_path)} predictions are for a path that has one already: {twice}")
-    paths = {sample.path for sample in samples}
-    extra = [row.path for row in rows if row.path not in paths]
-    missing = [sample.path for sample in samples if sample.path not in by_path]
-    problems = []
-    if extra:
-        problems.append(f"{len(extra)} of {len(rows)} predictions are for no sample of the data set, first {extra[0]}")
-    if missing:
-        text = f"{len(missing)} of {len(samples)} samples have no prediction, first {missing[0]}"
-        if len(missing) == len(samples) or not subset:
-            problems.append(text + ("" if extra or subset else " (--subset leaves them out)"))
-    if problems:
-        raise MismatchError("; ".join(problems))
-    for row in rows:
-        if row.status != "ok" or row.probabilities is not None or not 0 <= (row.confidence or 0) <= 1:
-            _check(row)
-    return [(sample, by_path[sample.path]) for sample in samples if sample.path in by_path]
-
-
-def class_order(
-    meta: dict[str, Any], data_classes: Sequence[str], pairs: Sequence[tuple[Sample, Prediction]]
-) -> list[str]:
-    """The model's classes in its order; from a file that does not name them, all that occur.
-
-    Raises:
-      MismatchError: a class of the data or of a prediction that the model does not know, or an index that is not the
-        label's.
-    """
-    labels = {prediction.label: prediction for _, prediction in pairs if _has_answer(prediction)}
-    if "classes" not in meta:
-        return [*data_classes, *sorted(set(labels).difference(data_classes))]
-    classes = [str(name) for name in meta["classes"]]
-    for what, names in (("the data set has the class", data_classes), ("a prediction is", sorted(labels))):
-        if unknown := [name for name in names if name not in classes]:
-            raise MismatchError(f"{what} {unknown[0]!r}, but the model knows only {', '.join(classes)} (see --label)")
-    index = {name: i for i, name in enumerate(classes)}
-    for _, prediction in pairs:
-        if _has_answer(prediction) and prediction.label_index != index[prediction.label]:
-            raise MismatchError(
-                f"{prediction.path}: got label_index {prediction.label_index} for {prediction.label!r}, "
-                f"expected {index[prediction.label]}"
-            )
-    return classes
 
 
 def metrics(
@@ -116,7 +49,7 @@ def metrics(
     """
     if not pairs:
         raise MismatchError("no sample is left to score")
-    answers = [prediction.label if _has_answer(prediction) else None for _, prediction in pairs]
+    answers = [prediction.label if has_answer(prediction) else None for _, prediction in pairs]
     samples: dict[str, list[Any]] = {
         "path": [sample.path for sample, _ in pairs],
         "group": [sample.group for sample, _ in pairs],
@@ -193,7 +126,7 @@ def add_latency(result: dict[str, Any], timing: dict[str, Any]) -> None:
 
     latency, contest = timing["latency"], result["score"]
     value = latency_score(latency["seconds_per_100"])
-    contest["latency"] = {"value": value, "low": None, "high": None, "n": latency.get("images")}
+    contest["latency"] = {"value": value, "low": None, "high": None, "n": latency["images"]}
     contest["thirds"]["latency"] = _third(contest["latency"])
     two_thirds = contest["total_of_two_thirds"]
     if two_thirds["value"] is not None:
@@ -202,7 +135,10 @@ def add_latency(result: dict[str, Any], timing: dict[str, Any]) -> None:
         contest["total"] = {**total, "n": two_thirds["n"]}
     result["latency"] = latency
     result["machine"] = timing.get("machine")
-    reasons = [f"latency: {reason}" for reason in timing.get("reasons") or ()]
+    # The file may be a result that took its latency from another one, with these reasons.
+    reasons = [f"latency: {reason.removeprefix('latency: ')}" for reason in timing["reasons"]]
+    if not (timing["valid"] or reasons):
+        reasons.append("latency: its file says no more than that it is not valid")
     models = [(timing.get("model") or {}).get("sha256"), result["predictions"].get("model_sha256")]
     if None not in models and models[0] != models[1]:
         reasons.append("latency: measured with another model than the predictions are of")
@@ -225,6 +161,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     total = "total" if contest["latency"] else "total_of_two_thirds"
     rows += [(f"score: {total.replace('_', ' ')}", contest[total] or _UNDEFINED)]
     width = max(len(name) for name, _ in rows)
+    yield from _errors(result)
     yield f"{'':{width}}   value  95 % interval        n"
     for name, metric in rows:
         yield f"{name:{width}}  {number(metric['value']):>6}  {interval_text(metric):>13}  {metric['n'] or 0:7}"
@@ -236,9 +173,10 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
     contest, null = result["score"], result["null"]
     if null is not None:
         fair = null["equal_accuracy"]
+        p = "p < 0.001" if fair["p_value"] < 0.001 else f"p = {fair['p_value']:.3f}"
         yield (
             f"fairness {number(contest['fairness']['value'])}: a perfectly fair model of this accuracy would score "
-            f"{interval_text(fair['fairness'])} on these images, as low as this with p = {fair['p_value']:.3f}"
+            f"{interval_text(fair['fairness'])} on these images, as low as this with {p}"
         )
     if over := contest.get("over_permutations"):
         mean, sd = (number(over["fairness"][key]) for key in ("mean", "sd"))
@@ -265,8 +203,16 @@ def interval_text(metric: Metric) -> str:
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Writes a results file that is whole or absent."""
-    write_output(path, json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes a results file that is whole or absent.
+
+    Raises:
+      MismatchError: what was taken over from another file (a meta, a latency) is nothing that JSON can hold.
+    """
+    try:
+        content = (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (ValueError, RecursionError) as error:
+        raise MismatchError(f"{path}: not written, the results hold what JSON cannot: {error}") from error
+    write_output(path, content)
 
 
 _PARITY_ROWS = {
@@ -282,6 +228,14 @@ _PARITY_ROWS = {
 """The parity metrics of the table; all are in the file."""
 
 _UNDEFINED: Metric = {"value": None, "low": None, "high": None, "n": 0}
+
+
+def _errors(result: dict[str, Any]) -> Iterator[str]:
+    """What became of the images that could not be used: the numbers below depend on it."""
+    if (errors := result.get("errors")) and errors["images"]:
+        policy = "are left out (--errors exclude)" if errors["policy"] == "exclude" else "count as wrong"
+        images = result["data"]["samples"] - result["data"]["left_out"]
+        yield f"{errors['images']} of {images} images could not be used and {policy}"
 
 
 def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, Any]:
@@ -369,11 +323,14 @@ def _malignant(data: Observations, malignant: Collection[str]) -> dict[str, Any]
 
 def _calibration(pairs: Sequence[tuple[Sample, Prediction]], data: Observations) -> dict[str, Any] | None:
     """Expected calibration error of the images with an answer; None where the predictions lack probabilities."""
-    answered = [i for i, (_, prediction) in enumerate(pairs) if _has_answer(prediction)]
-    found = [probabilities for i in answered if (probabilities := pairs[i][1].probabilities) is not None]
-    if not answered or len(found) < len(answered):
+    answered = np.flatnonzero(data.y_pred != of.NO_ANSWER)
+    confidences = np.empty(len(answered))
+    for i, probabilities in enumerate(pairs[k][1].probabilities for k in answered.tolist()):
+        if probabilities is None:
+            return None
+        confidences[i] = probabilities.max()
+    if not len(answered):
         return None
-    confidences = np.array([probabilities.max() for probabilities in found], np.float64)
     right, group = (data.y_true == data.y_pred)[answered], data.group[answered]
 
     def describe(chosen: np.ndarray) -> dict[str, Any]:
@@ -418,17 +375,3 @@ def _warnings(data: Observations, frame: Frame, by_group: dict[str, Any]) -> Ite
 
 def _third(metric: Metric) -> Metric:
     return {k: metric[k] if k == "n" or metric[k] is None else metric[k] / 3 for k in ("value", "low", "high", "n")}
-
-
-def _check(row: Prediction) -> None:
-    if row.status not in ("ok", "error"):
-        raise MismatchError(f"{row.path}: got status {row.status!r}, expected ok or error")
-    if row.confidence is not None and not 0 <= row.confidence <= 1:
-        raise MismatchError(f"{row.path}: got confidence {row.confidence}, expected 0 to 1")
-    if row.probabilities is not None and not ((row.probabilities >= 0) & (row.probabilities <= 1)).all():
-        raise MismatchError(f"{row.path}: got probabilities {row.probabilities.tolist()}, expected 0 to 1")
-
-
-def _has_answer(prediction: Prediction) -> bool:
-    """False for an image that could not be used, and for a label of "uncertain" (index -1)."""
-    return prediction.status == "ok" and prediction.label_index is not None and prediction.label_index >= 0

@@ -97,7 +97,14 @@ class Groups:
 
 
 def paths_of(root: Path) -> tuple[Path, list[str]]:
-    """Folder and relative paths of its images: a manifest's, else every image below it."""
+    """Folder and relative paths of its images: a manifest's, else every image below it.
+
+    Raises:
+      DatasetError: no folder, or a manifest that cannot be used.
+      InputError: a folder without images.
+    """
+    if not root.is_dir():
+        raise dataset.DatasetError(f"{root}: {'is a file' if root.exists() else 'no such folder'}, expected a folder")
     if (root / dataset.MANIFEST).exists():
         return root, [sample.path for sample in dataset.index(root)]
     inputs = collect([str(root)], recursive=True)

@@ -6,8 +6,6 @@ Standard output is data, standard error is talk. Heavy imports happen after the 
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -24,12 +22,16 @@ from .command import (
     ArgumentParser,
     fail,
     fraction,
+    got,
     ignore_interrupts,
     positive,
     quiet_interrupts,
     run,
     say,
+    whole,
+    workers,
 )
+from .outputs import refuse_input
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -61,7 +63,7 @@ def build_parser() -> ArgumentParser:
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the one that comes with the package")
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
     add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call (default 4)")
-    add("-w", "--workers", type=positive, metavar="N", help="threads (default: the usable cores)")
+    add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     output = parser.add_argument_group("output").add_argument
     output("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     output("--format", choices=("csv", "jsonl", "esfair"), help="default by FILE's suffix; esfair: PATH INDEX")
@@ -125,7 +127,8 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     from .inputs import collect
 
     inputs = collect(arguments.paths, recursive=arguments.recursive)
-    _refuse_input_as_output(arguments.output, inputs.paths)
+    if arguments.output is not None:
+        refuse_input(arguments.output, inputs.paths, what="one of the images")
     for remark in () if arguments.quiet else inputs.remarks:
         say(_PROGRAM, remark)
     import warnings
@@ -136,11 +139,11 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     from .predictions import Layout
 
     warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
-    workers = arguments.workers or usable_cores()
-    # One image cannot be shared by workers, so the network gets all their cores instead.
-    classifier = Classifier.load(
-        arguments.model or DEFAULT_MODEL, intra_op_threads=workers if len(inputs.paths) == 1 else 1
-    )
+    cores = usable_cores()
+    num_workers = arguments.workers or cores
+    # One image cannot be shared by workers, so the network gets their cores instead.
+    threads = min(num_workers, cores) if len(inputs.paths) == 1 else 1
+    classifier = Classifier.load(arguments.model or DEFAULT_MODEL, intra_op_threads=threads)
     if arguments.full_decode:
         classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
     limits = PixelLimits(
@@ -162,20 +165,7 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     writer, kept, errors = _open_writer(arguments, layout, meta, inputs)
     if kept and not arguments.quiet:
         say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
-    return lambda: _write_all(arguments, classifier, writer, inputs, limits, workers, kept, errors)
-
-
-def _refuse_input_as_output(output: Path | None, paths: Sequence[str]) -> None:
-    if output is None or not output.is_file():
-        return
-    target = os.stat(output)
-    for path in paths:
-        try:
-            is_same = os.path.samestat(target, os.stat(path))
-        except (OSError, ValueError):
-            continue  # its row will say so
-        if is_same:
-            raise FileExistsError(errno.EEXIST, "is one of the images, expected another output", str(output))
+    return lambda: _write_all(arguments, classifier, writer, inputs, limits, num_workers, kept, errors)
 
 
 def _open_writer(
@@ -194,7 +184,7 @@ def _write_all(
     writer: PredictionsWriter,
     inputs: Inputs,
     limits: PixelLimits,
-    workers: int,
+    num_workers: int,
     kept: int,
     errors: int,
 ) -> int:
@@ -205,7 +195,7 @@ def _write_all(
     progress = Progress(total - kept, quiet=arguments.quiet)
     results = classifier.predict(
         inputs.paths[kept:],
-        workers=workers,
+        workers=num_workers,
         batch_size=arguments.batch_size,
         limits=limits,
         min_confidence=arguments.min_confidence,
@@ -270,15 +260,16 @@ def _meta(
 
 def _batch_size(text: str) -> int:
     if (value := positive(text)) > 1024:
-        raise argparse.ArgumentTypeError(f"got {text}, expected at most 1024")
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected at most 1024")
     return value
 
 
 def _pixels(text: str) -> int:
     number, factor = (text[:-1], 1_000_000) if text[-1:] in ("M", "m") else (text, 1)
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected pixels, as 50000000 or 50M")
-    return int(number) * factor
+    try:
+        return whole(number, least=1) * factor
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected pixels, as 50000000 or 50M") from error
 
 
 def _megabytes(text: str) -> int:

@@ -30,6 +30,9 @@ GATE = 6
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
+MAX_WORKERS = 256
+"""More threads than any board has cores; 100,000 of them take a machine's whole memory."""
+
 STATUSES = """\
 exit status:
   0 done   1 done, some images failed   2 usage   3 input   4 model   5 environment, disk full   6 a gate failed
@@ -134,16 +137,27 @@ def fail(program: str, text: str, status: int) -> int:
 
 def natural(text: str) -> int:
     """Argument type: a whole number from 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0")
-    return int(text)
+    return whole(text, least=0)
 
 
 def positive(text: str) -> int:
     """Argument type: a whole number from 1."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
+    return whole(text, least=1)
+
+
+def workers(text: str) -> int:
+    """Argument type: a number of threads; each holds a batch, and those over the cores only wait for each other."""
+    if (value := positive(text)) > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected at most {MAX_WORKERS}")
+    return value
+
+
+def whole(text: str, *, least: int) -> int:
+    """A whole number of at most 18 digits, or argparse's error."""
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
+    if value < least:
+        limit = "" if len(text) <= 18 else " with at most 18 digits"
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected a whole number from {least}{limit}")
     return value
 
 
@@ -154,8 +168,13 @@ def fraction(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected a number from 0 to 1")
     return value
+
+
+def got(text: str) -> str:
+    """What was typed, quoted, for a message that stays one line to read."""
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -109,8 +109,10 @@ def _expand(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def _lines(content: bytes) -> Iterator[str]:
-    separator = b"\0" if b"\0" in content else b"\n"  # find -print0
-    for line in content.removeprefix(b"\xef\xbb\xbf").split(separator):
+    if b"\0" in content:  # find -print0: every other byte may be a part of a name
+        yield from (os.fsdecode(name) for name in content.split(b"\0") if name)
+        return
+    for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         if text := os.fsdecode(line.removesuffix(b"\r")).strip(" \t"):
             yield text
 

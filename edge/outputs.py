@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,15 +33,58 @@ def check_output(path: Path, *, force: bool, hint: str = "--force replaces it") 
         raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(path))
 
 
+def refuse_input(output: Path, inputs: Iterable[str | os.PathLike[str]], *, what: str = "an input") -> None:
+    """Says before the work that a command would overwrite what it reads.
+
+    Args:
+      output: The file to be written; it need not exist.
+      inputs: Files that are read; those that do not exist are none of ours.
+      what: What the inputs are, for the message.
+
+    Raises:
+      FileExistsError: the output is one of them, by whatever name.
+    """
+    if not output.is_file():
+        return
+    target = os.stat(output)
+    for path in inputs:
+        try:
+            is_same = os.path.samestat(target, os.stat(path))
+        except (OSError, ValueError):
+            continue  # reading it will say so
+        if is_same:
+            raise FileExistsError(errno.EEXIST, f"is {what}, expected another output", str(output))
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """Writes a file, text as UTF-8, through a temporary one beside it; an existing one is replaced.
 
     A link is followed, so that it stays one.
+
+    Raises:
+      OSError: it cannot be written; `filename` is the file.
     """
-    path = path.resolve()
-    part = path.with_name(f".{path.name}.part")
+    place = path.resolve()
+    part = place.with_name(f".{place.name}.part")
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, path)
+        with naming(path):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(part, place)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, hint: str = "") -> Iterator[None]:
+    """Puts the file's name into an error of writing it: of a full disk the system says only that it is full.
+
+    Args:
+      path: The file.
+      hint: What to do about it, behind the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, f"{error.strerror or error}{hint}", str(path)) from error

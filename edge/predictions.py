@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ SCHEMA = "edge-predictions/1"
 FORMATS = ("csv", "jsonl", "esfair")
 UNCERTAIN = "uncertain"
 UNCERTAIN_INDEX = -1
+_BOM = b"\xef\xbb\xbf"
 
 _PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")
 _TIMING = ("decode_ms", "infer_ms")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes four times as long to make: there are a million of them
 class Prediction:
     """What the classifier says of one image, or why it says nothing."""
 
@@ -145,7 +147,7 @@ def read(path: str | os.PathLike[str]) -> Predictions:
     """Reads a CSV or JSONL predictions file.
 
     Args:
-      path: The file; JSONL when its first character is "{".
+      path: The file; JSONL when its first character is "{". A byte order mark, which Excel writes, is left out.
 
     Raises:
       PredictionsError: no such file, empty, not a predictions file, a damaged row (with its number), or an end in the
@@ -154,7 +156,7 @@ def read(path: str | os.PathLike[str]) -> Predictions:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            is_jsonl = file.read(1) == b"{"
+            is_jsonl = file.read(4).removeprefix(_BOM).startswith(b"{")
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read() not in (b"", b"\n"):
                 raise PredictionsError(f"{path}: ends in the middle of its last row (an interrupted run or copy?)")
@@ -170,13 +172,17 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Predictions:
         raise PredictionsError(f"{path}: got schema {meta.get('schema')!r}, expected {SCHEMA!r}")
     objects = [json_object(line, f"{path}: row {n}") for n, line in enumerate(file, 1)]
     columns = list(objects[0]) if objects else []
-    return Predictions(meta, list(_predictions(path, columns, ([o.get(name) for name in columns] for o in objects))))
+    rows = ([_as_text(path, n, name, values.get(name)) for name in columns] for n, values in enumerate(objects, 1))
+    return Predictions(meta, list(_predictions(path, columns, rows)))
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Predictions:
-    with io.TextIOWrapper(file, "utf-8", errors="replace", newline="") as text:
+    with io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as text:
         reader = csv.reader(text)
-        columns = next(reader, [])
+        try:
+            columns = next(reader, [])
+        except csv.Error as problem:
+            raise PredictionsError(f"{path}: header: {problem}") from problem
         missing = [name for name in ("path", "label", "label_index", "status") if name not in columns]
         if missing:
             got = ",".join(columns)[:80]
@@ -185,39 +191,51 @@ def _read_csv(path: Path, file: IO[bytes]) -> Predictions:
         return Predictions(meta, list(_predictions(path, columns, reader)))
 
 
-def _predictions(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> Iterator[Prediction]:
-    """Rows of text or JSON values -> predictions. A million of them should not take ten seconds."""
-    place = {name: i for i, name in enumerate(columns)}
-    nothing = len(columns)  # index of a None put behind every row
+def _as_text(path: Path, row: int, column: str, value: object) -> str:
+    """A JSON value as a CSV has it. What must be a name may not be something else that happens to have a text."""
+    if column in ("path", "label", "status", "error") and not isinstance(value, str | None):
+        raise PredictionsError(f"{path}: row {row}: {column}: got {repr(value)[:40]}, expected a text")
+    return "" if value is None else str(value)
+
+
+def _predictions(path: Path, columns: list[str], rows: Iterable[list[str]]) -> Iterator[Prediction]:
+    """Rows of text -> predictions. A million of them should not take ten seconds."""
+    place = {column: i for i, column in enumerate(columns)}
+    nothing = len(columns)  # index of a "" put behind every row
+    name, intern = place.get("path", nothing), sys.intern
     label, index, status = place.get("label", nothing), place.get("label_index", nothing), place.get("status", nothing)
     error, confidence = place.get("error", nothing), place.get("confidence", nothing)
     width, height = place.get("width", nothing), place.get("height", nothing)
     decode_ms, infer_ms = place.get("decode_ms", nothing), place.get("infer_ms", nothing)
-    probs = [i for name, i in place.items() if name.startswith("prob_")]
+    probs = [i for column, i in place.items() if column.startswith("prob_")]
     n = 0
     try:
         for n, row in enumerate(rows, 1):
             if len(row) != nothing:
                 raise ValueError(f"got {len(row)} fields, expected {nothing}")
-            row.append(None)
+            if not (name < nothing and row[name]):
+                raise ValueError("has no path")
+            row.append("")
             yield Prediction(
-                row[place["path"]],
-                row[label] or "",
-                None if row[index] in ("", None) else int(row[index]),
-                None if row[confidence] in ("", None) else float(row[confidence]),
-                row[status],
-                row[error] or "",
-                None if row[width] in ("", None) else int(row[width]),
-                None if row[height] in ("", None) else int(row[height]),
-                None if row[decode_ms] in ("", None) else float(row[decode_ms]),
-                None if row[infer_ms] in ("", None) else float(row[infer_ms]),
-                _probabilities([row[i] for i in probs]) if probs and row[probs[0]] not in ("", None) else None,
+                row[name],
+                intern(row[label]),  # a handful of classes: each name is held once
+                int(row[index]) if row[index] else None,
+                float(row[confidence]) if row[confidence] else None,
+                intern(row[status]),
+                row[error],
+                int(row[width]) if row[width] else None,
+                int(row[height]) if row[height] else None,
+                float(row[decode_ms]) if row[decode_ms] else None,
+                float(row[infer_ms]) if row[infer_ms] else None,
+                _probabilities([row[i] for i in probs]) if probs and row[probs[0]] else None,
             )
-    except (KeyError, ValueError, TypeError, csv.Error) as problem:
-        raise PredictionsError(f"{path}: row {n}: {problem}") from problem
+    except csv.Error as problem:
+        raise PredictionsError(f"{path}: row {n + 1}: {problem}") from problem  # of the row that did not come
+    except (ValueError, TypeError, OverflowError) as problem:
+        raise PredictionsError(f"{path}: row {n}: {str(problem)[:200]}") from problem
 
 
-def _probabilities(values: list[Any]) -> np.ndarray:
+def _probabilities(values: list[str]) -> np.ndarray:
     import numpy as np
 
     return np.array(values, np.float32)
@@ -260,7 +278,7 @@ def json_object(record: bytes, where: str) -> dict[str, Any]:
     """One JSON object, or a PredictionsError that says where."""
     try:
         values = json.loads(record)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PredictionsError(f"{where}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise PredictionsError(f"{where}: got {type(values).__name__}, expected a JSON object")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
+from .outputs import naming
 from .predictions import (
     UNCERTAIN_INDEX,
     Layout,
@@ -28,6 +29,8 @@ from .predictions import (
     read_meta,
     records,
 )
+
+_RESUME = "; the rows before it are kept, --resume continues"
 
 
 class PredictionsWriter:
@@ -132,7 +135,8 @@ class PredictionsWriter:
         """Gives a complete file its name."""
         if self._path is None:
             return
-        os.fsync(self._file.fileno())
+        with naming(self._path, _RESUME):
+            os.fsync(self._file.fileno())
         if self._layout.format != "jsonl":
             self._path.unlink(missing_ok=True)  # rows of an older run must not stand beside this run's meta
             os.replace(part_path(meta_path(self._path)), meta_path(self._path))
@@ -151,15 +155,19 @@ class PredictionsWriter:
                 view = view[self._file.write(view) :]
             self._file.flush()
         except OSError:
-            if self._path is not None:
+            if self._path is None:
+                raise
+            with naming(self._path, _RESUME):
                 self._file.truncate(self._size)  # half a row would look like a damaged one
-            raise
+                raise
         self._size += len(row)
 
     def _write_meta(self, meta: dict[str, object]) -> None:
         if self._path is not None and self._layout.format != "jsonl":
             text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
-            part_path(meta_path(self._path)).write_text(text, encoding="utf-8")
+            part = part_path(meta_path(self._path))
+            with naming(part):
+                part.write_text(text, encoding="utf-8")
 
     def _check_kept(self, meta: dict[str, object], names: Sequence[str]) -> tuple[int, int, int]:
         """(rows kept, errors among them, bytes they take) of an interrupted file."""
@@ -231,7 +239,10 @@ def _place_for(path: Path) -> Path:
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "is no regular file (leave -o out for standard output)", str(path))
-    return path.resolve()
+    place = path.resolve()
+    if not place.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(place.parent if path.is_symlink() else path.parent))
+    return place
 
 
 def _open_locked(path: Path) -> IO[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
-        return fail(_PROGRAM, f"needs {_PACKAGES[error.name]}: pip install 'fairedge[export]'", ENVIRONMENT)
+        return fail(_PROGRAM, f"needs {_PACKAGES[error.name]}: pip install '.[export]' in the checkout", ENVIRONMENT)
     write_output(output, content)
     if not arguments.quiet:
         say(_PROGRAM, f"{output}: {len(content) / 1e6:.2f} MB, classes {', '.join(checkpoint.classes)}")
@@ -73,24 +74,24 @@ def _export(arguments: argparse.Namespace) -> int:
 def _onnx(arguments: argparse.Namespace, checkpoint: Checkpoint) -> bytes:
     from edge.preprocess import Preprocess
     from train.config import TrainConfig
-    from train.engine import build
+    from train.network import build
 
     from .to_onnx import describe_model, to_onnx
 
     config, preprocess = TrainConfig.from_dict(checkpoint.config), Preprocess.from_json(checkpoint.preprocess)
-    model = build(config, len(checkpoint.classes))
-    model.load_state_dict(checkpoint.ema)
+    model = build(config.model, len(checkpoint.classes))
+    model.load_state_dict(checkpoint.weights)
     training = {
         "data": checkpoint.data_name,
         "recipe": checkpoint.recipe,
         "commit": checkpoint.commit,
-        "cluster_sha256": checkpoint.cluster_sha256,
+        "cluster_sha256": hashlib.sha256("\n".join(checkpoint.clusters).encode()).hexdigest(),
         "hold_out": checkpoint.hold_out,
         **({"leaky": True} if checkpoint.leaky else {}),
     }
     metadata = {
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
-        "model": describe_model(model, variant=config.variant, size_px=preprocess.size_px),
+        "model": describe_model(model, variant=config.model.network, size_px=preprocess.size_px),
         "training": json.dumps(training, ensure_ascii=False),
         "temperature": "1.0",
         "license": arguments.license,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import nn
 
-from train.mobileone import MobileOne
+from train.mobileone import MobileOneBlock
+from train.network import Network
 
 
-def fold_scale(model: MobileOne, scale: float | tuple[float, float, float]) -> MobileOne:
+def fold_scale(model: Network, scale: float | tuple[float, float, float]) -> Network:
     """A copy of `model` that takes unscaled pixels: `fold_scale(model, s)(x)` equals `model(s * x)`.
 
     Args:
@@ -24,10 +26,10 @@ def fold_scale(model: MobileOne, scale: float | tuple[float, float, float]) -> M
       ValueError: the model is in training form.
     """
     folded = copy.deepcopy(model)
-    if folded.stem.fused is None:
+    if any(isinstance(module, MobileOneBlock) and module.fused is None for module in folded.modules()):
         raise ValueError("got a model in training form, expected one from reparameterize")
     scales = torch.tensor(scale if isinstance(scale, tuple) else (scale,) * 3, dtype=torch.float64)
-    weight = folded.stem.fused.weight
+    weight = next(module for module in folded.body.modules() if isinstance(module, nn.Conv2d)).weight
     with torch.no_grad():
         weight.copy_(weight.double() * scales.to(weight.device).view(1, 3, 1, 1))
     return folded

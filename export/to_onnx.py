@@ -23,7 +23,9 @@ from torch.nn import functional
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train.data import scale_tensor
-from train.mobileone import MobileOne, reparameterize
+from train.head import to_linear
+from train.mobileone import reparameterize
+from train.network import Network
 
 from .fold import fold_scale
 from .simplify import simplify
@@ -43,12 +45,12 @@ class ExportError(EdgeError):
 class InferenceGraph(nn.Module):
     """(N, S, S, 3) uint8 RGB -> (N, C) float32 logits: the whole model file, in PyTorch."""
 
-    def __init__(self, model: MobileOne, scale: float | tuple[float, float, float]) -> None:
-        """Fuses the branches of `model` and folds `scale` into its first convolution."""
+    def __init__(self, model: Network, scale: float | tuple[float, float, float]) -> None:
+        """Fuses the branches of `model`, folds `scale` into its first convolution, and its head into one layer."""
         super().__init__()
         fused = fold_scale(reparameterize(model), scale)
-        self.body = nn.Sequential(fused.stem, fused.stages)
-        linear = fused.head.fc
+        self.body = fused.body
+        linear = to_linear(fused.head)
         self.classifier = nn.Conv2d(linear.in_features, linear.out_features, 1)
         with torch.no_grad():
             self.classifier.weight.copy_(linear.weight[:, :, None, None])
@@ -63,7 +65,7 @@ class InferenceGraph(nn.Module):
 
 
 def to_onnx(
-    model: MobileOne, *, preprocess: Preprocess, metadata: Mapping[str, str]
+    model: Network, *, preprocess: Preprocess, metadata: Mapping[str, str]
 ) -> tuple[onnx.ModelProto, str | None]:
     """Exports a network.
 
@@ -102,7 +104,7 @@ def to_onnx(
     return exported, remark
 
 
-def describe_model(model: MobileOne, *, variant: str, size_px: int) -> str:
+def describe_model(model: Network, *, variant: str, size_px: int) -> str:
     """The `model` entry of the metadata, JSON: variant, and parameters and multiply-adds of the inference form."""
     graph = InferenceGraph(model, 1.0)
     macs = 0
@@ -118,7 +120,7 @@ def describe_model(model: MobileOne, *, variant: str, size_px: int) -> str:
     with torch.no_grad():
         graph(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))
     parameters = sum(p.numel() for p in graph.parameters())
-    return json.dumps({"variant": f"mobileone_{variant}", "parameters": parameters, "macs": macs})
+    return json.dumps({"variant": variant, "parameters": parameters, "macs": macs})
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -129,7 +131,7 @@ def _strip(model: onnx.ModelProto) -> None:
         del entry.metadata_props[:]
 
 
-def _verify(exported: onnx.ModelProto, model: MobileOne, preprocess: Preprocess) -> None:
+def _verify(exported: onnx.ModelProto, model: Network, preprocess: Preprocess) -> None:
     try:
         onnx.checker.check_model(exported, full_check=True)
         options = ort.SessionOptions()
@@ -138,7 +140,7 @@ def _verify(exported: onnx.ModelProto, model: MobileOne, preprocess: Preprocess)
         session = ort.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # neither library has a common base but Exception
         raise ExportError(f"the exported model is invalid: {str(error).strip().splitlines()[0][:200]}") from error
-    operators = [node.op_type for node in exported.graph.node[:3]]
+    operators = [node.op_type for node in exported.graph.node if node.op_type != "Constant"][:3]
     if operators != ["Transpose", "Cast", "Conv"]:
         raise ExportError(f"the graph starts with {', '.join(operators)}, expected Transpose, Cast, Conv")
     side = preprocess.size_px
@@ -147,8 +149,11 @@ def _verify(exported: onnx.ModelProto, model: MobileOne, preprocess: Preprocess)
     with torch.no_grad():
         was_training = model.training
         scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() * scale_tensor(preprocess)
-        expected = model.eval()(scaled).numpy()
+        features = model.eval().embed(scaled)
+        expected, trained = to_linear(model.head)(features).numpy(), model.head(features).numpy()
         model.train(was_training)
+    if (expected.argmax(axis=1) != trained.argmax(axis=1)).any():
+        raise ExportError("the folded head answers otherwise than the trained one")
     for batch_size in (1, 3):
         (logits,) = session.run(["logits"], {"images": images[:batch_size]})
         difference = float(np.abs(logits - expected[:batch_size]).max())

@@ -17,4 +17,4 @@ def to_safetensors(checkpoint: Checkpoint) -> bytes:
         "preprocess": checkpoint.preprocess,
         **({"leaky": "true"} if checkpoint.leaky else {}),
     }
-    return save({name: tensor.contiguous() for name, tensor in checkpoint.ema.items()}, metadata)
+    return save({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, metadata)

@@ -7,28 +7,30 @@ import torch
 from PIL import Image
 from torch import nn
 
-from train.mobileone import MobileOne
+from train.config import ModelConfig
+from train.network import build
 
 torch.set_num_threads(1)  # OpenMP's threads spin: with other work on the cores, two take ten times as long as one
 
 COLOURS = {"ash": (200, 60, 60), "birch": (60, 200, 60), "Cedar": (60, 60, 200)}
 
 
-def random_network(variant="s0", *, num_classes=3, num_conv_branches=None, seed=0):
+def random_network(variant="mobileone_s0", *, num_classes=3, num_conv_branches=0, seed=0, **head):
     """A network in evaluation mode whose BatchNorms are far from the identity: fresh ones would hide errors.
 
     Their statistics are those of some images, disturbed: arbitrary ones would make 43 layers forget the input.
     """
     torch.manual_seed(seed)
-    model = MobileOne(variant, num_classes=num_classes, num_conv_branches=num_conv_branches)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    model = build(ModelConfig(variant, num_conv_branches, **head), num_classes)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
         for norm in norms:
             norm.weight.uniform_(0.3, 1.2)
             norm.weight[::7] *= -1
-            norm.bias.normal_(0, 0.3)
+            if norm.bias.requires_grad:
+                norm.bias.normal_(0, 0.3)
             norm.momentum = 1.0
-        model(nn.functional.interpolate(torch.rand(8, 3, 8, 8), size=64))
+        model.train()(nn.functional.interpolate(torch.rand(8, 3, 8, 8), size=64))
         for norm in norms:
             norm.running_var.clamp_(min=0.2 * norm.running_var.mean())  # a dead channel would be amplified without end
             norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn(norm.num_features)

@@ -187,7 +187,7 @@ def test_score_prints_a_table_and_writes_results(
     printed = [line.split() for line in captured.out.splitlines()]
     for name, figures in TABLE.items():
         assert [*name.split(), *figures.split()] in printed, name
-    assert "1 of 6 images could not be used and count as wrong" in captured.err
+    assert captured.out.startswith("1 of 6 images could not be used and count as wrong\n")
 
     result = json.loads(output.read_text(encoding="utf-8"))
     assert result["schema"] == "edge-bench/1"
@@ -236,7 +236,8 @@ def test_score_wants_every_sample_unless_told(data: Path, tmp_path: Path, capsys
     assert run("score", predictions, "--data", data, "--subset") == 0
     captured = capsys.readouterr()
     assert "2 of 6 samples have no prediction: left out" in captured.err
-    assert captured.out.splitlines()[1].split()[-1] == "4"
+    assert captured.out.startswith("1 of 4 images could not be used")
+    assert captured.out.splitlines()[2].split()[-1] == "4"
 
 
 @pytest.mark.parametrize("flags", [[], ["--subset"]])
@@ -286,6 +287,18 @@ def test_score_with_another_label_column(data: Path, tmp_path: Path, capsys: pyt
     output = tmp_path / "results.json"
     assert run("score", predictions, "--data", data, "--label", "coarse", "-o", output) == 0
     assert json.loads(output.read_text(encoding="utf-8"))["samples"]["cluster"][5] == "p5"
+
+
+def test_score_does_not_overwrite_what_it_reads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = predictions_file(tmp_path / "p.csv", ROWS, META)
+    (data / "manifest.csv").write_text("path,class,group\n")
+    for output in (predictions, tmp_path / "p.csv.meta.json", data / "manifest.csv"):
+        before = output.read_bytes()
+        assert run("score", predictions, "--data", data, "-o", output, "--force") == 2
+        assert f"{output.name}: is an input, expected another output" in capsys.readouterr().err
+        assert output.read_bytes() == before
 
 
 def test_score_says_what_cannot_be_read(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,8 @@ def test_a_path_twice_is_refused() -> None:
         ("[]", "got schema 'list', expected 'edge-bench/1'"),
         ('{"schema": "edge-predictions/1"}', "got schema 'edge-predictions/1'"),
         ('{"schema": "edge-bench/1", "latency": {}}', "has no samples, expected the JSON of `edge-bench score -o`"),
-        ('{"schema": "edge-bench/1", "samples": {"path": ["a"]}, "score": {}, "classes": []}', "equally many of each"),
+        ('{"schema": "edge-bench/1", "samples": {"path": []}, "score": {}, "classes": []}', "samples.group: expected"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
@@ -195,6 +196,31 @@ def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
         (tmp_path / "r.json").write_text(text)
     with pytest.raises(compare.CompareError, match=message):
         compare.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("samples", "status"), [], "expected equally many of each, at least one"),
+        (("samples", "path", 0), ["a"], "samples.path: expected a list of texts"),
+        (("samples", "label"), "NV", "samples.label: expected a list of texts"),
+        (("score", "profile"), ["esfair2023"], r"got profile \['esfair2023'\], expected one of"),
+        (("score", "reference_group"), None, r"got reference_group \[None\], expected names"),
+        (("score", "excluded_groups"), None, "got excluded_groups None, expected names"),
+        (("score", "excluded_groups"), ["G10"], "'G10' is both the reference and excluded"),
+        (("classes",), 5, "got classes 5, expected names"),
+    ],
+)
+def test_load_refuses_what_was_edited(path: tuple[Any, ...], value: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(change(result_of(flat(0.8), seed=1), *path, value=value)))
+    with pytest.raises(compare.CompareError, match=message):
+        compare.load(tmp_path / "r.json")
+
+
+def test_a_damaged_part_is_one_line() -> None:
+    a = change(result_of(flat(0.8), seed=1), "score", "latency", value={"value": "x"})
+    with pytest.raises(compare.CompareError, match="not as `edge-bench score` writes them: TypeError"):
+        compare.compare(a, a)
 
 
 def test_load_refuses_a_profile_of_another_version(tmp_path: Path) -> None:
@@ -220,6 +246,10 @@ def test_compare_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert "right in A alone:" in captured.err
     found = json.loads((tmp_path / "c.json").read_text())
     assert (found["schema"], found["a"], found["b"]) == ("edge-bench/1", "a.json", "b.json")
+    assert main(["show", str(tmp_path / "c.json")]) == 0
+    assert capsys.readouterr().out == captured.out
+    assert main([*arguments[:3], "-o", str(tmp_path / "b.json"), "--force"]) == 2
+    assert "b.json: is an input, expected another output" in capsys.readouterr().err
     assert main(arguments) == 2
     assert "exists already (--force replaces it)" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")]) == 3

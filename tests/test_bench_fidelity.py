@@ -48,11 +48,18 @@ def test_command_leaves_out_what_is_broken(tmp_path, capsys):
     folder = folder_of_photos(tmp_path / "photos", 3)
     (folder / "bad.jpg").write_bytes(b"")
     out = tmp_path / "f.json"
-    assert main(["fidelity", str(folder), "-m", str(TINY_MODEL), "-o", str(out)]) == 0
+    assert main(["fidelity", str(folder), "-m", str(TINY_MODEL), "-o", str(out)]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("3 photos, 3 with the label of a full decode (100.00%)")
     assert "1 of 4 images cannot be used: left out" in captured.err
     assert json.loads(out.read_text())["fidelity"]["images"] == 3
+
+
+def test_photos_none_of_which_can_be_used_are_3(tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    out = tmp_path / "f.json"
+    assert main(["fidelity", str(tmp_path), "-m", str(TINY_MODEL), "-q", "-o", str(out)]) == 3
+    assert "none of 1 images can be used" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from bench import latency
+from bench import latency, peers
 from bench.cli import main
 from edge import Classifier
 from edge.predictions import Prediction
@@ -118,7 +118,7 @@ def test_command_prints_and_writes_the_same_figures(tmp_path, capsys):
     folder = folder_of_photos(tmp_path / "photos", 6)
     (folder / "bad.jpg").write_bytes(b"")
     out = tmp_path / "latency.json"
-    assert bench(folder, "--runs", 2, "-o", out) == 0
+    assert bench(folder, "--runs", 2, "-o", out) == 1  # one image cannot be used
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
     assert result["schema"] == "edge-bench/1"
@@ -160,6 +160,44 @@ def test_interrupted_in_the_middle_leaves_a_result_marked_invalid(tmp_path):
     result = json.loads(out.read_text())
     assert result["valid"] is False and result["reasons"][0] != "" and "interrupted" in result["reasons"]
     assert 0 < len(result["latency"]["samples"]["wall_s"]) < 100000
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "status", "reason"),
+    [
+        ("cold_start", KeyboardInterrupt(), 130, "interrupted"),
+        ("cold_start", subprocess.CalledProcessError(1, ["x"]), 5, "Command '['x']' returned non-zero exit status 1."),
+        ("interleaved", KeyboardInterrupt(), 130, "interrupted"),
+        ("interleaved", peers.PeerError("naive failed: why"), 5, "naive failed: why"),
+    ],
+)
+def test_what_was_timed_outlives_what_comes_after(tmp_path, monkeypatch, capsys, part, error, status, reason):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr(latency if part == "cold_start" else peers, part, stop)
+    monkeypatch.setattr("bench.photo_actions.ignore_interrupts", lambda: None)  # the tests are not on their way out
+    folder, out = folder_of_photos(tmp_path / "photos", 2), tmp_path / "l.json"
+    assert bench(folder, "--runs", 2, "--peer", "naive", "-o", out) == status
+    result = json.loads(out.read_text())
+    assert len(result["latency"]["samples"]["wall_s"]) == 2
+    assert result["valid"] is False and result["reasons"][-1] == reason
+    assert f"{reason})" in capsys.readouterr().out
+
+
+def test_a_peer_that_cannot_run_is_said_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cv2.py").write_text("import nothing_of_that_name")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(latency, "timings", lambda *_: pytest.fail("was timed"))
+    assert bench(folder_of_photos(tmp_path / "photos", 1), "--peer", "winners") == 5
+    assert "winners cannot run: ModuleNotFoundError" in capsys.readouterr().err
+
+
+def test_photos_and_model_are_not_overwritten(tmp_path, capsys):
+    folder = folder_of_photos(tmp_path / "photos", 1)
+    for command in ("latency", "fidelity"):
+        assert main([command, str(folder), "-m", str(TINY_MODEL), "-o", str(folder / "img0.jpg"), "--force"]) == 2
+        assert "img0.jpg: is an input" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The contenders: each runs as a whole process, answers every path in order, and is compared turn by turn."""
 
 import importlib.util
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,8 +48,27 @@ def test_a_peer_keeps_the_order_whatever_the_threads(name, paths):
 
 def test_a_peer_that_fails_is_one_line(paths):
     broken = [*paths, __file__]  # ours gives it an error row, the tutorial dies
-    with pytest.raises(peers.PeerError, match="naive failed: .*baseline"):
+    with pytest.raises(peers.PeerError, match="naive failed: .*cannot identify image file") as caught:
         peers.interleaved(["naive"], TINY_MODEL, broken, workers=1, batch_size=1, runs=1)
+    assert "pip" not in str(caught.value)  # nothing is missing
+
+
+def test_a_missing_package_is_said_before_anything_is_timed(tmp_path, monkeypatch):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    peers.check(["naive", "organisers"])
+    with pytest.raises(peers.PeerError, match=r"winners cannot run: .*cv2.* \(pip install '.\[baseline\]' in the"):
+        peers.check(["naive", "winners"])
+
+
+def test_any_name_a_file_may_have(tmp_path, paths):
+    names = [b"\xff \xe9.jpg", b"two\nlines.jpg", b" blank .jpg"]
+    odd = [os.path.join(str(tmp_path), os.fsdecode(name)) for name in names]
+    for name in odd:
+        shutil.copyfile(paths[0], name)
+    names = [name for name in peers.PEERS if HAS_OPENCV or name not in peers._WITH_OPENCV]
+    figures = peers.interleaved(names, TINY_MODEL, odd, workers=1, batch_size=1, runs=1)
+    assert set(figures) == {"ours", *names}
 
 
 def test_quartiles_of_one_and_of_many():

@@ -232,8 +232,32 @@ def test_undefined_metrics_have_their_reason() -> None:
 ])
 def test_small_groups_are_marked(sizes: dict[str, int], reason: str) -> None:
     page = report.render({"x": result("small", draws=50, sizes=sizes, with_latency=False)})["index.html"]
-    assert reason in page and "few images" in page and "Hatched" in page and "<pattern" in page
+    assert reason in page and "not known to ±5 points" in page and "Hatched" in page and "<pattern" in page
     assert "Warning:" in page
+
+
+def test_deep_nesting_is_refused(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "r.json").write_text("[" * 100_000)
+    with pytest.raises(EdgeError, match="not JSON"):
+        report.load([tmp_path / "r.json"])
+    nested: list[Any] = []
+    for _ in range(5000):  # from Python 3.12 on its JSON reader goes deeper than Python itself
+        nested = [nested]
+    monkeypatch.setattr(compare, "load", lambda path: {**small, "x": nested})
+    with pytest.raises(report.ReportError, match="nested too deeply"):
+        report.load([tmp_path / "r.json"])
+
+
+def test_the_page_is_written_last(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, content: str) -> None:
+        if path.name == "metrics.csv":
+            raise OSError(28, "No space left on device", str(path))
+        path.write_text(content)
+
+    monkeypatch.setattr(report, "write_output", fill)
+    with pytest.raises(OSError, match="No space"):
+        report.write({"x": small}, tmp_path)
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_large_groups_are_not_hatched() -> None:
@@ -325,7 +349,7 @@ def test_missing_packages_are_one_line(
         monkeypatch.delitem(sys.modules, f"bench.{name}")
         monkeypatch.delattr(bench, name)
     assert run("report", "x.json", "-o", tmp_path / "out") == 5
-    expected = "edge-bench: report needs matplotlib and jinja2: pip install 'fairedge[report]'\n"
+    expected = "edge-bench: report needs matplotlib and jinja2: pip install '.[report]' in the checkout\n"
     assert capsys.readouterr() == ("", expected)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from simulated_results import latency
 
 from bench import dataset, results, score
 from bench.cli import main
@@ -248,14 +249,32 @@ def test_nothing_to_score_is_refused() -> None:
 
 def test_latency_completes_the_score() -> None:
     result = {"predictions": META, **results.metrics(random_pairs(SIZES), CLASSES, setting())}
-    timing = {"latency": {"seconds_per_100": 9.4, "images": 100}, "model": {"sha256": "1" * 64}, "reasons": ["hot"]}
+    timing = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
     results.add_latency(result, timing)
     contest = result["score"]
     assert contest["latency"]["value"] == pytest.approx(0.906)
     assert contest["total"]["value"] == pytest.approx(contest["total_of_two_thirds"]["value"] + 0.302)
     assert contest["total"]["low"] == pytest.approx(contest["total_of_two_thirds"]["low"] + 0.302)
     assert result["valid"] is False
-    assert result["reasons"] == ["latency: hot", "latency: measured with another model than the predictions are of"]
+    assert result["reasons"] == [
+        "latency: hot", "latency: hotter", "latency: measured with another model than the predictions are of"
+    ]
+    assert contest["latency"]["n"] == 100
+
+
+def test_a_latency_that_gives_no_reason_is_still_not_valid() -> None:
+    result = {"predictions": META, **results.metrics(random_pairs(SIZES), CLASSES, setting())}
+    results.add_latency(result, latency(9.4) | {"valid": False})
+    assert result["reasons"] == ["latency: its file says no more than that it is not valid"]
+    assert result["valid"] is False
+
+
+def test_a_small_p_is_no_zero() -> None:
+    result = results.metrics(random_pairs(SIZES), CLASSES, setting())
+    result["null"]["equal_accuracy"]["p_value"] = 1 / 2001
+    assert any(line.endswith("as low as this with p < 0.001") for line in results.remarks(result))
+    result["null"]["equal_accuracy"]["p_value"] = 0.0312
+    assert any(line.endswith("as low as this with p = 0.031") for line in results.remarks(result))
 
 
 # The command
@@ -317,8 +336,11 @@ def test_errors_wrong_and_excluded(data: Path, capsys: pytest.CaptureFixture[str
     assert (wrong["accuracy"]["n"], left_out["accuracy"]["n"]) == (60, 59)
     assert left_out["errors"] == {"policy": "exclude", "images": 1}
     assert wrong["accuracy"]["value"] == pytest.approx(left_out["accuracy"]["value"] * 59 / 60)
-    assert run("score", data / "p.csv", "--data", data, "--errors", "exclude") == 0
-    assert "1 of 59 images could not be used and are left out (--errors exclude)" in capsys.readouterr().err
+    assert run("score", data / "p.csv", "--data", data, "--errors", "exclude", "-q") == 0
+    line = "1 of 60 images could not be used and are left out (--errors exclude)"
+    assert line in capsys.readouterr().out.splitlines()
+    assert run("show", data / "r.json") == 0
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_gates_exit_6_and_still_write(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,10 +352,19 @@ def test_gates_exit_6_and_still_write(data: Path, capsys: pytest.CaptureFixture[
 
 
 def test_latency_and_its_gate(data: Path) -> None:
-    (data / "l.json").write_text(json.dumps({"latency": {"seconds_per_100": 4.0}, "model": {"sha256": "0" * 64}}))
+    (data / "l.json").write_text(json.dumps(latency(4.0)))
     result = scored(data, "--latency", data / "l.json", "--fail-under", "total=0.5", "--fail-under", "latency=0.9")
     assert result["score"]["latency"]["value"] == 0.96 and result["latency"]["seconds_per_100"] == 4
     assert result["score"]["total"]["value"] > 0.5 and result["valid"] is True
+    assert run("report", data / "r.json", "-o", data / "report", "-q") in (0, 5)  # 5: no matplotlib here
+
+
+def test_a_gate_does_not_pass_on_a_latency_that_is_not_valid(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "l.json").write_text(json.dumps(latency(4.0, reasons=("2 runs, expected at least 10",))))
+    gates = ["--fail-under", "total=0.1", "--fail-under", "accuracy=0.1"]
+    result = scored(data, "--latency", data / "l.json", *gates, status=6)
+    assert [gate["passed"] for gate in result["gates"]] == [False, True]
+    assert "not valid: latency: 2 runs, expected at least 10\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -342,6 +373,8 @@ def test_latency_and_its_gate(data: Path) -> None:
         (["--fail-under", "total=0.5"], "--fail-under total needs --latency"),
         (["--fail-under", "spd=0.5"], "got 'spd=0.5', expected NAME=VALUE with NAME one of accuracy"),
         (["--fail-under", "accuracy"], "got '', expected a number from 0 to 1"),
+        (["--fail-under", "accuracy=.5", "--fail-under", "accuracy=.9"], "--fail-under accuracy is given twice"),
+        (["--seed", "9" * 5000], f"got '{'9' * 37}...', expected a whole number from 0 with at most 18 digits"),
         (["--fail-under", "accuracy=80"], "got '80', expected a number from 0 to 1"),
         (["--profile", "esfair2024"], "invalid choice: 'esfair2024'"),
         (["--errors", "right"], "invalid choice: 'right'"),
@@ -363,6 +396,11 @@ def test_wrong_usage(arguments: list[str], message: str, data: Path, capsys: pyt
         ("1.jpg,MEL,1,0.9,ok", "1.jpg,DF,1,0.9,ok", "a prediction is 'DF', but the model knows only BCC, MEL, NV"),
         ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,1,0.9,maybe", "1.jpg: got status 'maybe', expected ok or error"),
         ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,1,0.9", "row 2: got 4 fields, expected 5"),
+        ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,,0.9,ok", "1.jpg: status ok, but got label 'MEL' and label_index None"),
+        ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,-5,0.9,ok", "1.jpg: status ok, but got label 'MEL' and label_index -5"),
+        ("1.jpg,MEL,1,0.9,ok", "1.jpg,MEL,-1,0.9,ok", "1.jpg: status ok, but got label 'MEL' and label_index -1"),
+        ("1.jpg,MEL,1,0.9,ok", "1.jpg,,1,0.9,ok", "1.jpg: status ok, but got label '' and label_index 1"),
+        ("1.jpg,MEL,1,0.9,ok", "1.jpg,uncertain,1,0.9,ok", "1.jpg: status ok, but got label 'uncertain'"),
         ("\n1.jpg,MEL", "\n2.jpg,MEL", "1 predictions are for a path that has one already: 2.jpg"),
         ("\n1.jpg,MEL", "\nother/1.jpg,MEL", "1 of 60 predictions are for no sample of the data set, first other/"),
         ("59.jpg,NV,2,0.9,ok\n", "59.jpg,NV,2,0", "ends in the middle of its last row"),  # cut off
@@ -378,6 +416,47 @@ def test_bad_predictions_are_one_line_and_status_3(
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",MEL,", ",ZZ,", "predictions are 'ZZ', no class of the data (BCC, MEL, NV), and the predictions' .meta.json"),
+        ("1.jpg,MEL,1", "1.jpg,MEL,77", "1.jpg: got label_index 77 for 'MEL', but other rows have 1 for 'MEL'"),
+        ("1.jpg,MEL,1", "1.jpg,MEL,2", "1.jpg: got label_index 2 for 'MEL', but other rows have 1 for 'MEL' and 'NV'"),
+    ],
+)
+def test_labels_are_checked_without_meta(
+    old: str, new: str, message: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "p.csv.meta.json").unlink()
+    assert scored(data)["classes"] == CLASSES
+    text = (data / "p.csv").read_text()
+    (data / "p.csv").write_text(text.replace(old, new) if "jpg" not in old else text.replace(old, new, 1))
+    assert run("score", data / "p.csv", "--data", data) == 3
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"classes": 5}', "the predictions' meta has the classes 5, expected a list of names"),
+        ('{"classes": null}', "the predictions' meta has the classes None"),
+        ('{"classes": ["BCC", 1]}', "expected a list of names"),
+        ('{"classes": ["BCC", "MEL", "NV", "MEL"]}', "meta names the class 'MEL' twice, expected each once"),
+        ("null", "got NoneType, expected a JSON object"),
+        ('{"a":' * 100_000, "not JSON"),
+        ('{"classes": ["BCC", "MEL", "NV"], "temperature": NaN}', "the results hold what JSON cannot"),
+    ],
+)
+def test_a_damaged_meta_is_one_line(
+    text: str, message: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "p.csv.meta.json").write_text(text)
+    assert run("score", data / "p.csv", "--data", data, "-o", data / "r.json") == 3
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and not (data / "r.json").exists()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "not a predictions file: no column path, label, label_index, status"),
@@ -389,7 +468,8 @@ def test_empty_and_foreign_files(text: str, message: str, data: Path, capsys: py
     (data / "p.csv").write_text(text)
     for flags in ([], ["--subset"]):
         assert run("score", data / "p.csv", "--data", data, *flags) == 3
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error and "--subset" not in error  # which would leave nothing
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from simulated_results import latency
 
 from bench import cli, score
 
@@ -203,8 +204,31 @@ def test_a_group_under_64_is_refused_by_their_code_alone() -> None:
 
 def test_read_latency(tmp_path: Path) -> None:
     path = tmp_path / "l.json"
-    path.write_text(json.dumps({"latency": {"seconds_per_100": 12.5}, "model": {"name": "m.onnx"}}))
-    assert score.read_latency(path)["latency"]["seconds_per_100"] == 12.5
+    path.write_text(json.dumps(latency(12.5)))
+    assert score.read_latency(path) == latency(12.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": 5}, "got model 5, expected the JSON of `edge-bench latency -o`"),
+        ({"machine": []}, r"got machine \[\]"),
+        ({"reasons": 5}, "got reasons 5"),
+        ({"reasons": [5]}, "got reasons that are no texts"),
+        ({"valid": 1}, "got valid 1"),
+        ({"latency": {"images": True}}, "got latency.images True"),
+        ({"latency": {"images": 0}}, "or no images"),
+        ({"latency": {"stages_ms": None}}, "got latency.stages_ms None"),
+        ({"model": {"name": "null"}}, "of the null network"),
+    ],
+)
+def test_a_latency_that_no_report_could_show_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    found = latency(1)
+    for key, value in changes.items():
+        found[key] = {**found[key], **value} if key == "latency" else value
+    (tmp_path / "l.json").write_text(json.dumps(found))
+    with pytest.raises(score.ScoreError, match=message):
+        score.read_latency(tmp_path / "l.json")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +242,8 @@ def test_read_latency(tmp_path: Path) -> None:
         ('{"latency": {"seconds_per_100": true}}', "seconds_per_100 True"),
         ('{"latency": {"seconds_per_100": -1}}', "seconds_per_100 -1"),
         ('{"latency": {"seconds_per_100": NaN}}', "seconds_per_100 nan"),
-        ('{"latency": {"seconds_per_100": 1}, "model": {"name": "null"}}', "of the null network"),
+        ('{"latency": {"seconds_per_100": 1}}', "got latency.images None"),
+        ("[" * 100_000, "l.json: not JSON"),
     ],
 )
 def test_read_latency_refuses(text: str | None, message: str, tmp_path: Path) -> None:
@@ -237,4 +262,14 @@ def test_gates() -> None:
     minima = {"accuracy": 0.8, "fairness": 0.0, "total": 0.1, "macro_f1": 0.71, "worst_group": 0.5}
     checked = score.gates(result, minima)
     assert [gate["passed"] for gate in checked] == [True, False, False, False, True]
-    assert checked[3] == {"name": "macro_f1", "minimum": 0.71, "value": 0.7, "passed": False}
+    assert checked[3] == {"name": "macro_f1", "minimum": 0.71, "value": 0.7, "passed": False, "reason": "under 0.71"}
+    assert [gate["reason"] for gate in checked] == [None, "not defined", "not defined", "under 0.71", None]
+
+
+def test_an_invalid_latency_passes_no_gate() -> None:
+    contest = {name: {"value": 0.9} for name in ("accuracy", "latency", "total", "total_of_two_thirds")}
+    result = {"score": contest, "valid": False, "reasons": ["latency: 2 runs", "latency: hot"]}
+    checked = {gate["name"]: gate["reason"] for gate in score.gates(result, dict.fromkeys(contest, 0.1))}
+    invalid = "not valid: latency: 2 runs; latency: hot"
+    assert checked == {"accuracy": None, "latency": invalid, "total": invalid, "total_of_two_thirds": None}
+    assert all(gate["passed"] for gate in score.gates({**result, "valid": True}, dict.fromkeys(contest, 0.1)))

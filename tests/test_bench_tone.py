@@ -153,6 +153,15 @@ def test_a_manifest_gives_its_own_order(folder: Path, capsys: pytest.CaptureFixt
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
+def test_a_file_is_no_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tone", folder / "g" / "0.png") == 3
+    assert "0.png: is a file, expected a folder" in capsys.readouterr().err
+    assert run("tone", tmp_path / "gone") == 3
+    (folder / "manifest.csv").write_text("path,class,group\ng/3.png,a,b\n")
+    assert run("tone", folder, "-o", folder / "manifest.csv", "--force") == 2
+    assert "manifest.csv: is an input, expected another output" in capsys.readouterr().err
+
+
 def test_a_broken_image_has_a_row(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "g" / "9.jpg").write_bytes(b"no image")
     out = tmp_path / "tone.csv"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
+from edge import Classifier
 from edge.cli import main
 from edge.predictions import read
 
@@ -105,7 +107,7 @@ def test_on_error_fail_stops_with_1_and_can_be_resumed(photos, tmp_path, capsys)
         (["photos", "-m", "photos/img0.jpg"], 4, "not a usable ONNX model"),
         (["photos", "-o", "taken.csv"], 2, "taken.csv: exists already"),
         (["photos", "-o", "empty"], 5, "empty: is a folder"),
-        (["photos", "-o", "nowhere/out.csv"], 5, "nowhere/out.csv"),
+        (["photos", "-o", "nowhere/out.csv"], 5, "nowhere: no such folder"),
         (["photos", "-o", "pipe", "--force"], 2, "pipe: is no regular file"),
         (["photos", "-o", "photos/img1.jpg", "--force"], 2, "photos/img1.jpg: is one of the images"),
         (["photos", "-m", "pipe"], 4, "pipe: model cannot be read: is no regular file"),
@@ -135,7 +137,10 @@ def test_what_stops_a_run_is_one_line_and_its_status(photos, tmp_path, monkeypat
         (["x", "--format", "xml"], "invalid choice: 'xml'"),
         (["x", "--resume"], "--resume needs -o FILE"),
         (["x", "-o", "-", "--resume"], "--resume needs -o FILE"),
-        (["x", "-b", "99999999999999999999"], "expected at most 1024"),
+        (["x", "-b", "9999"], "expected at most 1024"),
+        (["x", "-w", "257"], "got '257', expected at most 256"),
+        (["x", "--max-pixels", "9" * 5000], f"got '{'9' * 37}...', expected pixels"),
+        (["x", "--topk", "9" * 5000], f"got '{'9' * 37}...', expected a whole number from 1 with at most 18 digits"),
         (["x", "--max-memory", "50"], "max memory: got 50 MB, expected at least"),
         (["x", "--resume", "--force", "-o", "y"], "exclude each other"),
     ],
@@ -214,6 +219,45 @@ def test_a_full_device_is_5_and_one_line(photos):
         result = subprocess.run([*COMMAND, "-q", str(photos)], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert result.returncode == 5
     assert result.stderr == "edge-infer: output: No space left on device\n"
+
+
+def test_a_full_disk_names_the_file_and_the_way_on(photos, tmp_path, monkeypatch, capsys):
+    def refuse(self, prediction):
+        return b"row" if prediction.path == "img0.jpg" else bytes(100_000)
+
+    monkeypatch.setattr("edge.predictions.Layout.encode", refuse)
+    out = tmp_path / "out.csv"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))  # as a disk that has room for so much
+    try:
+        assert infer(photos, "-o", out) == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    err = capsys.readouterr().err
+    assert err == f"edge-infer: {out}: File too large; the rows before it are kept, --resume continues\n"
+    assert (tmp_path / "out.csv.part").read_bytes().endswith(b"row")
+
+
+def test_one_image_gets_no_more_threads_than_there_are_cores(photos, monkeypatch, capsys):
+    from edge.device import usable_cores
+
+    asked = []
+    load = Classifier.load
+    monkeypatch.setattr(Classifier, "load", lambda path, **options: asked.append(options) or load(path, **options))
+    assert infer(photos / "img0.jpg", "-w", 256) == 0
+    assert asked == [{"intra_op_threads": usable_cores()}]
+
+
+def test_check_says_that_a_model_is_leaky(monkeypatch, capsys):
+    from edge.selftest import report
+
+    classifier = Classifier.load(TINY_MODEL)
+    monkeypatch.setattr(Classifier, "load", lambda *_, **__: classifier)
+    for training, is_marked in (('{"leaky": true}', True), ('{"data": "x"}', False), ("[" * 100_000, False)):
+        classifier.metadata["training"] = training
+        assert any("LEAKY" in line for line in report(TINY_MODEL)) is is_marked
 
 
 def wait_for_rows(path, count, process):

@@ -103,6 +103,8 @@ def test_links_that_lead_nowhere_are_no_images(tree):
 def test_a_list_may_be_separated_by_zero_bytes(tree):
     (tree / "list0").write_bytes(b"photos/img10.jpg\0photos/b/x.png\0")
     assert collect(["@list0"]).names == ["img10.jpg", "b/x.png"]
+    (tree / "list0").write_bytes(b"photos/gone \0photos/two\nlines.jpg\r\0photos/b/x.png")  # blanks are parts of names
+    assert collect(["@list0"]).names == ["gone ", "two\nlines.jpg\r", "b/x.png"]
 
 
 def test_a_closed_standard_input_is_said(tree, monkeypatch):

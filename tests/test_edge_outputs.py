@@ -4,7 +4,7 @@ import pytest
 
 import bench.cli
 import train.cli
-from edge.outputs import check_output, write_output
+from edge.outputs import check_output, refuse_input, write_output
 
 
 def test_writing_leaves_a_whole_file_or_none(tmp_path, monkeypatch):
@@ -18,6 +18,25 @@ def test_writing_leaves_a_whole_file_or_none(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             write_output(tmp_path / name, "new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", b"old")]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def refuse(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", refuse)
+    with pytest.raises(OSError) as caught:
+        write_output(tmp_path / "a.txt", "new")
+    assert (caught.value.filename, caught.value.strerror) == (str(tmp_path / "a.txt"), "No space left on device")
+
+
+def test_an_input_is_no_output(tmp_path):
+    (tmp_path / "in").touch()
+    (tmp_path / "link").symlink_to("in")
+    refuse_input(tmp_path / "new", [tmp_path / "in"])
+    refuse_input(tmp_path / "in", [tmp_path / "gone", "with\0zero"])
+    with pytest.raises(FileExistsError, match="is an input, expected another output"):
+        refuse_input(tmp_path / "link", [tmp_path / "in"])
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -85,6 +85,14 @@ def test_reading_back_gives_what_was_written(tmp_path, format):
         (b'{"schema": "edge-predictions/1"}\n{"path": 1\n', "row 1: not JSON"),
         (b"path,label,label_index,status\na.jpg,x,one,ok\n", "row 1: invalid literal"),
         (b"path,label,label_index,status\na.jpg,x,1\n", "row 1: got 3 fields, expected 4"),
+        (b"path,label,label_index,status\n,x,1,ok\n", "row 1: has no path"),
+        (b"path,label,label_index,status," + b"x" * 140_000 + b"\n", "header: field larger than field limit"),
+        (b"path,label,label_index,status\n" + b"x" * 140_000 + b",x,1,ok\n", "row 1: field larger than field limit"),
+        (b'{"schema": "edge-predictions/1"}\n{"label": "x"}\n', "row 1: has no path"),
+        (b'{"schema": "edge-predictions/1"}\n{"path": ["a"]}\n', r"row 1: path: got \['a'\], expected a text"),
+        (b'{"schema": "edge-predictions/1"}\n{"path": "a", "label": {}}\n', "row 1: label: got {}, expected a text"),
+        (b'{"schema": "edge-predictions/1"}\n{"path": "a", "label_index": 1.5}\n', "row 1: invalid literal .* '1.5'"),
+        (b"{" + b'"a":{' * 100_000, "in.csv"),
     ],
 )
 def test_what_is_no_predictions_file_is_one_line(tmp_path, content, message):
@@ -94,6 +102,18 @@ def test_what_is_no_predictions_file_is_one_line(tmp_path, content, message):
         read(path)
     with pytest.raises(PredictionsError, match="No such file"):
         read(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_byte_order_mark_is_left_out_and_kept_by_resume(tmp_path, format):
+    path = tmp_path / "out.x"
+    write(path, PREDICTIONS, format=format)
+    marked = b"\xef\xbb\xbf" + path.read_bytes()  # as Excel saves "CSV UTF-8"
+    path.write_bytes(marked)
+    assert [row.path for row in read(path).rows] == NAMES
+    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
+    writer.finish()
+    assert kept == len(NAMES) and path.read_bytes() == marked
 
 
 def test_existing_files_are_not_replaced_unasked(tmp_path):

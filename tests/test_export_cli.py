@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -12,7 +13,8 @@ from edge.classifier import Classifier
 from edge.preprocess import Preprocess
 from export.cli import main
 from train.checkpoint import save
-from train.mobileone import MobileOne
+from train.config import ModelConfig
+from train.network import build
 
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 
@@ -41,7 +43,8 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
     assert (metadata["temperature"], metadata["license"]) == ("1.0", "CC0")
     assert json.loads(metadata["metrics"]) == METRICS
     assert json.loads(metadata["training"]) == {
-        "data": "colours", "recipe": "plain", "commit": "c0ffee", "cluster_sha256": "0" * 64, "hold_out": 2
+        "data": "colours", "recipe": "smoke", "commit": "c0ffee", "hold_out": 2,
+        "cluster_sha256": hashlib.sha256(b"0123456789abcdef").hexdigest(),
     }
     assert json.loads(metadata["model"])["variant"] == "mobileone_s0"
     images = labelled_images(2)[0]
@@ -56,12 +59,12 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
 def test_weights_load_back(run_folder):
     output = run_folder / "model.safetensors"
     assert main(["weights", str(run_folder / "checkpoint.pt"), "-o", str(output), "-q"]) == 0
-    model = MobileOne("s0", num_classes=3, num_conv_branches=1)
+    model = build(ModelConfig(num_conv_branches=1), 3)
     model.load_state_dict(load_file(output))
     with safe_open(output, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == list(COLOURS)
-    assert json.loads(metadata["config"])["num_conv_branches"] == 1
+    assert json.loads(metadata["config"])["model"]["num_conv_branches"] == 1
     assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
 
 
@@ -85,4 +88,4 @@ def test_without_its_packages(run_folder, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["onnx", str(run_folder), "-o", str(run_folder / "x.onnx")]) == 5
-    assert capsys.readouterr().err == "edge-export: needs onnx: pip install 'fairedge[export]'\n"
+    assert capsys.readouterr().err == "edge-export: needs onnx: pip install '.[export]' in the checkout\n"

@@ -11,6 +11,7 @@ from edge.classifier import DEFAULT_MODEL
 from edge.preprocess import Preprocess
 from export import to_onnx as module
 from export.to_onnx import ExportError, describe_model, to_onnx
+from train.head import to_linear
 
 CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
 PREPROCESS = Preprocess(size_px=64, scale=(1 / 255, 1 / 200, 1 / 300))
@@ -68,16 +69,27 @@ def test_metadata_is_ours_alone(exported):
     assert not any(node.doc_string or node.metadata_props for node in exported.graph.node)
 
 
-@pytest.mark.parametrize("variant", ["s1", "s4"])
-def test_equals_pytorch(variant):
-    model = random_network(variant)
+@pytest.mark.parametrize(
+    ("variant", "head"),
+    [
+        ("mobileone_s1", {}),
+        ("mobileone_s4", {"neck": True}),
+        ("mobilenet_v2", {}),
+        ("mobilenet_v3_small", {"head": "cosine", "neck": True, "distill_head": True}),
+    ],
+)
+def test_equals_pytorch(variant, head):
+    model = random_network(variant, **head)
     file, remark = to_onnx(model, preprocess=PREPROCESS, metadata=CLASSES)
     images = pictures(3, 64)
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2) * torch.tensor(PREPROCESS.scale).view(3, 1, 1)
     with torch.no_grad():
-        expected = model(scaled).numpy()
+        features = model.embed(scaled)
+        expected, trained = to_linear(model.head)(features).numpy(), model(scaled).numpy()
     assert remark is None
-    assert np.abs(logits_of(file.SerializeToString(), images)(0, 3) - expected).max() < 1e-4 * np.abs(expected).max()
+    logits = logits_of(file.SerializeToString(), images)(0, 3)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    assert (logits.argmax(axis=1) == trained.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -98,5 +110,5 @@ def test_a_wrong_graph_is_refused(monkeypatch):
 
 
 def test_description_counts_the_inference_form():
-    description = json.loads(describe_model(random_network(num_classes=6), variant="s0", size_px=128))
+    description = json.loads(describe_model(random_network(num_classes=6), variant="mobileone_s0", size_px=128))
     assert description == {"variant": "mobileone_s0", "parameters": 1_059_654, "macs": 89_503_744}

@@ -14,7 +14,8 @@ from export.cli import main as export_main
 from train.audit import find_leaks, load, probe
 from train.cli import main
 
-FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1"]
+FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]
+FAST += ["--steps-per-epoch", "1"]
 
 
 def picture(seed, side=96):

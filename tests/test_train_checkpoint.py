@@ -22,7 +22,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
         load(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match="got schema None, expected 'edge-checkpoint/1'"):
+    with pytest.raises(CheckpointError, match="got schema None, expected 'edge-checkpoint/2'"):
         load(tmp_path)
     torch.save(torch.nn.Linear(1, 1), tmp_path / "checkpoint.pt")  # a pickled module: loading it could run code
     with pytest.raises(CheckpointError, match="no readable checkpoint"):

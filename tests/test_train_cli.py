@@ -1,13 +1,19 @@
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
+import torch
+from PIL import Image
 from sample_networks import dataset
 
 from train import checkpoint as checkpoints
 from train.cli import main
 
-FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "2"]
+FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "2", "--recipe", "smoke"]
+FAST += ["--steps-per-epoch", "2"]
 
 
 @pytest.fixture
@@ -34,11 +40,11 @@ def test_folds_then_fit_then_resume(tmp_path, data, capsys):
     assert len(held_out) == 12 and all((data / path).is_file() for path in held_out)
     assert (out / "heldout_predictions.csv").read_text().count("\n") == 13
     config = json.loads((out / "config.json").read_text())
-    assert (config["recipe"], config["sizes_px"], config["epochs"]) == ("plain", [32], 2)
+    assert (config["recipe"], config["input"]["sizes_px"], config["optim"]["epochs"]) == ("smoke", [32], 2)
     state = checkpoints.load(out)
     assert state.metrics == json.loads((out / "metrics.json").read_text())
     assert state.metrics["accuracy"]["n"] == 12 and state.metrics["hold_out"] == 1
-    assert (state.epoch, state.data_name, state.classes) == (2, "data", ["ash", "birch", "Cedar"])
+    assert (state.step, state.data_name, state.classes) == (4, "data", ["ash", "birch", "Cedar"])
     assert str(tmp_path) not in (out / "config.json").read_text()
 
     assert main(command) == 2
@@ -68,7 +74,10 @@ def test_folds_refuses_to_overwrite(tmp_path, data, capsys):
     [
         (["--folds", "f.csv"], "--folds and --hold-out belong together"),
         (["--resume", "--force"], "--resume and --force exclude each other"),
-        (["--class-power", "2"], "argument --class-power: got 2.0, expected 0 to 1"),
+        (["--power", "2"], "argument --power: got 2.0, expected 0 to 1"),
+        (["--teacher", "t"], "--teacher and --distill belong together"),
+        (["--folds", "f", "--hold-out", "1", "--search", "1"], "--search and --hold-out name the same fold"),
+        (["--margin-type", "arcface"], "argument --margin-type: got 'arcface', expected none with a linear head"),
         (["--sizes-px", "64;96"], "got '64;96', expected whole numbers with commas"),
         (["--epoch", "3"], "unknown argument --epoch (did you mean --epochs?)"),
         (["--recipe", "best"], "invalid choice: 'best'"),
@@ -90,31 +99,103 @@ def test_bad_data_is_one_line(tmp_path, data, capsys):
     assert status(data, "--label", "coarse") == 3
     folds = folds_file(tmp_path, data)
     assert status(data, "--folds", folds, "--hold-out", 7) == 3
-    (data / "g1/ash/img0.png").write_bytes(b"no image")
-    assert status(data) == 3
+    assert status(data, "--class-weights", "ash:1,birch:2") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "no such folder" in lines[0]
     assert "no column coarse" in lines[1]
     assert "no fold 7, expected one of 0, 1" in lines[2]
-    assert "img0.png: not a known image format" in lines[3]
+    assert lines[3].startswith("edge-train: 24 images to train on")
+    expected = "expected one for each of the data's Cedar, ash, birch"
+    assert f"class_weights: got numbers for ash, birch, {expected}" in lines[4]
 
 
 def test_without_pytorch(tmp_path, data, capsys, monkeypatch):
-    kept = ("train.cli", "train.config")
+    kept = ("train.cli", "train.config", "train.recipes")
     for name in [name for name in sys.modules if name.startswith("train.") and name not in kept]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
-    assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install 'fairedge[train]'\n"
+    assert capsys.readouterr().err == "edge-train: needs torch: pip install '.[train]' in the checkout\n"
 
 
-def test_an_unusable_held_out_image_is_found_before_the_training(tmp_path, data, capsys):
+def test_unusable_images_are_listed_skipped_and_counted(tmp_path, data, capsys):
     folds = folds_file(tmp_path, data)
     rows = [line.split(",") for line in folds.read_text().splitlines()[1:]]
-    held_out = next(row[0] for row in rows if row[-1] == "0")
-    (data / held_out).write_bytes(b"no image")
-    run_folder = tmp_path / "run"
-    assert main(["fit", str(data), "--folds", str(folds), "--hold-out", "0", "--out", str(run_folder), *FAST]) == 3
-    assert "not a known image format" in capsys.readouterr().err
-    assert not (run_folder / "checkpoint.pt").exists()
+    for fold in "01":
+        (data / next(row[0] for row in rows if row[-1] == fold)).write_bytes(b"no image")
+    out = tmp_path / "run"
+    assert main(["fit", str(data), "--folds", str(folds), "--hold-out", "0", "--out", str(out), *FAST]) == 1
+    error = capsys.readouterr().err
+    assert error.count(".png: not a known image format") == 2 and "skipped 2 images that cannot be used" in error
+    assert "11 images to train on, 11 held out" in error
+    assert json.loads((out / "metrics.json").read_text())["accuracy"]["n"] == 11
+
+
+def test_search_fold_is_neither_trained_on_nor_held_out(tmp_path, data):
+    folds = tmp_path / "folds.csv"
+    assert main(["folds", str(data), "-o", str(folds), "--folds", "3", "-q"]) == 0
+    out = tmp_path / "run"
+    command = ["fit", str(data), "--folds", str(folds), "--hold-out", "0", "--search", "2", "--out", str(out), *FAST]
+    assert main([*command, "-q"]) == 0
+    parts = {fold: {line.split(",")[0] for line in folds.read_text().splitlines() if line.endswith(f",{fold}")}
+             for fold in range(3)}
+    assert {*(out / "search.txt").read_text().splitlines()} == parts[2]
+    assert {*(out / "heldout.txt").read_text().splitlines()} == parts[0]
+    clusters = {row.split(",")[1] for row in folds.read_text().splitlines() if row.endswith(",1")}
+    assert len(checkpoints.load(out).clusters) == len(clusters)
+
+
+def test_teacher_and_weights(tmp_path, data, capsys):
+    folds = tmp_path / "folds.csv"
+    assert main(["folds", str(data), "-o", str(folds), "--folds", "2", "-q"]) == 0
+    common = [str(data), "--folds", str(folds), *FAST, "-q"]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert main(["fit", *common, "--hold-out", "0", "--out", str(teacher)]) == 0
+    learn = ["--teacher", str(teacher), "--weights", str(teacher), "--distill", "kl"]
+    assert main(["fit", *common, "--hold-out", "0", "--out", str(student), *learn]) == 0
+    assert sorted(checkpoints.load(student).sources) == ["teacher", "weights"]
+    for view in ("same", "fixed"):
+        out = tmp_path / view
+        learn = ["--teacher", str(teacher), "--distill", "dist", "--distill-view", view]
+        assert main(["fit", *common, "--hold-out", "0", "--out", str(out), *learn]) == 0
+        assert json.loads((out / "log.jsonl").read_text().splitlines()[0])["distill"] > 0
+    capsys.readouterr()
+    for source in (["--teacher", str(teacher), "--distill", "kl"], ["--weights", str(teacher)]):
+        assert main(["fit", *common, "--hold-out", "1", "--out", str(tmp_path / "leak"), *source]) == 6
+        assert "was trained on" in capsys.readouterr().err
+    assert main(["fit", *common, "--hold-out", "1", "--out", str(tmp_path / "leak"), *source, "--allow-leak"]) == 0
+    assert checkpoints.load(tmp_path / "leak").leaky
+
+
+def test_show(tmp_path, data):
+    sheet = tmp_path / "sheet.png"
+    assert main(["show", str(data), "-o", str(sheet), "--recipe", "rutgers"]) == 0
+    with Image.open(sheet) as image:
+        assert image.width > 500
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_unbroken(tmp_path, data):
+    command = [sys.executable, "-m", "train", "fit", str(data), *FAST, "--steps-per-epoch", "15", "-q"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def fit(out, *more):
+        return subprocess.Popen([*command, "--out", str(out), "--checkpoint-minutes", "0", *more], env=environment)
+
+    assert fit(tmp_path / "unbroken").wait() == 0
+    broken = tmp_path / "broken"
+    for kill in range(3):
+        process = fit(broken, "--resume")
+        checkpoint = broken / "checkpoint.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        time.sleep(0.05 * kill)  # at another moment each time
+        process.kill()
+        process.wait()
+    assert 0 < checkpoints.load(broken).step < 30
+    assert fit(broken, "--resume").wait() == 0
+    one, other = checkpoints.load(tmp_path / "unbroken"), checkpoints.load(broken)
+    assert one.step == other.step == 30
+    assert all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())

@@ -1,41 +1,56 @@
 import dataclasses
+import json
 
 import pytest
 
-from train.config import RECIPES, TrainConfig
-from train.mobileone import MobileOne
+from train.config import NETWORKS, ConfigError, ModelConfig, TrainConfig, numbers_by_class
+from train.network import build
+from train.recipes import LADDERS, RECIPES
+
+EVERY = {**RECIPES, **{f"{ladder} {name}": step for ladder in LADDERS for name, step in LADDERS[ladder].steps.items()}}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", EVERY)
 def test_recipes_survive_json(name):
-    import json
-
-    assert TrainConfig.from_dict(json.loads(json.dumps(RECIPES[name].to_dict()))) == RECIPES[name]
+    assert TrainConfig.from_dict(json.loads(json.dumps(EVERY[name].to_dict()))) == EVERY[name]
 
 
-@pytest.mark.parametrize("variant", ["s0", "s4"])
-def test_variants_are_known_to_the_network(variant):
-    MobileOne(TrainConfig(variant=variant).variant, num_classes=2)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_known(name):
+    build(ModelConfig(name), 2)
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"variant": "s5"}, {"sizes_px": ()}, {"sizes_px": (16,)}, {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0},
-     {"class_power": 1.1}, {"ema_decay": 1.0}, {"resize": "pad"}, {"seed": -1}, {"lr": float("nan")}],
+    [{"network": "s5"}, {"sizes_px": ()}, {"sizes_px": (16,)}, {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0},
+     {"power": 1.1}, {"ema_decay": 1.0}, {"resize": "pad"}, {"seed": -1}, {"lr": float("nan")}, {"noise_std": (0.1,)},
+     {"class_weights": ("a:0",)}, {"class_weights": ("a",)}, {"margin_type": "arcface"}, {"distill_head": True},
+     {"sampler": "balance"}, {"targets": ("a:1",)}],
 )
 def test_values_out_of_range(values):
-    with pytest.raises(ValueError, match=f"{next(iter(values))}: got .*, expected"):
-        TrainConfig(**values)
+    name = "targets" if values == {"sampler": "balance"} else next(iter(values))
+    with pytest.raises(ValueError, match=f"^{name}: got .*, expected"):
+        TrainConfig().changed(**values)
 
 
 def test_unknown_and_missing_fields():
     values = TrainConfig().to_dict()
-    with pytest.raises(ValueError, match="config: got"):
-        TrainConfig.from_dict({**values, "momentum": 0.9})
-    del values["lr"]
-    with pytest.raises(ValueError, match="config: got"):
-        TrainConfig.from_dict(values)
+    with pytest.raises(ValueError, match="config: got .*, expected"):
+        TrainConfig.from_dict({**values, "more": {}})
+    with pytest.raises(ValueError, match="config optim: got .*, expected"):
+        TrainConfig.from_dict({**values, "optim": {}})
+    with pytest.raises(ValueError, match="no such field"):
+        TrainConfig().changed(learning_rate=1.0)
 
 
-def test_every_field_says_what_it_is():
-    assert all(field.metadata["help"] for field in dataclasses.fields(TrainConfig))
+def test_every_field_says_what_it_is_and_has_one_name():
+    sections = [getattr(TrainConfig(), section.name) for section in dataclasses.fields(TrainConfig)]
+    names = [field.name for section in sections for field in dataclasses.fields(section)]
+    assert len(names) == len(set(names)) == len(TrainConfig().flat())
+    assert all(field.metadata["help"] for section in sections for field in dataclasses.fields(section))
+
+
+def test_numbers_by_class():
+    assert numbers_by_class(("a:1", "b:c:2.5"), ["a", "b:c"], name="x") == {"a": 1, "b:c": 2.5}
+    with pytest.raises(ConfigError, match="x: got numbers for a, expected one for each of the data's a, b"):
+        numbers_by_class(("a:1",), ["a", "b"], name="x")

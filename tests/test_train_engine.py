@@ -1,84 +1,146 @@
 import csv
-import dataclasses
+import json
 
+import numpy as np
 import pytest
 import torch
 from sample_networks import COLOURS, labelled_images
 
 from edge.preprocess import Preprocess
 from train import checkpoint as checkpoints
-from train.config import TrainConfig
-from train.engine import TrainingError, fit, learning_rate, start
+from train.config import ConfigError, TrainConfig
+from train.distributed import Ranks
+from train.engine import TrainingError, fit, start
+from train.session import TrainingData
 
-CONFIG = TrainConfig(num_conv_branches=1, sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-3)
-IMAGES, LABELS = labelled_images(12)
+ALONE = Ranks(0, 1, torch.device("cpu"))
+CONFIG = TrainConfig().changed(num_conv_branches=1, sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-3)
+EVERYTHING = CONFIG.changed(
+    sizes_px=(32, 40), power=0.5, sampler="cell", head="cosine", neck=True, dropout=0.2, margin_type="curricular",
+    triplet_weight=0.5, swa_start=0.5, bn_batches=2, clip=5.0, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
+    optimizer="sgd", schedule="onecycle", lr=0.01, class_weights=("inverse",), group_weights=True,
+)
+
+
+def training_data(config=CONFIG, *, num_images=12, **teaching):
+    images = {side: labelled_images(num_images, side)[0] for side in config.input.sizes_px}
+    labels = np.arange(num_images) % len(COLOURS)
+    names = [f"{i}.png" for i in range(num_images)]
+    return TrainingData(images, labels, np.arange(num_images) // 2 % 2, 2, names, **teaching)
 
 
 def blank(config=CONFIG):
     return start(
         config,
-        recipe="plain",
+        recipe="smoke",
         classes=list(COLOURS),
-        preprocess=Preprocess(size_px=config.sizes_px[-1]).to_json(),
+        preprocess=Preprocess(size_px=config.input.sizes_px[-1]).to_json(),
         data_name="colours",
-        cluster_sha256="0" * 64,
+        clusters=["0123456789abcdef"],
+        sources={},
         folds_sha256=None,
         hold_out=None,
         commit="unknown",
     )
 
 
-def tensors_equal(a, b):
+def train(checkpoint, out, *, config=CONFIG, **options):
+    out.mkdir(exist_ok=True)
+    data = options.pop("data", None) or training_data(config)
+    return fit(checkpoint, data, out=out, ranks=ALONE, quiet=True, **options)
+
+
+def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_20_steps_lower_the_loss_and_the_seed_decides(tmp_path):
-    config = dataclasses.replace(CONFIG, epochs=10)
-    (tmp_path / "again").mkdir()
-    losses = [row.loss for row in fit(blank(config), IMAGES, LABELS, out=tmp_path, quiet=True)]
+    config = CONFIG.changed(epochs=10)
+    losses = [row.loss for row in train(blank(config), tmp_path)]
     assert losses[-1] < 0.7 * losses[0]
-    again = fit(blank(config), IMAGES, LABELS, out=tmp_path / "again", quiet=True)
+    again = train(blank(config), tmp_path / "again")
     assert [next(again).loss, next(again).loss] == losses[:2]
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(2, 21, 2))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == losses and lines[0]["triplet"] is None
 
 
-def test_resuming_equals_not_stopping(tmp_path):
+@pytest.mark.parametrize("killed_at", [4, 5], ids=["after an epoch", "in the middle of one"])
+def test_resuming_equals_not_stopping(tmp_path, monkeypatch, killed_at):
+    kept = tmp_path / "kept.pt"
+
+    def save(state, path):
+        checkpoints.save(state, path)
+        if state.step == killed_at:
+            kept.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr("train.engine.save", save)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    unbroken.mkdir()
+    rows = list(train(blank(EVERYTHING), unbroken, config=EVERYTHING, checkpoint_s=0.0))
+    assert [row.step for row in rows] == [2, 4, 6, 8]
     broken.mkdir()
-    config = dataclasses.replace(CONFIG, sizes_px=(32, 40), class_power=0.5)
-    list(fit(blank(config), IMAGES, LABELS, out=unbroken, quiet=True))
-    run = fit(blank(config), IMAGES, LABELS, out=broken, quiet=True)
-    next(run), next(run)
-    run.close()
-    with open(broken / "log.csv", "a") as file:
-        file.write("3,6,40,0.1,0.1,0.1\n")  # a row whose epoch never reached its checkpoint
-    list(fit(checkpoints.load(broken), IMAGES, LABELS, out=broken, quiet=True))
+    (broken / "log.csv").write_text((unbroken / "log.csv").read_text())  # two rows are of epochs it has not done
+    list(train(checkpoints.load(kept), broken, config=EVERYTHING))
     one, other = checkpoints.load(unbroken), checkpoints.load(broken)
-    assert tensors_equal(one.model, other.model)
-    assert tensors_equal(one.ema, other.ema)
-    assert torch.equal(one.generator, other.generator)
-    assert (one.epoch, one.step) == (other.epoch, other.step) == (4, 8)
+    for name in ("model", "ema", "result", "objective"):
+        assert same_tensors(getattr(one, name), getattr(other, name)), name
+    assert one.step == other.step == 8 and one.result
     logs = [(folder / "log.csv").read_text().splitlines() for folder in (unbroken, broken)]
     assert len(logs[0]) == 5
-    assert [line.rsplit(",", 1)[0] for line in logs[0]] == [line.rsplit(",", 1)[0] for line in logs[1]]
+    assert [line.split(",")[:8] for line in logs[0]] == [line.split(",")[:8] for line in logs[1]]
 
 
-def test_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
-    run = fit(blank(), IMAGES, LABELS, out=tmp_path, quiet=True)
+def test_result_is_what_was_asked_for(tmp_path):
+    plain = list(train(blank(), tmp_path / "plain")) and checkpoints.load(tmp_path / "plain")
+    assert not plain.result and same_tensors(plain.weights, plain.ema)
+    config = CONFIG.changed(swa_start=0.5)
+    swa = list(train(blank(config), tmp_path / "swa", config=config)) and checkpoints.load(tmp_path / "swa")
+    assert swa.swa["num_added"] == 2 and same_tensors(swa.ema, plain.ema)
+    assert not torch.equal(swa.weights["head.fc.weight"], swa.ema["head.fc.weight"])
+    config = CONFIG.changed(bn_batches=3)
+    fresh = list(train(blank(config), tmp_path / "bn", config=config)) and checkpoints.load(tmp_path / "bn")
+    assert torch.equal(fresh.weights["head.fc.weight"], plain.ema["head.fc.weight"])
+    name = "body.stem.scale.bn.running_mean"
+    assert not torch.equal(fresh.weights[name], plain.ema[name])
+
+
+def test_nan_stops_with_step_parts_and_files_and_keeps_the_checkpoint(tmp_path):
+    run = train(blank(), tmp_path)
     next(run)
     run.close()
     state = checkpoints.load(tmp_path)
     state.model["head.fc.bias"][0] = float("nan")
-    with pytest.raises(TrainingError, match=r"loss is nan at step 2 \(epoch 2, .* checkpoint of epoch 1 is kept"):
-        list(fit(state, IMAGES, LABELS, out=tmp_path, quiet=True))
-    assert checkpoints.load(tmp_path).epoch == 1
+    message = r"not finite at step 2 \(total nan, hard nan; learning rate .*; images \d+.png, .* and 3 more\)"
+    with pytest.raises(TrainingError, match=message):
+        list(train(state, tmp_path))
+    assert checkpoints.load(tmp_path).step == 2
 
 
-def test_learning_rate_rises_then_falls():
-    config = TrainConfig(lr=1.0, warmup=0.1)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates.index(max(rates)) == 10 and max(rates) == 1
-    assert 0 < rates[0] < 0.1 and 0 < rates[-1] < 1e-3
-    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+def test_soft_labels_are_learned(tmp_path):
+    config = CONFIG.changed(epochs=20, distill="kl", hard_weight=0.0, distill_weight=1.0, temperature=1.0)
+    wrong = np.full((12, 3), -20.0, np.float32)
+    wrong[np.arange(12), (np.arange(12) + 1) % 3] = 0.0  # a teacher that takes each class for the next
+    rows = list(train(blank(config), tmp_path, config=config, data=training_data(config, soft_labels=wrong)))
+    assert rows[-1].distill < 0.5 * rows[0].distill
+    assert rows[-1].hard > rows[-1].distill
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    run = train(blank(), tmp_path)
+    next(run)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left.*checkpoint.pt"):
+        next(run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv", "log.jsonl"]
+    assert checkpoints.load(tmp_path).step == 2
+
+
+def test_weights_for_other_classes(tmp_path):
+    config = CONFIG.changed(class_weights=("ash:1", "birch:2"))
+    with pytest.raises(ConfigError, match="class_weights: got numbers for ash, birch, expected one for each of"):
+        next(train(blank(config), tmp_path, config=config))

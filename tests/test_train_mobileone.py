@@ -1,6 +1,8 @@
 import pytest
 import torch
-from sample_networks import random_network, relative_error
+from sample_networks import COLOURS, labelled_images, relative_error
+from torch import nn
+from torch.nn import functional
 
 from train.mobileone import VARIANTS, MobileOne, MobileOneBlock, reparameterize
 
@@ -8,14 +10,34 @@ from train.mobileone import VARIANTS, MobileOne, MobileOneBlock, reparameterize
 PAPER_PARAMETERS = {"s0": 2.1, "s1": 4.8, "s2": 7.8, "s3": 10.1, "s4": 14.8}
 
 
+def random_body(variant="s0"):
+    """In evaluation mode, with BatchNorms far from the identity: fresh ones would hide errors."""
+    torch.manual_seed(0)
+    model = MobileOne(variant)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.3, 1.2)
+            norm.weight[::7] *= -1
+            norm.bias.normal_(0, 0.3)
+            norm.momentum = 1.0
+        model(functional.interpolate(torch.rand(8, 3, 8, 8), size=64))  # statistics of images, or 43 layers forget them
+        for norm in norms:
+            norm.running_var.clamp_(min=0.2 * norm.running_var.mean())  # a dead channel would be amplified without end
+            norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn(norm.num_features)
+            norm.running_var *= torch.empty(norm.num_features).uniform_(0.7, 1.4)
+    return model.eval()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_forms_agree(variant):
-    model = random_network(variant)
+    model = random_body(variant)
     blocks = torch.rand(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
-    images = torch.nn.functional.interpolate(blocks, size=(64, 48))
+    images = functional.interpolate(blocks, size=(64, 48))
     with torch.no_grad():
         expected = model(images)
         actual = reparameterize(model)(images)
+        assert expected.shape == (2, model.num_features, 2, 2)
         exact = reparameterize(model.double())(images.double()), model(images.double())
     assert (expected[0] - expected[1]).abs().max() > 0.02 * expected.abs().max()
     assert relative_error(actual, expected) < 1e-4
@@ -44,10 +66,11 @@ def test_blocks_agree(stride, kernel_size, num_groups, use_se):
     assert (block.conv_branches, block.scale, block.identity) == (None, None, None)
 
 
-def test_the_argument_is_not_changed():
-    model = random_network()
+def test_what_holds_the_body_is_copied():
+    model = nn.Sequential(random_body(), nn.Flatten())
     before = {name: tensor.clone() for name, tensor in model.train().state_dict().items()}
     fused = reparameterize(model)
+    assert all(block.fused is not None for block in fused.modules() if isinstance(block, MobileOneBlock))
     assert not fused.training and model.training
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -56,24 +79,25 @@ def test_the_argument_is_not_changed():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sizes_are_the_papers(variant):
-    fused = reparameterize(MobileOne(variant, num_classes=1000))
-    millions = sum(parameter.numel() for parameter in fused.parameters()) / 1e6
+    fused = reparameterize(MobileOne(variant))
+    classifier = 1000 * (fused.num_features + 1)
+    millions = (sum(parameter.numel() for parameter in fused.parameters()) + classifier) / 1e6
     assert millions == pytest.approx(PAPER_PARAMETERS[variant], abs=0.06)
 
 
 def test_module_names_and_shapes():
-    shapes = {name: tuple(tensor.shape) for name, tensor in MobileOne("s4", num_classes=5).state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in MobileOne("s4").state_dict().items()}
     assert shapes["stem.conv_branches.0.conv.weight"] == (64, 3, 3, 3)
     assert shapes["stem.scale.conv.weight"] == (64, 3, 1, 1)
     assert "stem.identity.weight" not in shapes and "stem.conv_branches.1.conv.weight" not in shapes
     assert shapes["stages.0.0.conv_branches.0.conv.weight"] == (64, 1, 3, 3)
     assert shapes["stages.0.1.conv_branches.0.bn.running_mean"] == (192,)
     assert shapes["stages.2.19.identity.weight"] == (896,)
-    assert shapes["head.fc.weight"] == (5, 2048)
+    assert {name.split(".")[0] for name in shapes} == {"stem", "stages"}
     with_se = {tuple(map(int, name.split(".")[1:3])) for name in shapes if ".se.reduce.weight" in name}
     assert with_se == {(2, i) for i in range(10, 20)} | {(3, 0), (3, 1)}
     assert shapes["stages.3.1.se.reduce.weight"] == (2048 // 16, 2048, 1, 1)
-    s0 = MobileOne("s0", num_classes=5).state_dict()
+    s0 = MobileOne("s0").state_dict()
     assert "stages.0.0.conv_branches.3.conv.weight" in s0
     assert "stages.0.0.conv_branches.4.conv.weight" not in s0
     assert "stem.conv_branches.1.conv.weight" not in s0
@@ -81,15 +105,37 @@ def test_module_names_and_shapes():
 
 
 def test_branches_beside_an_identity_start_small():
-    model = MobileOne("s0", num_classes=2)
+    model = MobileOne("s0")
     assert model.stages[1][3].conv_branches[0].bn.weight.eq(0.3).all()
     assert model.stages[1][2].scale.bn.weight.eq(0.3).all()
     assert model.stages[1][1].conv_branches[0].bn.weight.eq(1).all()
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"variant": "s9"}, {"num_classes": 0}, {"num_conv_branches": 0}]
-)
+def test_learns_from_scratch_in_a_few_steps():
+    torch.manual_seed(0)
+    model = MobileOne("s0", num_conv_branches=2)
+    classifier = nn.Linear(model.num_features, len(COLOURS))
+    pixels, labels = labelled_images(24)
+    images, targets = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255).contiguous(), torch.from_numpy(labels)
+    optimizer = torch.optim.AdamW([*model.parameters(), *classifier.parameters()], lr=2e-3)
+    losses = []
+    for step in range(10):
+        loss = functional.cross_entropy(classifier(model(images).mean((2, 3))), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            norms = [parameter.grad.norm() for parameter in model.parameters()]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    # From the first step on the gradient reaches the stem, neither vanishing nor exploding on its way.
+    stem, last = (block.conv_branches[0].conv.weight for block in (model.stem, model.stages[3][1]))
+    sizes = {id(parameter): norm for parameter, norm in zip(model.parameters(), norms)}
+    assert 1e-2 < sizes[id(stem)] / sizes[id(last)] < 1e2
+    assert all(norm > 0 for norm in norms)
+
+
+@pytest.mark.parametrize("arguments", [{"variant": "s9"}, {"num_conv_branches": 0}])
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match="got"):
-        MobileOne(**{"variant": "s0", "num_classes": 2, **arguments})
+        MobileOne(**{"variant": "s0", **arguments})

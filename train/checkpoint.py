@@ -6,6 +6,7 @@ values alone and is read with `weights_only`: loading one runs no code.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ import torch
 
 from edge.errors import EdgeError
 
-SCHEMA = "edge-checkpoint/1"
+SCHEMA = "edge-checkpoint/2"
 NAME = "checkpoint.pt"
 
 
@@ -28,7 +29,7 @@ class CheckpointError(EdgeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a run after a whole number of epochs."""
+    """State of a run after a number of steps."""
 
     config: dict[str, Any]
     """`TrainConfig.to_dict`."""
@@ -40,41 +41,61 @@ class Checkpoint:
     """`Preprocess.to_json`."""
     data_name: str
     """Name, not path, of the data set's folder."""
-    cluster_sha256: str
-    """Of the sorted names of the clusters trained on."""
+    clusters: list[str]
+    """Marks of the clusters trained on (`teacher.cluster_marks`)."""
     folds_sha256: str | None
     """Of the folds file; None where all images were trained on."""
     hold_out: int | None
     """The fold that was not trained on."""
     commit: str
     """Of this source code; "unknown" outside a git checkout."""
-    epoch: int
-    """Epochs done."""
+    sources: dict[str, str]
+    """SHA-256 of what it began with besides: "weights", "teacher"."""
     step: int
-    """Optimizer steps done."""
+    """Optimizer steps done. With the seed it decides all further chance, so there is no random state to keep."""
     model: dict[str, torch.Tensor]
     """Weights, training form."""
     ema: dict[str, torch.Tensor]
     """Averaged weights, training form: the result."""
     optimizer: dict[str, Any]
-    """State of AdamW."""
-    generator: torch.Tensor
-    """State of the one source of chance."""
+    """Its state."""
+    objective: dict[str, torch.Tensor]
+    """State of the losses."""
+    scaler: dict[str, Any]
+    """State of fp16's loss scaling."""
+    swa: dict[str, Any]
+    """Mean over epochs of the averaged weights (`RunningMean.to_dict`)."""
+    sums: dict[str, float]
+    """Of the epoch in progress: its seconds and the sums of its losses."""
+    result: dict[str, torch.Tensor]
+    """Weights of the finished run where they are not `ema`; else empty."""
     metrics: dict[str, Any] | None = None
     """Held-out metrics, once training is done."""
     leaky: bool = False
     """Whether pictures or clusters of the held-out part were trained on (--allow-leak)."""
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The result of the run so far, training form."""
+        return self.result or self.ema
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint; it appears under its name only when it is complete."""
     part = path.with_name(path.name + ".part")
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    with open(part, "wb") as file:
-        torch.save({"schema": SCHEMA, **values}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    content = io.BytesIO()  # a full disk under torch.save is an internal error of its own
+    torch.save({"schema": SCHEMA, **values}, content)
+    try:
+        with open(part, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:
@@ -95,8 +116,6 @@ def load(path: Path) -> Checkpoint:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
     names = {"schema", *(field.name for field in fields(Checkpoint))}
-    if isinstance(values, dict):
-        values.setdefault("leaky", False)  # checkpoints from before it was asked
     if not isinstance(values, dict) or values.get("schema") != SCHEMA or set(values) != names:
         got = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")

@@ -1,45 +1,36 @@
-"""edge-train: folds of a data set, and the training of a network on them.
-
-Standard error is talk. PyTorch is imported after the arguments are known to be good.
-"""
+"""edge-train: a folder of labelled pictures -> a checkpoint and honest figures. Standard error is talk."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge import __version__
-from edge.command import DONE, ENVIRONMENT, GATE, STATUSES, ArgumentParser, fail, natural, run, say
-from edge.outputs import check_output, write_output
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
 
-from .config import RECIPES, TrainConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from bench.dataset import Sample
-
-    from .audit import Finding
-    from .checkpoint import Checkpoint
+from .config import TrainConfig
+from .recipes import LADDERS, RECIPES
 
 _PROGRAM = "edge-train"
 _EPILOG = f"""\
 examples:
   edge-train folds DATA -o folds.csv                 five folds that cut no patient or lesion
   edge-train audit DATA --folds folds.csv            duplicates, cut clusters, shortcuts
+  edge-train show DATA --recipe default -o sheet.png what the network sees
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN --resume      after an interruption
+  edge-train ladder DATA --recipe smoke-ladder --out LADDER                  what each ingredient is worth
+  torchrun --nproc-per-node 2 -m train fit DATA --out RUN                    on several GPUs, or processes
 
 DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<class>/ folders of images.
 
 {STATUSES}"""
+
+_PACKAGES = {"torch": "torch", "cv2": "opencv-python-headless", "safetensors": "safetensors"}
 
 
 def build_parser() -> ArgumentParser:
@@ -49,254 +40,145 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    folds = commands.add_parser("folds", help="split a data set into folds", description="Split a data set into folds.")
-    folds.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the folds file (CSV) to write")
-    folds.add_argument("--folds", type=_at_least_two, default=5, metavar="K", help="how many (default 5)")
-    folds.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (default 0)")
-    folds.add_argument("--force", action="store_true", help="replace FILE")
+    def command(name: str, text: str) -> ArgumentParser:
+        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
+        added.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+        added.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
+        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+        return added
 
-    audit = commands.add_parser("audit", help="look for leaks", description="Look for leaks and shortcuts.")
+    def output(to: ArgumentParser, text: str, *, required: bool) -> None:
+        to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+        to.add_argument("--force", action="store_true", help="replace FILE")
+
+    folds = command("folds", "split a data set into folds")
+    output(folds, "the folds file (CSV) to write", required=True)
+    folds.add_argument("--folds", type=_at_least_two, default=5, metavar="K", help="how many (5)")
+    folds.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (0)")
+
+    audit = command("audit", "look for leaks and shortcuts")
+    output(audit, "write everything as JSON", required=False)
     audit.add_argument("--external", type=Path, action="append", default=[], metavar="MORE", help="a further data set")
     audit.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else the manifest's column split)")
-    audit.add_argument("-o", "--output", type=Path, metavar="FILE", help="write everything as JSON")
-    audit.add_argument("--force", action="store_true", help="replace FILE")
 
-    fit = commands.add_parser("fit", help="train a network", description="Train a network.")
+    show = command("show", "draw what a recipe makes of the pictures")
+    output(show, "the picture (PNG) to write", required=True)
+
+    fit = command("fit", "train a network")
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
-    fit.add_argument("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
-    fit.add_argument("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
+    _add_folds(fit)
+    fit.add_argument("--search", type=natural, metavar="J", help="a second fold not trained on, to choose by")
+    fit.add_argument("--weights", type=Path, metavar="FILE", help="begin with these (ours, Apple's, timm's), or a RUN")
+    fit.add_argument("--teacher", type=Path, action="append", default=[], metavar="RUN", help="learn from; repeatable")
+    fit.add_argument("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
     fit.add_argument("--resume", action="store_true", help="continue RUN; everything else as in the first command")
     fit.add_argument("--force", action="store_true", help="start over in RUN")
-    fit.add_argument("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
-    fit.add_argument("--recipe", choices=sorted(RECIPES), default="plain", help="values of the flags below (plain)")
-    recipe = fit.add_argument_group("recipe", "values shown are those of the recipe plain")
-    for field in dataclasses.fields(TrainConfig):
-        default = getattr(RECIPES["plain"], field.name)
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        recipe.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=_integers if isinstance(default, tuple) else type(default),
-            metavar="N,N" if isinstance(default, tuple) else "X",
-            help=f"{field.metadata['help']} ({shown})".replace("%", "%%"),
-        )
-    for command in (folds, audit, fit):
-        command.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
-        command.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
-        command.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-        command.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    fit.add_argument("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
+
+    ladder = command("ladder", "train recipes that add one thing at a time, on the same folds")
+    ladder.add_argument("--out", type=Path, required=True, metavar="LADDER", help="folder; what is done there is kept")
+    ladder.add_argument("--recipe", choices=sorted(LADDERS), required=True, help="which ladder")
+    ladder.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else five folds are made)")
+    ladder.add_argument("--hold-out", type=natural, action="append", metavar="K", help="measured on; repeatable (0, 1)")
+    ladder.add_argument("--seeds", type=natural, default=1, metavar="N", help="runs of each step and fold (1)")
+    ladder.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
+
+    soup = command("soup", "average runs that differ in chance, where it does good")
+    soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of one start and --search")
+    refit = command("refit", "fit the last layer anew on images of all classes and groups alike")
+    refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    for each in (soup, refit):
+        each.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
+        each.add_argument("--force", action="store_true", help="replace the run in NEW")
+
+    bias = command("bias", "fit class offsets on out-of-fold predictions; tunes the metric, and says so")
+    bias.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of different folds")
+    output(bias, "the offsets (JSON) to write", required=True)
+    bias.add_argument("--objective", choices=("contest", "balanced"), default="contest", help="raised (contest)")
+    bias.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
+
+    command("throughput", "time the input pipeline beside a plain DataLoader")
+
+    for each in (fit, ladder, show):
+        each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+    for each in (fit, show):
+        each.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
+    for each in (fit, show):
+        _add_config(each)
     return parser
+
+
+def _add_folds(to: ArgumentParser) -> None:
+    to.add_argument("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
+    to.add_argument("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
+
+
+def _add_config(to: ArgumentParser) -> None:
+    for section in dataclasses.fields(TrainConfig):
+        default = getattr(RECIPES["default"], section.name)
+        title = (type(default).__doc__ or "").splitlines()[0]
+        group = to.add_argument_group(section.name, f"{title} Values shown are those of the recipe default.")
+        for field in dataclasses.fields(default):
+            value = getattr(default, field.name)
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            options: dict[str, Any] = {"help": f"{field.metadata['help']} ({shown})".replace("%", "%%")}
+            if isinstance(value, bool):
+                options["action"] = argparse.BooleanOptionalAction
+                options["default"] = None
+            elif isinstance(value, tuple):
+                options["type"] = {"sizes_px": _integers, "noise_std": _numbers}.get(field.name, _words)
+                options["metavar"] = "X,X"
+            else:
+                options["type"] = type(value)
+                options["metavar"] = "X"
+            group.add_argument("--" + field.name.replace("_", "-"), **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-train; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    actions = {"folds": lambda: _folds(arguments), "audit": lambda: _audit(arguments)}
-    action = actions.get(arguments.command, lambda: _fit(parser, arguments))
-    return run(_PROGRAM, lambda: _with_pytorch(action), verbose=arguments.verbose)
+    if hasattr(arguments, "sizes_px"):
+        arguments.config = _config(parser, arguments)
+    if arguments.command == "fit":
+        if (arguments.folds is None) != (arguments.hold_out is None):
+            parser.error("--folds and --hold-out belong together")
+        if arguments.search is not None and arguments.search == arguments.hold_out:
+            parser.error("--search and --hold-out name the same fold")
+        if arguments.search is not None and arguments.folds is None:
+            parser.error("--search needs --folds")
+        if arguments.resume and arguments.force:
+            parser.error("--resume and --force exclude each other")
+        if bool(arguments.teacher) != (arguments.config.distill.distill != "none"):
+            parser.error("--teacher and --distill belong together (a recipe may set --distill; none turns it off)")
+    return run(_PROGRAM, lambda: _with_pytorch(lambda: _act(arguments)), verbose=arguments.verbose)
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from . import actions
+
+    action: Callable[[argparse.Namespace], int] = getattr(actions, f"run_{arguments.command}")
+    return action(arguments)
 
 
 def _with_pytorch(action: Callable[[], int]) -> int:
     try:
         return action()
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in _PACKAGES:
             raise
-        return fail(_PROGRAM, "needs PyTorch: pip install 'fairedge[train]'", ENVIRONMENT)
-
-
-def _folds(arguments: argparse.Namespace) -> int:
-    check_output(arguments.output, force=arguments.force)
-    from bench.dataset import index
-
-    from .splits import encode_folds, make_folds
-
-    samples = index(arguments.data, label_column=arguments.label)
-    fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
-    write_output(arguments.output, encode_folds(samples, fold_of))
-    if not arguments.quiet:
-        sizes = [list(fold_of.values()).count(fold) for fold in range(arguments.folds)]
-        num_clusters = len({sample.cluster for sample in samples})
-        say(_PROGRAM, f"{len(samples)} images, {num_clusters} clusters; images per fold: {', '.join(map(str, sizes))}")
-    return DONE
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    if arguments.output is not None:
-        check_output(arguments.output, force=arguments.force)
-    from bench.dataset import index
-
-    from .audit import find_leaks, load, probe, table, to_json, uncut
-    from .splits import read_folds
-
-    samples = index(arguments.data, label_column=arguments.label)
-    others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
-    part_of: dict[str, Any] | None = None
-    if arguments.folds is not None:
-        part_of, _ = read_folds(arguments.folds, uncut(samples))
-    elif any(sample.split for sample in samples):
-        part_of = {sample.path: sample.split for sample in samples}
-    data = load(arguments.data, samples, quiet=arguments.quiet)
-    findings, num_alike = find_leaks(data, part_of, [load(root, more, quiet=arguments.quiet) for root, more in others])
-    probes = probe(samples, data.features)
-    print("\n".join(table(data, findings, num_alike, probes)))
-    if arguments.output is not None:
-        _write_json(arguments.output, to_json(data, findings, num_alike, probes))
-    return GATE if any(finding.is_leak for finding in findings) else DONE
-
-
-def _fit(parser: ArgumentParser, arguments: argparse.Namespace) -> int:
-    if (arguments.folds is None) != (arguments.hold_out is None):
-        parser.error("--folds and --hold-out belong together")
-    if arguments.resume and arguments.force:
-        parser.error("--resume and --force exclude each other")
-    config = _config(parser, arguments)
-    out: Path = arguments.out
-    if not arguments.resume:
-        if (out / "checkpoint.pt").exists() and not arguments.force:
-            hint = "--resume continues that run, --force starts over"
-            raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(out / "checkpoint.pt"))
-
-    import numpy as np
-
-    from bench.dataset import classes_of, index
-    from edge.preprocess import Preprocess
-
-    from . import checkpoint as checkpoints
-    from .audit import find_fit_leaks
-    from .data import load_images
-    from .engine import LOG, fit, start
-
-    samples = index(arguments.data, label_column=arguments.label)
-    classes = list(classes_of(samples))
-    seen, held_out, folds_sha256 = _divide(samples, arguments.folds, arguments.hold_out)
-    preprocess = Preprocess(size_px=config.sizes_px[-1], resize=config.resize)
-    state = start(
-        config,
-        recipe=arguments.recipe,
-        classes=classes,
-        preprocess=preprocess.to_json(),
-        data_name=arguments.data.resolve().name,
-        cluster_sha256=hashlib.sha256("\n".join(sorted({s.cluster for s in seen})).encode()).hexdigest(),
-        folds_sha256=folds_sha256,
-        hold_out=arguments.hold_out,
-        commit=checkpoints.source_commit(),
-    )
-    resumed = arguments.resume and (out / checkpoints.NAME).exists()
-    if resumed:
-        blank, state = state, checkpoints.load(out)
-        _check_same_run(state, blank)
-    images = load_images(arguments.data, seen, preprocess, quiet=arguments.quiet)
-    # Before the training, or an unusable image here would be found when it is over.
-    held_out_images = load_images(arguments.data, held_out, preprocess, quiet=arguments.quiet)
-    leaks = find_fit_leaks(arguments.data, seen, images, held_out, held_out_images) if held_out else []
-    if leaks and not arguments.allow_leak:
-        counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
-        hint = f"edge-train audit {arguments.data} --folds {arguments.folds} shows them, --allow-leak goes on"
-        return fail(_PROGRAM, f"training and held-out part overlap: {counts}; {hint}", GATE)
-    out.mkdir(parents=True, exist_ok=True)
-    if leaks:
-        state = _mark_leaky(state, leaks, out)
-    if not resumed:
-        (out / LOG).unlink(missing_ok=True)
-        mark = {"leaky": True} if leaks else {}
-        _write_json(out / "config.json", {"recipe": arguments.recipe, **mark, **config.to_dict()})
-        write_output(out / "heldout.txt", "".join(f"{sample.path}\n" for sample in held_out))
-    labels = np.array([classes.index(sample.label) for sample in seen])
-    if not arguments.quiet:
-        say(_PROGRAM, f"{len(seen)} images to train on, {len(held_out)} held out, classes {', '.join(classes)}")
-    for row in fit(state, images, labels, out=out, quiet=arguments.quiet):
-        if not arguments.quiet:
-            say(_PROGRAM, f"epoch {row.epoch}/{config.epochs} {row.size_px} px loss {row.loss:.4f} {row.seconds:.0f} s")
-    if held_out:
-        _measure(held_out, held_out_images, out=out, quiet=arguments.quiet)
-    return DONE
-
-
-def _mark_leaky(state: Checkpoint, leaks: Sequence[Finding], out: Path) -> Checkpoint:
-    """Says it in the run's folder, on standard error, quiet or not, and in all that comes of the checkpoint."""
-    write_output(out / "LEAKY.txt", "".join(f"{leak.line}\n" for leak in leaks))
-    say(_PROGRAM, f"LEAKY: {', '.join(f'{leak.count} {leak.name}' for leak in leaks)}; figures of this run mean little")
-    name = state.data_name if state.leaky else f"{state.data_name} (LEAKY)"
-    return dataclasses.replace(state, leaky=True, data_name=name)
-
-
-def _divide(
-    samples: list[Sample], folds: Path | None, hold_out: int | None
-) -> tuple[list[Sample], list[Sample], str | None]:
-    """What is trained on, what is held out, and the SHA-256 of the folds file."""
-    from bench.dataset import DatasetError, classes_of
-
-    from .audit import uncut
-    from .splits import read_folds
-
-    if len(classes_of(samples)) < 2:
-        raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
-    if folds is None:
-        return samples, [], None
-    fold_of, folds_sha256 = read_folds(folds, uncut(samples))
-    if hold_out not in fold_of.values():
-        expected = ", ".join(map(str, sorted({*fold_of.values()})))
-        raise DatasetError(f"{folds}: no fold {hold_out}, expected one of {expected}")
-    seen = [sample for sample in samples if fold_of[sample.path] != hold_out]
-    unseen = sorted({*classes_of(samples)} - {*classes_of(seen)})
-    if unseen:
-        raise DatasetError(f"{folds}: all of {', '.join(unseen)} is in fold {hold_out}, expected some to train on")
-    return seen, [sample for sample in samples if fold_of[sample.path] == hold_out], folds_sha256
-
-
-def _measure(held_out: Sequence[Sample], images: np.ndarray, *, out: Path, quiet: bool) -> None:
-    """Predicts the held-out images with the averaged weights and writes what came out."""
-    from edge.preprocess import Preprocess
-
-    from . import checkpoint as checkpoints
-    from .data import scale_tensor
-    from .engine import build
-    from .heldout import measure, predict, write_predictions
-
-    state = checkpoints.load(out)
-    config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
-    model = build(config, len(state.classes))
-    model.load_state_dict(state.ema)
-    probabilities = predict(model, images, scale=scale_tensor(preprocess))
-    predictions = [state.classes[i] for i in probabilities.argmax(axis=1)]
-    mark = {"leaky": True} if state.leaky else {}
-    metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
-    write_predictions(out / "heldout_predictions.csv", held_out, probabilities, state.classes)
-    _write_json(out / "metrics.json", metrics)
-    checkpoints.save(dataclasses.replace(state, metrics=metrics), out / checkpoints.NAME)
-    if not quiet:
-        for name in ("accuracy", "balanced_accuracy"):
-            value = metrics[name]
-            interval = f"[{value['low']:.3f}, {value['high']:.3f}]"
-            say(_PROGRAM, f"held-out {name}: {value['value']:.3f} {interval} n={value['n']}")
+        return fail(_PROGRAM, f"needs {_PACKAGES[error.name]}: pip install '.[train]' in the checkout", ENVIRONMENT)
 
 
 def _config(parser: ArgumentParser, arguments: argparse.Namespace) -> TrainConfig:
-    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
+    recipe = RECIPES[arguments.recipe]
+    given = {name: getattr(arguments, name) for name in recipe.flat()}
     try:
-        return dataclasses.replace(RECIPES[arguments.recipe], **{k: v for k, v in given.items() if v is not None})
+        return recipe.changed(**{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         name, _, text = str(error).partition(":")
         parser.error(f"argument --{name.replace('_', '-')}:{text}")
-
-
-def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:
-    from .checkpoint import CheckpointError
-
-    names = ("config", "classes", "preprocess", "cluster_sha256", "folds_sha256", "hold_out")
-    for name in names:
-        was: Any = getattr(state, name)
-        now: Any = getattr(blank, name)
-        if name == "config":
-            changed = [key for key in now if was.get(key) != now[key]]
-            was, now = ({key: values.get(key) for key in changed} for values in (was, now))
-        if was != now:
-            raise CheckpointError(f"the run was started with {name} {was}, got {now}; --force starts over")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_output(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 def _at_least_two(text: str) -> int:
@@ -311,3 +193,14 @@ def _integers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas, as 64,96,128") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas, as 0.01,0.01,0.01") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)

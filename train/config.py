@@ -1,91 +1,296 @@
-"""What a training run can be told, and the recipes.
+"""What a training run can be told.
 
-A recipe is a value; every field is also a flag (`lr` is `--lr`). What was used is written into the run folder and
-the checkpoint. Paths are no fields: they do not change the result.
+A recipe (`recipes.py`) is a value of `TrainConfig`; every field of its sections is also a flag (`lr` is `--lr`).
+What was used is written into the run folder and the checkpoint. Paths are no fields: they do not change the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from edge.errors import EdgeError
+
 T = TypeVar("T")
+_Rule = tuple[Callable[[Any], bool], str]
+
+NETWORKS = (*(f"mobileone_s{i}" for i in range(5)), "mobilenet_v2", "mobilenet_v3_small")
 
 
-def _flag(default: T, text: str) -> T:
+class ConfigError(EdgeError, ValueError):
+    """A configuration that does not fit the data."""
+
+    exit_status = 2
+
+
+def _flag(default: T, text: str, rule: _Rule | None = None) -> T:
     """A field with its meaning, which is the flag's help too; typed as its default, as `dataclasses.field` is."""
-    value: T = field(default=default, metadata={"help": text})
+    value: T = field(default=default, metadata={"help": text, "rule": rule})
     return value
+
+
+def _at_least(low: float) -> _Rule:
+    return (lambda x: x >= low), f"{low} or more"
+
+
+def _within(low: float, high: float) -> _Rule:
+    return (lambda x: low <= x <= high), f"{low} to {high}"
+
+
+def _above_zero() -> _Rule:
+    return (lambda x: x > 0), "above 0"
+
+
+def _below_one() -> _Rule:
+    return (lambda x: 0 <= x < 1), "0 to below 1"
+
+
+def _one_of(*names: str) -> _Rule:
+    return (lambda x: x in names), " or ".join((", ".join(names[:-1]), names[-1]))
+
+
+def _numbers_by_class(*words: str) -> _Rule:
+    def is_valid(items: tuple[str, ...]) -> bool:
+        if len(items) == 1 and items[0] in words:
+            return True
+        return all(item.rpartition(":")[0] and _is_positive(item.rpartition(":")[2]) for item in items)
+
+    return is_valid, " or ".join([*words, "CLASS:NUMBER,... with numbers above 0"])
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+class _Section:
+    """Fields that are checked against their rules."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]  # every child is a dataclass
+            rule, value = entry.metadata["rule"], getattr(self, entry.name)
+            if rule is not None and not rule[0](value):
+                raise ValueError(f"{entry.name}: got {value!r}, expected {rule[1]}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Section):
+    """The network and what follows its pooling."""
+
+    network: str = _flag("mobileone_s0", f"one of {', '.join(NETWORKS)}", _one_of(*NETWORKS))
+    num_conv_branches: int = _flag(0, "MobileOne: parallel convolutions per block; 0: the variant's own", _at_least(0))
+    neck: bool = _flag(False, "BNNeck: BatchNorm without bias between the pooling and the classifier")
+    head: str = _flag("linear", "linear, or cosine (weights and features of length 1)", _one_of("linear", "cosine"))
+    head_scale: float = _flag(16.0, "cosine head: factor on the cosines", _above_zero())
+    dropout: float = _flag(0.0, "share of the features dropped before the classifier", _below_one())
+    distill_head: bool = _flag(False, "a second classifier, taught by the teacher alone; in use both are added")
+
+
+@dataclass(frozen=True)
+class InputConfig(_Section):
+    """From picture to network."""
+
+    sizes_px: tuple[int, ...] = _flag(
+        (128,),
+        "input sides for equal shares of the epochs; the last is the model's",
+        ((lambda x: bool(x) and all(32 <= side <= 4096 for side in x)), "sides from 32 to 4096"),
+    )
+    resize: str = _flag("letterbox", "letterbox, stretch or crop", _one_of("letterbox", "stretch", "crop"))
+    cache_margin: float = _flag(
+        0.125, "pictures are kept larger by this share, so that the warp has detail to spare", _within(0, 1)
+    )
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Section):
+    """What one picture is varied by; p_ are probabilities."""
+
+    p_hflip: float = _flag(0.5, "left and right exchanged", _within(0, 1))
+    p_vflip: float = _flag(0.5, "top and bottom exchanged", _within(0, 1))
+    quarter_turns: bool = _flag(True, "turned by a random multiple of 90 degrees: a lesion has no up")
+    p_affine: float = _flag(1.0, "shift, zoom and rotation together", _within(0, 1))
+    rotate_deg: float = _flag(30.0, "largest rotation in degrees", _within(0, 180))
+    shift: float = _flag(0.08, "largest shift, as a share of the side", _within(0, 0.5))
+    zoom: float = _flag(0.2, "largest zoom: 0.2 draws factors from 1/1.2 to 1.2", _within(0, 1))
+    p_perspective: float = _flag(0.0, "each corner pulled in by a random share of the side", _within(0, 1))
+    perspective: float = _flag(0.1, "standard deviation of that share, as in albumentations", _within(0, 0.4))
+    border: str = _flag("reflect", "what lies outside a picture: reflect or black", _one_of("reflect", "black"))
+    p_cutout: float = _flag(0.0, "black squares", _within(0, 1))
+    cutout_holes: int = _flag(1, "their number", _at_least(1))
+    cutout_size: float = _flag(0.15, "their side, as a share of the picture's", _within(0, 1))
+    p_jitter: float = _flag(0.0, "brightness, contrast, saturation and hue", _within(0, 1))
+    jitter: float = _flag(0.1, "largest change of each, as a share", _within(0, 0.5))
+    p_noise: float = _flag(0.0, "Gaussian noise on each value", _within(0, 1))
+    noise_std: tuple[float, ...] = _flag(
+        # Li et al.: 0.03 on the tensor normalised by their std (.3394, .2834, .2840), here in shares of full range.
+        (0.0102, 0.0085, 0.0085),
+        "its standard deviation for R, G and B, as a share of full range",
+        ((lambda x: len(x) == 3 and all(0 <= v <= 1 for v in x)), "three numbers from 0 to 1"),
+    )
+
+
+@dataclass(frozen=True)
+class SampleConfig(_Section):
+    """Which pictures make an epoch."""
+
+    sampler: str = _flag(
+        "shuffle",
+        "shuffle (by class), pk (classes x images), cell (class x group), balance (targets per class and group)",
+        _one_of("shuffle", "pk", "cell", "balance"),
+    )
+    power: float = _flag(
+        1.0, "shuffle, cell: a class, or cell, is drawn as its count to this power: 1 as is, 0 all alike", _within(0, 1)
+    )
+    pk_images: int = _flag(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
+    targets: tuple[str, ...] = _flag(
+        (), "balance: CLASS:COUNT,... images of each class in every group", _numbers_by_class()
+    )
+    max_repeats: int = _flag(20, "balance: how often one image may come at most", _at_least(1))
+    steps_per_epoch: int = _flag(0, "steps that count as an epoch; 0: as many as the drawn images fill", _at_least(0))
+
+
+@dataclass(frozen=True)
+class LossConfig(_Section):
+    """What is minimised, apart from the teacher's part."""
+
+    margin_type: str = _flag(
+        "none", "cosine head: none, arcface or curricular", _one_of("none", "arcface", "curricular")
+    )
+    margin: float = _flag(0.2, "its margin in radians", _within(0, 1.5))
+    margin_warmup: float = _flag(0.1, "share of the steps over which the margin grows from 0", _below_one())
+    label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _below_one())
+    class_weights: tuple[str, ...] = _flag(
+        (), "weight of each class: inverse (to its count), or CLASS:WEIGHT,...", _numbers_by_class("inverse")
+    )
+    focal_gamma: float = _flag(0.0, "focal loss: exponent; 0 is cross-entropy", _at_least(0))
+    logit_adjustment: float = _flag(0.0, "tau: log priors of the classes, added to training's logits", _at_least(0))
+    group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
+    triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
+    triplet_margin: float = _flag(0.6, "its margin", _at_least(0))
+
+
+@dataclass(frozen=True)
+class DistillConfig(_Section):
+    """What is learned from a teacher (--teacher)."""
+
+    distill: str = _flag("none", "none, kl (Hinton) or dist", _one_of("none", "kl", "dist"))
+    temperature: float = _flag(4.0, "kl, dist: T of the softened distributions", _above_zero())
+    distill_weight: float = _flag(0.7, "weight of the teacher's part (alpha), beside kl's T squared", _at_least(0))
+    hard_weight: float = _flag(0.3, "weight of the labels' part beside it", _at_least(0))
+    distill_view: str = _flag(
+        "fixed",
+        "what the teacher sees: fixed (each image once, averaged over flips) or same (the student's geometry)",
+        _one_of("fixed", "same"),
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig(_Section):
+    """How it is minimised."""
+
+    epochs: int = _flag(30, "passes over the drawn images", _at_least(1))
+    batch_size: int = _flag(64, "images per step, all processes together", _at_least(2))
+    optimizer: str = _flag("adamw", "adamw or sgd", _one_of("adamw", "sgd"))
+    lr: float = _flag(2e-3, "peak learning rate, for this batch size", _above_zero())
+    body_lr: float = _flag(1.0, "the body's learning rate, as a share of the head's", _within(0, 1))
+    momentum: float = _flag(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _below_one())
+    weight_decay: float = _flag(0.05, "on convolution and linear weights only", _at_least(0))
+    schedule: str = _flag("cosine", "cosine, onecycle or constant", _one_of("cosine", "onecycle", "constant"))
+    warmup: float = _flag(0.05, "share of the steps over which the rate rises", _below_one())
+    clip: float = _flag(0.0, "largest norm of the gradient; 0: as it is", _at_least(0))
+    amp: str = _flag("none", "mixed precision of the body: none, bf16 or fp16 (CUDA)", _one_of("none", "bf16", "fp16"))
+    channels_last: bool = _flag(False, "memory format of the images on a GPU")
+    ema_decay: float = _flag(
+        0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()
+    )
+    ema_ramp: float = _flag(20.0, "steps over which the decay is reached, as 1 - exp(-step / this)", _at_least(0))
+    swa_start: float = _flag(
+        1.0, "share of the epochs after which each epoch's averaged weights are averaged again; 1: never", _within(0, 1)
+    )
+    bn_batches: int = _flag(0, "batches to measure the result's BatchNorm statistics on; 0: kept", _at_least(0))
+    seed: int = _flag(0, "of initialisation, drawing and augmentation", _within(0, 2**31 - 1))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that changes the result of a run, apart from the data."""
+    """All that changes the result of a run, apart from the data, the starting weights and the teacher."""
 
-    variant: str = _flag("s0", "MobileOne variant, s0 to s4")
-    num_conv_branches: int = _flag(0, "convolutions in parallel per block while training; 0: the variant's own")
-    sizes_px: tuple[int, ...] = _flag((128,), "input sides for equal shares of the epochs; the last is the model's")
-    resize: str = _flag("letterbox", "letterbox, stretch or crop")
-    epochs: int = _flag(30, "passes over the training images")
-    batch_size: int = _flag(64, "images per step")
-    lr: float = _flag(2e-3, "peak learning rate of AdamW, for this batch size")
-    warmup: float = _flag(0.05, "share of the steps over which the rate rises from 0; a cosine to 0 follows")
-    weight_decay: float = _flag(0.05, "AdamW's, on convolution and linear weights only")
-    label_smoothing: float = _flag(0.05, "share of each target spread over all classes")
-    class_power: float = _flag(1.0, "classes are drawn as their counts to this power: 1 as is, 0 all alike")
-    rotate_deg: float = _flag(30.0, "largest random rotation in degrees, beside the quarter turns and flips")
-    shift: float = _flag(0.08, "largest random shift, as a share of the side")
-    zoom: float = _flag(0.2, "largest random zoom: 0.2 draws factors from 1/1.2 to 1.2")
-    ema_decay: float = _flag(0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)")
-    seed: int = _flag(0, "of initialisation, drawing and augmentation")
+    model: ModelConfig = ModelConfig()
+    input: InputConfig = InputConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sample: SampleConfig = SampleConfig()
+    loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
+    optim: OptimConfig = OptimConfig()
 
     def __post_init__(self) -> None:
         rules = (
-            ("variant", self.variant in ("s0", "s1", "s2", "s3", "s4"), "s0, s1, s2, s3 or s4"),
-            ("num_conv_branches", self.num_conv_branches >= 0, "0 or more"),
-            ("sizes_px", bool(self.sizes_px) and all(32 <= s <= 4096 for s in self.sizes_px), "sides from 32 to 4096"),
-            ("resize", self.resize in ("letterbox", "stretch", "crop"), "letterbox, stretch or crop"),
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("batch_size", self.batch_size >= 2, "2 or more (BatchNorm)"),
-            ("lr", self.lr > 0, "above 0"),
-            ("warmup", 0 <= self.warmup < 1, "0 to below 1"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
-            ("class_power", 0 <= self.class_power <= 1, "0 to 1"),
-            ("rotate_deg", 0 <= self.rotate_deg <= 180, "0 to 180"),
-            ("shift", 0 <= self.shift <= 0.5, "0 to 0.5"),
-            ("zoom", 0 <= self.zoom <= 1, "0 to 1"),
-            ("ema_decay", 0 <= self.ema_decay < 1, "0 to below 1"),
-            ("seed", 0 <= self.seed < 2**31, "0 to 2147483647"),
+            ("margin_type", self.loss.margin_type == "none" or self.model.head == "cosine", "none with a linear head"),
+            ("distill_head", not self.model.distill_head or self.distill.distill != "none", "false without --distill"),
+            ("targets", bool(self.sample.targets) == (self.sample.sampler == "balance"), "some for balance alone"),
         )
         for name, is_valid, expected in rules:
             if not is_valid:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+                raise ValueError(f"{name}: got {self.flat()[name]!r}, expected {expected}")
+
+    def flat(self) -> dict[str, Any]:
+        """Every field of every section by its name."""
+        return {name: value for section in asdict(self).values() for name, value in section.items()}
+
+    def changed(self, **values: Any) -> TrainConfig:
+        """A copy with some fields, named without their section, set anew.
+
+        Raises:
+          ValueError: a value is out of range.
+        """
+        sections = {}
+        for section in fields(self):
+            part = getattr(self, section.name)
+            own = {entry.name: values.pop(entry.name) for entry in fields(part) if entry.name in values}
+            sections[section.name] = replace(part, **own)
+        if values:
+            raise ValueError(f"{min(values)}: no such field")
+        return TrainConfig(**sections)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the inverse of `from_dict`."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return {
+            section: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+            for section, values in asdict(self).items()
+        }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
         """Reads what `to_dict` gave.
 
         Raises:
           ValueError: a field is missing, unknown or out of range.
         """
-        names = [field.name for field in fields(cls)]
-        if sorted(values) != sorted(names):
-            raise ValueError(f"config: got {', '.join(sorted(values))}, expected {', '.join(names)}")
-        converted: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**converted)
+        sections = [section.name for section in fields(cls)]
+        if not isinstance(values, Mapping) or sorted(values) != sorted(sections):
+            raise ValueError(f"config: got {', '.join(sorted(map(str, values)))}, expected {', '.join(sections)}")
+        parts: dict[str, Any] = {}
+        for name in sections:
+            default = getattr(cls(), name)
+            expected = [entry.name for entry in fields(default)]
+            if sorted(values[name]) != sorted(expected):
+                got = ", ".join(sorted(values[name]))
+                raise ValueError(f"config {name}: got {got}, expected {', '.join(expected)}")
+            parts[name] = type(default)(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+        return cls(**parts)
 
 
-RECIPES = {
-    # Cross-entropy from scratch, sized for half an hour on two x86-64 cores: one branch and growing images give
-    # several times the epochs of the paper's form in that time.
-    #   edge-train folds DATA/ham6 -o folds.csv
-    #   edge-train fit DATA/ham6 --folds folds.csv --hold-out 0 --out RUN
-    # Took 35 minutes beside other work; held out (1,078 images): accuracy 0.775, balanced accuracy 0.603.
-    "plain": TrainConfig(num_conv_branches=1, sizes_px=(64, 64, 96, 96, 128), epochs=25, class_power=0.5),
-}
+def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -> dict[str, float]:
+    """Reads ("BCC:15", ...) for the classes at hand.
+
+    Raises:
+      ConfigError: a class is named that the data has not, or one of the data's is missing.
+    """
+    found = {item.rpartition(":")[0]: float(item.rpartition(":")[2]) for item in items}
+    if sorted(found) != sorted(classes):
+        got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))
+        raise ConfigError(f"{name}: got numbers for {got}, expected one for each of the data's {expected}")
+    return found

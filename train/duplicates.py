@@ -118,6 +118,8 @@ def find_pairs(
         if is_wanted is not None:
             kept = is_wanted(i, matches)
             close, position, matches = close[kept], position[kept], matches[kept]
+            if not len(matches):
+                continue
         turned = _positions(other.thumbnails[matches])[np.arange(len(matches)), position]  # (K, 32, 32)
         agreement = _slopes(turned) @ _slopes(a.thumbnails[i : i + 1])[0]
         alike = set()

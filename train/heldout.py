@@ -5,20 +5,20 @@ Taken once, with the averaged weights of the last step: nothing is chosen by the
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.accuracy import Rate, accuracy, recall
+from bench import results
 from bench.dataset import Sample
-from bench.interval import wilson
+from bench.evaluation import Setting
+from bench.score import PROFILES
+from edge.predictions import Layout, Prediction, path_text
 
-_NUM_RESAMPLES = 2000
+_NUM_DRAWS = 1000
 
 
 @torch.no_grad()
@@ -37,64 +37,55 @@ def predict(model: nn.Module, images: np.ndarray, *, scale: torch.Tensor, batch_
     model.eval()
     probabilities = []
     for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[start : start + batch_size]).to(scale.device)
+        batch = torch.tensor(images[start : start + batch_size], device=scale.device)  # a copy: a cache is read-only
         logits = model(batch.permute(0, 3, 1, 2).float() * scale)
         probabilities.append(torch.softmax(logits, dim=1).cpu().numpy())
     return np.concatenate(probabilities)
 
 
-def measure(samples: Sequence[Sample], predictions: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy of labelled images.
+def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracies of labelled images, as `edge-bench score` gives them.
 
     Args:
       samples: (N,) the images.
-      predictions: (N,) names of the predicted classes.
+      predictions: (N,) what was predicted.
       classes: All class names; those without an image are left out of the result.
 
     Returns:
-      JSON-ready: `accuracy`, `by_class` (recall) and `by_group` with Wilson 95 % intervals, and
-      `balanced_accuracy` with a bootstrap interval over the images of each class; each is {value, low, high, n}.
+      JSON-ready: `accuracy`, `balanced_accuracy`, `by_class` (recall) and `by_group`, each {value, low, high, n} with
+      95 % intervals that count clusters, not images.
     """
-    y_true = np.array([classes.index(sample.label) for sample in samples])
-    y_pred = np.array([classes.index(name) for name in predictions])
-    groups = np.array([sample.group for sample in samples])
+    reference = min(sorted({sample.group for sample in samples}))  # of SPD, which is not among these
+    setting = Setting(PROFILES["esfair2023"], reference, draws=_NUM_DRAWS)
+    found = results.metrics(list(zip(samples, predictions, strict=True)), list(classes), setting)
+    by_class = {name: rates["recall"] for name, rates in found["by_class"].items() if rates["recall"]["n"]}
+    rounded = {
+        "accuracy": found["accuracy"],
+        "balanced_accuracy": found["balanced_accuracy"],
+        "by_class": by_class,
+        "by_group": {name: rates["accuracy"] for name, rates in found["by_group"].items()},
+    }
+    return {name: _rounded(metric) for name, metric in rounded.items()}
 
-    def overall(chosen: np.ndarray) -> dict[str, Any]:
-        return _with_interval(accuracy(y_true[chosen], y_pred[chosen], num_classes=len(classes)))
 
-    recalls = recall(y_true, y_pred, num_classes=len(classes))
-    found = {name: rate for name, rate in zip(classes, recalls, strict=True) if rate.n}
-    counts = np.array([rate.n for rate in found.values()])
-    shares = np.array([rate.successes for rate in found.values()]) / counts
-    # Resampling the hits and misses of one class is a binomial draw.
-    resampled = np.random.default_rng(0).binomial(counts, shares, size=(_NUM_RESAMPLES, len(counts))) / counts
-    low, high = np.percentile(resampled.mean(axis=1), [2.5, 97.5])
+def _rounded(metric: dict[str, Any]) -> dict[str, Any]:
+    """Numbers, also of metrics within, to four decimals."""
     return {
-        "accuracy": overall(np.ones(len(samples), bool)),
-        "balanced_accuracy": _rounded(float(shares.mean()), (float(low), float(high)), len(samples)),
-        "by_class": {name: _with_interval(rate) for name, rate in found.items()},
-        "by_group": {str(group): overall(groups == group) for group in np.unique(groups)},
+        name: _rounded(value) if isinstance(value, dict) else round(value, 4) if isinstance(value, float) else value
+        for name, value in metric.items()
     }
 
 
-def _with_interval(rate: Rate) -> dict[str, Any]:
-    return _rounded(rate.value, wilson(rate.successes, rate.n), rate.n)
+def to_predictions(samples: Sequence[Sample], probabilities: np.ndarray, classes: Sequence[str]) -> list[Prediction]:
+    """(N, C) float32 probabilities of (N,) images as rows of a predictions file."""
+    rows = []
+    for sample, row in zip(samples, probabilities, strict=True):
+        best = int(row.argmax())
+        rows.append(Prediction(path_text(sample.path), classes[best], best, float(row[best]), probabilities=row))
+    return rows
 
 
-def _rounded(value: float | None, interval: tuple[float, float] | None, n: int) -> dict[str, Any]:
-    low, high = interval or (None, None)
-    values = {"value": value, "low": low, "high": high}
-    return {**{name: None if x is None else round(x, 4) for name, x in values.items()}, "n": n}
-
-
-def write_predictions(
-    path: Path, samples: Sequence[Sample], probabilities: np.ndarray, classes: Sequence[str]
-) -> None:
-    """Writes one CSV row per held-out image: path, group, cluster, label, prediction, a probability per class."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "group", "cluster", "label", "prediction", *(f"prob_{name}" for name in classes)])
-        for sample, row in zip(samples, probabilities, strict=True):
-            prediction = classes[int(row.argmax())]
-            shares = (f"{p:.6f}" for p in row)
-            writer.writerow([sample.path, sample.group, sample.cluster, sample.label, prediction, *shares])
+def encode_predictions(predictions: Sequence[Prediction], classes: Sequence[str]) -> bytes:
+    """A predictions file (`edge-predictions/1`, CSV), which `edge-bench score --subset` reads."""
+    layout = Layout(tuple(classes), probs=True, timing=False)
+    return layout.header({}) + b"".join(layout.encode(row) for row in predictions)

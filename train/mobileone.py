@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -160,26 +163,14 @@ class MobileOneBlock(nn.Module):
         return cast(list[ConvBN], branches)
 
 
-class Head(nn.Module):
-    """Global average pooling and a linear layer."""
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(num_features, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1)))
-
-
 class MobileOne(nn.Module):
-    """(N, 3, S, S) float32 images, already scaled -> (N, C) logits."""
+    """(N, 3, S, S) float32 images, already scaled -> (N, D, S/32, S/32) features."""
 
-    def __init__(self, variant: str, *, num_classes: int, num_conv_branches: int | None = None) -> None:
+    def __init__(self, variant: str, *, num_conv_branches: int | None = None) -> None:
         """Builds the training form.
 
         Args:
           variant: "s0" to "s4".
-          num_classes: C.
           num_conv_branches: Convolutions in parallel per block; None takes the variant's. The inference form is
             the same for every number.
 
@@ -191,8 +182,8 @@ class MobileOne(nn.Module):
             raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(VARIANTS)}")
         chosen = VARIANTS[variant]
         branches = chosen.num_conv_branches if num_conv_branches is None else num_conv_branches
-        if num_classes < 1 or branches < 1:
-            raise ValueError(f"got {num_classes} classes and {branches} branches, expected at least 1 of each")
+        if branches < 1:
+            raise ValueError(f"num_conv_branches: got {branches}, expected at least 1")
         channels = min(64, int(64 * chosen.width_multipliers[0]))
         self.stem = MobileOneBlock(3, channels, 3, stride=2)
         stages = []
@@ -216,14 +207,18 @@ class MobileOne(nn.Module):
                 channels = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
-        self.head = Head(channels, num_classes)
+        self.num_features = channels
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.head(self.stages(self.stem(images))))
+        return cast(torch.Tensor, self.stages(self.stem(images)))
 
 
-def reparameterize(model: MobileOne) -> MobileOne:
-    """A deep copy of `model` in inference form and evaluation mode: one convolution per block, same logits."""
+def reparameterize(model: Module) -> Module:
+    """A deep copy of a network in inference form and evaluation mode: one convolution per block, same results.
+
+    Args:
+      model: A `MobileOne`, or anything that holds one.
+    """
     fused = copy.deepcopy(model).eval()
     with torch.no_grad():
         for module in fused.modules():

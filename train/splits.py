@@ -76,7 +76,7 @@ def encode_folds(samples: Sequence[Sample], fold_of: Mapping[str, int]) -> str:
 
 
 def read_folds(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, int], str]:
-    """Reads a folds file and checks it against the data set.
+    """Reads a folds file and checks it against the data set; clusters are the data set's, not the file's.
 
     Returns:
       Path of each sample -> fold, and the SHA-256 of the file.
@@ -86,7 +86,7 @@ def read_folds(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, int], s
     """
     try:
         content = path.read_bytes()
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))  # Excel's mark
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -98,6 +98,8 @@ def read_folds(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, int], s
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != 3 or not (row[2].isascii() and row[2].isdigit()):
             raise DatasetError(f"{path}: row {line}: got {','.join(row)[:80]!r}, expected path,cluster,fold")
+        if row[0] in fold_of:
+            raise DatasetError(f"{path}: row {line}: {row[0]} is there twice, expected once")
         fold_of[row[0]] = int(row[2])
     _check_folds(path, fold_of, samples)
     return fold_of, hashlib.sha256(content).hexdigest()

@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from sample_networks import dataset
+
+from train import checkpoint as checkpoints
+from train.checkpoint import CheckpointError
+from train.cli import main
+from train.derive import class_bias, soup
+
+FAST = ["--recipe", "smoke", "--batch-size", "6", "--epochs", "1", "--steps-per-epoch", "2", "-q"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set, three folds, a start, two runs from it that keep fold 1 for search, and a run that holds out 2."""
+    root = tmp_path_factory.mktemp("derive")
+    data = dataset(root / "data", 36)
+    folds = root / "folds.csv"
+    assert main(["folds", str(data), "-o", str(folds), "--folds", "3", "-q"]) == 0
+    fit = ["fit", str(data), "--folds", str(folds), *FAST]
+    apart = ["--hold-out", "0", "--search", "1"]
+    assert main([*fit, *apart, "--out", str(root / "start")]) == 0
+    for seed in "12":
+        command = [*fit, *apart, "--weights", str(root / "start"), "--seed", seed, "--out", str(root / seed)]
+        assert main([*command, "--head", "cosine", "--neck"]) == 0
+    assert main([*fit, "--hold-out", "2", "--out", str(root / "other")]) == 0
+    return root
+
+
+def test_soup_is_measured_on_what_its_runs_held_out(place, tmp_path, capsys):
+    runs, out = [place / "1", place / "2"], tmp_path / "soup"
+    assert main(["soup", str(place / "data"), *map(str, runs), "--out", str(out)]) == 0
+    assert "of 2: " in (said := capsys.readouterr().err) and "on the search part" in said
+    state = checkpoints.load(out)
+    assert (out / "heldout.txt").read_text() == (runs[0] / "heldout.txt").read_text()
+    assert state.metrics["accuracy"]["n"] == 12 and state.recipe == "soup of smoke"
+    assert {name: tensor.shape for name, tensor in state.weights.items()} == {
+        name: tensor.shape for name, tensor in checkpoints.load(runs[0]).ema.items()
+    }
+    assert main(["soup", str(place / "data"), *map(str, runs), "--out", str(out)]) == 2
+
+
+def test_soup_wants_runs_that_go_together(place, tmp_path):
+    def cook(*names):
+        soup(place / "data", [place / name for name in names], tmp_path / "x", label_column="class", say=print)
+
+    with pytest.raises(CheckpointError, match="other: another network, other classes or other folds"):
+        cook("1", "other")
+    with pytest.raises(CheckpointError, match="other: has no search part"):
+        cook("other")
+
+
+def test_refit_replaces_the_head_alone(place, tmp_path):
+    out = tmp_path / "refit"
+    assert main(["refit", str(place / "data"), str(place / "1"), "--out", str(out)]) == 0
+    state, old = checkpoints.load(out), checkpoints.load(place / "1")
+    assert state.config["model"]["head"] == "linear" and not state.config["model"]["neck"]
+    assert all(torch.equal(t, old.weights[name]) for name, t in state.weights.items() if name.startswith("body."))
+    assert sorted(n for n in state.weights if n.startswith("head.")) == ["head.fc.bias", "head.fc.weight"]
+    assert state.metrics["accuracy"]["n"] == 12
+
+
+def test_class_bias_of_out_of_fold_predictions(place, tmp_path, capsys):
+    out = tmp_path / "bias.json"
+    runs = [str(place / "1"), str(place / "other")]
+    assert main(["bias", str(place / "data"), *runs, "-o", str(out), "--objective", "balanced"]) == 0
+    found = json.loads(out.read_text())
+    assert found["images"] == 24 and found["folds"] == [0, 2] and found["classes"] == ["ash", "birch", "Cedar"]
+    assert len(found["bias"]) == 3 and abs(np.sum(found["bias"])) < 1e-5
+    assert f"balanced {found['before']:.4f}, with offsets" in capsys.readouterr().out
+    assert main(["bias", str(place / "data"), str(place / "1"), str(place / "2"), "-o", str(out), "--force"]) == 3
+    assert "held out by two of the runs" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="no held-out predictions"):
+        (tmp_path / "bare").mkdir()
+        (tmp_path / "bare" / "checkpoint.pt").write_bytes((place / "1" / "checkpoint.pt").read_bytes())
+        class_bias(place / "data", [tmp_path / "bare"], label_column="class", objective="contest", reference=None)

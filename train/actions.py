@@ -1,0 +1,211 @@
+"""What each command of edge-train does, once its arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+from typing import Any
+
+from bench.dataset import index
+from edge.command import DONE, GATE, SOME_FAILED, say
+from edge.outputs import check_output, write_output
+
+from . import distributed
+from .plan import Plan
+from .run import run, write_json
+
+_PROGRAM = "edge-train"
+_NUM_SHOWN = 8
+
+
+def run_folds(arguments: argparse.Namespace) -> int:
+    """Splits a data set."""
+    check_output(arguments.output, force=arguments.force)
+    from .splits import encode_folds, make_folds
+
+    samples = index(arguments.data, label_column=arguments.label)
+    fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
+    write_output(arguments.output, encode_folds(samples, fold_of))
+    if not arguments.quiet:
+        sizes = [list(fold_of.values()).count(fold) for fold in range(arguments.folds)]
+        num_clusters = len({sample.cluster for sample in samples})
+        say(_PROGRAM, f"{len(samples)} images, {num_clusters} clusters; images per fold: {', '.join(map(str, sizes))}")
+    return DONE
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Looks for leaks."""
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
+    from .audit import find_leaks, load, probe, table, to_json, uncut
+    from .splits import read_folds
+
+    samples = index(arguments.data, label_column=arguments.label)
+    others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
+    part_of: dict[str, Any] | None = None
+    if arguments.folds is not None:
+        part_of, _ = read_folds(arguments.folds, uncut(samples))
+    elif any(sample.split for sample in samples):
+        part_of = {sample.path: sample.split for sample in samples}
+    data = load(arguments.data, samples, quiet=arguments.quiet)
+    more = [load(root, theirs, quiet=arguments.quiet) for root, theirs in others]
+    findings, num_alike = find_leaks(data, part_of, more)
+    probes = probe(samples, data.features)
+    print("\n".join(table(data, findings, num_alike, probes)))
+    if arguments.output is not None:
+        write_json(arguments.output, to_json(data, findings, num_alike, probes))
+    return GATE if any(finding.is_leak for finding in findings) else DONE
+
+
+def run_fit(arguments: argparse.Namespace) -> int:
+    """Trains a network."""
+    plan = Plan(
+        data=arguments.data,
+        out=arguments.out,
+        config=arguments.config,
+        recipe=arguments.recipe,
+        label_column=arguments.label,
+        folds=arguments.folds,
+        hold_out=arguments.hold_out,
+        search=arguments.search,
+        weights=arguments.weights,
+        teachers=arguments.teacher,
+        cache=arguments.cache,
+        allow_leak=arguments.allow_leak,
+        checkpoint_s=60.0 * arguments.checkpoint_minutes,
+    )
+    with distributed.start() as ranks:
+        outcome = run(plan, ranks, resume=arguments.resume, force=arguments.force, quiet=arguments.quiet, say=_say)
+    return SOME_FAILED if outcome.num_unusable else DONE
+
+
+def run_ladder(arguments: argparse.Namespace) -> int:
+    """Trains what each ingredient is judged by, and judges it."""
+    from . import ladder
+    from .recipes import LADDERS
+    from .splits import encode_folds, make_folds
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    folds = arguments.folds
+    if folds is None:
+        folds = arguments.out / "folds.csv"
+        if not folds.exists():
+            samples = index(arguments.data, label_column=arguments.label)
+            write_output(folds, encode_folds(samples, make_folds(samples)))
+    steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0, 1]
+    plan = Plan(
+        data=arguments.data,
+        out=arguments.out,
+        config=next(iter(steps.steps.values())),
+        recipe=arguments.recipe,
+        label_column=arguments.label,
+        folds=folds,
+        cache=arguments.cache or arguments.out / "cache",
+    )
+    say_it = _silence if arguments.quiet else _say
+    with distributed.start() as ranks:
+        ladder.climb(plan, steps, ranks, folds=held_out, num_seeds=arguments.seeds, say=say_it)
+        if not ranks.is_first:
+            return DONE
+    evaluation = ladder.evaluate(
+        plan, steps, folds=held_out, num_seeds=arguments.seeds, reference=arguments.reference
+    )
+    ladder.write(arguments.out, evaluation)
+    lines = list(ladder.table(evaluation))
+    write_output(arguments.out / "ladder.md", "".join(f"{line}\n" for line in lines))
+    print("\n".join(lines))
+    return DONE
+
+
+def run_soup(arguments: argparse.Namespace) -> int:
+    """Averages runs."""
+    from . import derive
+
+    _check_run(arguments)
+    say_it = _silence if arguments.quiet else _say
+    derive.soup(arguments.data, arguments.runs, arguments.out, label_column=arguments.label, say=say_it)
+    return DONE
+
+
+def run_refit(arguments: argparse.Namespace) -> int:
+    """Fits a last layer."""
+    from . import derive
+
+    _check_run(arguments)
+    derive.refit(arguments.data, arguments.run, arguments.out, label_column=arguments.label)
+    return DONE
+
+
+def run_bias(arguments: argparse.Namespace) -> int:
+    """Fits class offsets."""
+    check_output(arguments.output, force=arguments.force)
+    from . import derive
+
+    found = derive.class_bias(
+        arguments.data,
+        arguments.runs,
+        label_column=arguments.label,
+        objective=arguments.objective,
+        reference=arguments.reference,
+    )
+    write_json(arguments.output, found)
+    print(f"{found['objective']} {found['before']:.4f}, with offsets fitted on other folds {found['after']:.4f}")
+    for name, value in zip(found["classes"], found["bias"], strict=True):
+        print(f"{name:16} {value:+.3f}")
+    return DONE
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Draws a contact sheet."""
+    check_output(arguments.output, force=arguments.force)
+    from edge.preprocess import Preprocess
+
+    from .data import load_images, training_preprocess
+    from .sheet import choose, contact_sheet
+
+    config = arguments.config
+    samples = index(arguments.data, label_column=arguments.label)
+    seed = config.optim.seed
+    chosen = [
+        samples[i]
+        for i in choose([s.label for s in samples], [s.group for s in samples], _NUM_SHOWN, seed=seed)
+    ]
+    exact = Preprocess(size_px=config.input.sizes_px[-1], resize=config.input.resize)
+    images = load_images(
+        arguments.data, chosen, training_preprocess(exact, margin=config.input.cache_margin), quiet=True
+    )
+    captions = [f"{sample.label}\n{sample.group}" for sample in images.samples]
+    sheet = contact_sheet(images.pixels, captions, config, seed=seed)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    write_output(arguments.output, content.getvalue())
+    return DONE
+
+
+def run_throughput(arguments: argparse.Namespace) -> int:
+    """Times the input pipeline."""
+    from . import throughput
+    from .recipes import RECIPES
+
+    samples = index(arguments.data, label_column=arguments.label)
+    config = RECIPES["default"].changed(num_conv_branches=0, sizes_px=(128,))
+    figures = throughput.measure(
+        arguments.data, samples, config, step=throughput.network_step(config), quiet=arguments.quiet
+    )
+    print("\n".join(throughput.table({**figures, "memory": throughput.measure_memory()})))
+    return DONE
+
+
+def _check_run(arguments: argparse.Namespace) -> None:
+    if (arguments.out / "checkpoint.pt").exists() and not arguments.force:
+        text = "exists already (--force replaces it)"
+        raise FileExistsError(errno.EEXIST, text, str(arguments.out / "checkpoint.pt"))
+
+
+def _silence(_: str) -> None:
+    pass
+
+
+def _say(text: str) -> None:
+    say(_PROGRAM, text)

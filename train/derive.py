@@ -1,0 +1,218 @@
+"""Better results from finished runs, without training: a soup of several, a last layer fitted anew, class offsets.
+
+Each writes a run folder, or a file, of its own that says what it came from, and is measured on the same held-out
+images as the runs it came from. What chooses, chooses on a part that is neither trained on nor held out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.accuracy import balanced_accuracy
+from bench.dataset import DatasetError, Sample, as_text, index
+from bench.pairing import join
+from bench.score import PROFILES, reference_group
+from edge.outputs import write_output
+from edge.predictions import read
+from edge.preprocess import Preprocess
+
+from . import checkpoint as checkpoints
+from .average import greedy_soup, reestimate_batch_norm
+from .checkpoint import Checkpoint, CheckpointError
+from .config import TrainConfig
+from .data import load_images, scale_tensor
+from .heldout import predict
+from .network import build
+from .posthoc import ClassBias, fit_class_bias, refit_last_layer
+from .run import PREDICTIONS, write_json, write_metrics
+from .teacher import check_disjoint, cluster_marks
+
+_BATCH_SIZE = 64
+_NUM_BN_IMAGES = 2048
+"""For BatchNorm statistics; more change them by less than they differ between two draws."""
+
+
+def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say: Callable[[str], None]) -> None:
+    """Averages those of several runs that do the average good on the search part (`fit --search`).
+
+    Args:
+      root: The data set.
+      runs: At least two finished runs of one network that share their start (--weights) and their folds.
+      out: Folder of the new run.
+      label_column: The manifest's class column.
+      say: Takes each remark.
+
+    Raises:
+      CheckpointError: runs that do not go together, or without a search part.
+      TeacherError: a run was trained on the search part.
+    """
+    states = [checkpoints.load(run) for run in runs]
+    _check_alike(runs, states)
+    samples = index(root, label_column=label_column)
+    search = _named(runs[0] / "search.txt", samples)
+    if not search:
+        raise CheckpointError(f"{runs[0]}: has no search part, expected one of fit --search to choose by")
+    for run, state in zip(runs, states, strict=True):
+        check_disjoint(state.clusters, search, name=str(run))
+    preprocess = Preprocess.from_json(states[0].preprocess)
+    scale, classes = scale_tensor(preprocess), states[0].classes
+    images = load_images(root, search, preprocess, quiet=True)
+    labels = np.array([classes.index(sample.label) for sample in images.samples])
+    fitted = load_images(root, _seen(samples, states[0])[:_NUM_BN_IMAGES], preprocess, quiet=True).pixels
+    model = build(TrainConfig.from_dict(states[0].config).model, len(classes))
+
+    def settle(state: dict[str, torch.Tensor]) -> None:
+        model.load_state_dict(state)
+        reestimate_batch_norm(model, _batches(fitted, scale))
+
+    def score(state: dict[str, torch.Tensor]) -> float:
+        settle(state)
+        answers = predict(model, images.pixels, scale=scale).argmax(axis=1)
+        return balanced_accuracy(labels, answers, num_classes=len(classes)) or 0.0
+
+    average, kept = greedy_soup([state.weights for state in states], score)
+    settle(average)
+    names = ", ".join(runs[i].name for i in kept)
+    say(f"kept {len(kept)} of {len(runs)}: {names}; balanced accuracy on the search part {score(average):.3f}")
+    best = states[kept[0]]
+    clusters = sorted({mark for state in states for mark in state.clusters})
+    derived = replace(best, result=_copied(model.state_dict()), clusters=clusters, recipe=f"soup of {best.recipe}")
+    _write(out, derived, runs[0], root, samples)
+
+
+def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
+    """Fits the last layer anew on images of all classes and groups alike, body unchanged.
+
+    Source: Kirichenko et al., Last layer re-training is sufficient for robustness to spurious correlations, 2022,
+    arXiv 2204.02937. Differs: on the images that the body was trained on, since there are no others to spare.
+
+    Raises:
+      CheckpointError: no run there.
+      DatasetError: the data set has none of the images it was trained on.
+    """
+    state = checkpoints.load(run)
+    config = TrainConfig.from_dict(state.config)
+    preprocess = Preprocess.from_json(state.preprocess)
+    samples = index(root, label_column=label_column)
+    seen = load_images(root, _seen(samples, state), preprocess, quiet=True)
+    model = build(config.model, len(state.classes))
+    model.load_state_dict(state.weights)
+    model.eval()
+    with torch.no_grad():
+        features = torch.cat([model.embed(batch) for batch in _batches(seen.pixels, scale_tensor(preprocess))])
+    groups = sorted({sample.group for sample in seen.samples})
+    weight, bias = refit_last_layer(
+        features.double().numpy(),
+        np.array([state.classes.index(sample.label) for sample in seen.samples]),
+        np.array([groups.index(sample.group) for sample in seen.samples]),
+        num_classes=len(state.classes),
+        seed=config.optim.seed,
+    )
+    weights = {name: tensor for name, tensor in state.weights.items() if not name.startswith("head.")}
+    weights |= {"head.fc.weight": torch.from_numpy(weight).float(), "head.fc.bias": torch.from_numpy(bias).float()}
+    plain = {"head": "linear", "neck": False, "distill_head": False, "dropout": 0.0, "margin_type": "none"}
+    derived = replace(
+        state, config=config.changed(**plain).to_dict(), result=weights, recipe=f"refit of {state.recipe}"
+    )
+    _write(out, derived, run, root, samples)
+
+
+def class_bias(
+    root: Path, runs: Sequence[Path], *, label_column: str, objective: str, reference: str | None
+) -> dict[str, Any]:
+    """Fits class offsets on the held-out predictions of several runs, each image predicted by a run that held it out.
+
+    Returns:
+      JSON-ready: classes and their `bias`, the `objective`, the metric `before` and `after` (nested: no offset is
+      measured on a cluster it was fitted on), and what they were fitted on.
+
+    Raises:
+      CheckpointError: a run without held-out predictions, or of other classes.
+      DatasetError: an image held out by two runs.
+    """
+    states = [checkpoints.load(run) for run in runs]
+    samples = [as_text(sample) for sample in index(root, label_column=label_column)]
+    pairs, classes = [], states[0].classes
+    for run, state in zip(runs, states, strict=True):
+        if state.classes != classes or not (run / PREDICTIONS).exists():
+            raise CheckpointError(f"{run}: no held-out predictions of {', '.join(classes)}, expected a finished run's")
+        pairs += join(samples, read(run / PREDICTIONS).rows, subset=True)
+    paths = [sample.path for sample, _ in pairs]
+    if len(paths) != len({*paths}):
+        raise DatasetError("an image is held out by two of the runs, expected runs of different folds")
+    groups = sorted({sample.group for sample, _ in pairs})
+    clusters = sorted({sample.cluster for sample, _ in pairs})
+    name = reference_group((s.group for s in samples), profile=PROFILES["esfair2023"], wanted=reference)
+    probabilities = np.stack([np.asarray(prediction.probabilities, np.float64) for _, prediction in pairs])
+    found: ClassBias = fit_class_bias(
+        np.log(np.maximum(probabilities, 1e-12)),
+        np.array([classes.index(sample.label) for sample, _ in pairs]),
+        np.array([groups.index(sample.group) for sample, _ in pairs]),
+        np.array([clusters.index(sample.cluster) for sample, _ in pairs]),
+        reference_group=groups.index(name),
+        objective="balanced" if objective == "balanced" else "contest",
+    )
+    return {
+        "classes": classes,
+        "bias": [round(float(value), 6) for value in found.bias],
+        "objective": found.objective,
+        "before": round(found.before, 6),
+        "after": round(found.after, 6),
+        "images": len(pairs),
+        "folds": [state.hold_out for state in states],
+        "note": "fitted on out-of-fold predictions to raise this metric; `after` is nested",
+    }
+
+
+def _check_alike(runs: Sequence[Path], states: Sequence[Checkpoint]) -> None:
+    def identity(state: Checkpoint) -> tuple[object, ...]:
+        return state.config["model"], state.classes, state.preprocess, state.hold_out, state.folds_sha256
+
+    for run, state in zip(runs, states, strict=True):
+        if identity(state) != identity(states[0]):
+            raise CheckpointError(f"{run}: another network, other classes or other folds than {runs[0]}")
+
+
+def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that a run's list names."""
+    names = {*path.read_text(encoding="utf-8").splitlines()} if path.exists() else set()
+    return [sample for sample in samples if sample.path in names]
+
+
+def _seen(samples: Sequence[Sample], state: Checkpoint) -> list[Sample]:
+    """What a run was trained on, in an order that has all classes early."""
+    known = {*state.clusters}
+    seen = [sample for sample in samples if cluster_marks([sample])[0] in known]
+    if not seen:
+        raise DatasetError("has none of the images that the run was trained on, expected its own data set")
+    return [seen[i] for i in np.random.default_rng(0).permutation(len(seen))]
+
+
+def _batches(pixels: np.ndarray, scale: torch.Tensor) -> Iterator[torch.Tensor]:
+    for start in range(0, len(pixels), _BATCH_SIZE):
+        batch = torch.tensor(pixels[start : start + _BATCH_SIZE])
+        yield batch.permute(0, 3, 1, 2).contiguous().float() * scale
+
+
+def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _write(out: Path, state: Checkpoint, origin: Path, root: Path, samples: Sequence[Sample]) -> None:
+    """The new run, measured on what the old one held out."""
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        write_output(out / "heldout.txt", (origin / "heldout.txt").read_bytes())
+    write_json(out / "config.json", {"recipe": state.recipe, **state.config})
+    checkpoints.save(replace(state, metrics=None), out / checkpoints.NAME)
+    held_out = _named(origin / "heldout.txt", samples)
+    if held_out:
+        images = load_images(root, held_out, Preprocess.from_json(state.preprocess), quiet=True)
+        write_metrics(out, images.samples, images.pixels)

@@ -1,0 +1,185 @@
+"""MobileNetV2 and MobileNetV3-Small as bodies: the networks of the organisers' sample code and of Li et al.
+
+Written from the papers, for comparison with them. The layers come in the order of the published weights, so
+`weights.py` maps the names of those by rule.
+
+Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv 1801.04381; Howard et al.,
+Searching for MobileNetV3, 2019, arXiv 1905.02244.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .mobileone import ConvBN
+
+_Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class _Block(NamedTuple):
+    """One bottleneck."""
+
+    kernel_size: int
+    expanded: int
+    """Channels between its 1x1 convolutions."""
+    channels: int
+    """Channels that it gives."""
+    stride: int
+    activation: _Activation
+    use_se: bool = False
+
+
+# Source: arXiv 1801.04381, table 2: factor t, channels c, repeats n, stride s of the first.
+_V2_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+# Source: arXiv 1905.02244, table 2.
+_V3_SMALL_BLOCKS = (
+    _Block(3, 16, 16, 2, functional.relu, use_se=True),
+    _Block(3, 72, 24, 2, functional.relu),
+    _Block(3, 88, 24, 1, functional.relu),
+    _Block(5, 96, 40, 2, functional.hardswish, use_se=True),
+    _Block(5, 240, 40, 1, functional.hardswish, use_se=True),
+    _Block(5, 240, 40, 1, functional.hardswish, use_se=True),
+    _Block(5, 120, 48, 1, functional.hardswish, use_se=True),
+    _Block(5, 144, 48, 1, functional.hardswish, use_se=True),
+    _Block(5, 288, 96, 2, functional.hardswish, use_se=True),
+    _Block(5, 576, 96, 1, functional.hardswish, use_se=True),
+    _Block(5, 576, 96, 1, functional.hardswish, use_se=True),
+)
+_V3_EPSILON = 1e-3
+"""Under the root of BatchNorm: the published weights of V3 were trained with it."""
+
+
+class _ConvBNAct(ConvBN):
+    """Convolution, BatchNorm, activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        activation: _Activation,
+        *,
+        stride: int = 1,
+        num_groups: int = 1,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, num_groups=num_groups)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(super().forward(x))
+
+
+class _SqueezeExcite(nn.Module):
+    """Channel attention with a hard sigmoid. Source: arXiv 1905.02244, sections 5.2 and 5.3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = _multiple_of_8(channels / 4)
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = functional.adaptive_avg_pool2d(x, 1)  # (N, D, 1, 1)
+        weight = self.expand(functional.relu(self.reduce(weight)))
+        return x * functional.hardsigmoid(weight)
+
+
+class _InvertedResidual(nn.Module):
+    """1x1 to many channels, depthwise, attention, 1x1 to few; plus the input where the shapes agree.
+
+    Source: arXiv 1801.04381, figure 4d; arXiv 1905.02244, figure 4.
+    """
+
+    def __init__(self, in_channels: int, block: _Block) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if block.expanded != in_channels:
+            layers.append(_ConvBNAct(in_channels, block.expanded, 1, block.activation))
+        layers.append(
+            _ConvBNAct(
+                block.expanded,
+                block.expanded,
+                block.kernel_size,
+                block.activation,
+                stride=block.stride,
+                num_groups=block.expanded,
+            )
+        )
+        if block.use_se:
+            layers.append(_SqueezeExcite(block.expanded))
+        layers.append(ConvBN(block.expanded, block.channels, 1))
+        self.layers = nn.Sequential(*layers)
+        self.adds_input = block.stride == 1 and in_channels == block.channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = cast(torch.Tensor, self.layers(x))
+        return x + out if self.adds_input else out
+
+
+class _MobileNet(nn.Module):
+    """(N, 3, S, S) float32 images, already scaled -> (N, D, S/32, S/32) features."""
+
+    def __init__(
+        self, blocks: tuple[_Block, ...], *, stem_channels: int, num_features: int, activation: _Activation
+    ) -> None:
+        super().__init__()
+        self.stem = _ConvBNAct(3, stem_channels, 3, activation, stride=2)
+        channels = (stem_channels, *(block.channels for block in blocks))
+        self.blocks = nn.Sequential(*(_InvertedResidual(*pair) for pair in zip(channels, blocks, strict=False)))
+        self.last = _ConvBNAct(channels[-1], num_features, 1, activation)
+        self.num_features = num_features
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.last(self.blocks(self.stem(images))))
+
+
+class MobileNetV2(_MobileNet):
+    """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features."""
+
+    def __init__(self) -> None:
+        blocks: list[_Block] = []
+        in_channels = 32
+        for factor, channels, num_blocks, stride in _V2_STAGES:
+            for i in range(num_blocks):
+                blocks.append(_Block(3, factor * in_channels, channels, 1 if i else stride, functional.relu6))
+                in_channels = channels
+        super().__init__(tuple(blocks), stem_channels=32, num_features=1280, activation=functional.relu6)
+
+
+class MobileNetV3Small(_MobileNet):
+    """(N, 3, S, S) float32 images, already scaled -> (N, 576, S/32, S/32) features.
+
+    Differs: table 2 ticks an attention after the last 1x1 convolution, which the published weights have not; the
+    hidden layer of 1024 between pooling and classifier is left out, as Li et al. do; BatchNorm's momentum is
+    PyTorch's 0.1, where 0.01 would take longer to settle than a short run lasts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=functional.hardswish)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = _V3_EPSILON
+
+
+def _multiple_of_8(x: float) -> int:
+    """The nearest multiple of 8, at least 8, never below 0.9 of `x`. Source: Sandler et al., their published code."""
+    nearest = max(8, int(x + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * x else nearest + 8

@@ -1,0 +1,201 @@
+"""The recipes: what others trained with, as exactly as their sources say, and ours; and the ladders between them.
+
+All take pixels scaled and nothing else (DESIGN: no mean is subtracted), letterboxed, stretched or cropped by the
+runtime's own preprocessing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Recipes that add one thing at a time, by their names in their order; those that distil learn from the teacher."""
+
+    steps: dict[str, TrainConfig]
+    teacher: TrainConfig | None = None
+    """Trained for each fold and seed before the first step that distils."""
+
+
+_BASE = TrainConfig()
+_NO_AUGMENTATION = {"p_hflip": 0.0, "p_vflip": 0.0, "quarter_turns": False, "p_affine": 0.0}
+
+_CONTEST_TARGETS = ("BCC:4000", "BKL:4000", "MEL:4000", "NV:4000", "unknown:2500", "VASC:2500")
+_CONTEST_WEIGHTS = ("BCC:15", "BKL:15", "MEL:15", "NV:15", "unknown:1", "VASC:5")
+
+_RUTGERS_BASE = _BASE.changed(
+    sizes_px=(128,),
+    **_NO_AUGMENTATION,
+    border="black",
+    sampler="pk",
+    pk_images=6,
+    steps_per_epoch=150,
+    batch_size=36,
+    epochs=300,
+    optimizer="sgd",
+    lr=1e-3,
+    schedule="onecycle",
+    warmup=0.1,
+    weight_decay=1e-5,
+    amp="fp16",
+    ema_decay=0.0,
+)
+_RUTGERS_A = {
+    "p_hflip": 0.5,
+    "p_vflip": 0.5,
+    "p_affine": 0.1,
+    "rotate_deg": 15.0,
+    "shift": 0.1,
+    "zoom": 0.1,
+    "p_perspective": 0.1,
+    "perspective": 0.1,
+    # Their configuration asks for one hole of 19 px; their code ignores it and cuts these.
+    "p_cutout": 0.5,
+    "cutout_holes": 8,
+    "cutout_size": 8 / 128,
+}
+_RUTGERS_B = {
+    "head": "cosine",
+    "head_scale": 64.0,
+    "margin_type": "curricular",  # they call it ArcFace
+    "margin": 0.35,
+    "margin_warmup": 0.0,
+    "dropout": 0.15,
+}
+_RUTGERS_C = {"neck": True}
+_RUTGERS_D = {"triplet_weight": 0.5, "triplet_margin": 0.6}
+_RUTGERS_E = {"ema_decay": 0.9999, "ema_ramp": 2000.0}
+_RUTGERS_KD = {
+    "distill": "kl",
+    "distill_head": True,
+    "distill_view": "same",
+    "temperature": 1.0,
+    "hard_weight": 1.0,
+    "distill_weight": 1 / 6,  # their sum is divided by all elements, not by the images: six classes
+}
+
+_QUICK = _BASE.changed(
+    num_conv_branches=1,
+    sizes_px=(64,),
+    **_NO_AUGMENTATION,
+    border="black",
+    sampler="pk",
+    pk_images=6,
+    steps_per_epoch=40,
+    batch_size=36,
+    epochs=5,
+    ema_decay=0.0,
+)
+_QUICK_B = {**_RUTGERS_B, "head_scale": 16.0, "margin": 0.2, "margin_warmup": 0.3, "dropout": 0.0}
+_QUICK_E = {"ema_decay": 0.97, "ema_ramp": 20.0}
+
+RECIPES = {
+    # The contest's sample code: MobileNetV2, 64 px, SGD without momentum. Begins with ImageNet weights (--weights).
+    # Differs: the crop takes the whole short side, not 64/72 of it; the groups are shuffled together, not trained on
+    #   one after the other; a fixed seed.
+    "organisers": _BASE.changed(
+        network="mobilenet_v2",
+        sizes_px=(64,),
+        resize="crop",
+        cache_margin=0.0,
+        **_NO_AUGMENTATION,
+        epochs=100,
+        batch_size=64,
+        optimizer="sgd",
+        lr=1e-4,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup=0.0,
+        ema_decay=0.0,
+    ),
+    # Li et al.: Gaussian-noise balancing, MobileNetV3-Small taught by Swin V2 (--teacher). Begins with ImageNet
+    # weights. The classes are the contest's: other data needs targets and weights of its own.
+    # Differs: the method their paper means, not their code's, whose top-up for one class draws from the others; a
+    #   classifier of the data's classes, not of 1000; soft labels of each image once; grouped folds.
+    "ncsu": _BASE.changed(
+        network="mobilenet_v3_small",
+        sizes_px=(224,),
+        resize="crop",
+        cache_margin=0.0,
+        **_NO_AUGMENTATION,
+        sampler="balance",
+        targets=_CONTEST_TARGETS,
+        max_repeats=20,
+        class_weights=_CONTEST_WEIGHTS,
+        distill="kl",
+        temperature=4.0,
+        distill_weight=0.8,
+        hard_weight=0.2,
+        epochs=400,
+        batch_size=16,
+        optimizer="sgd",
+        lr=1e-4,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup=0.0,
+        ema_decay=0.0,
+    ),
+    # The contest's winners, with MobileOne-S2 of the same recipe as the teacher (--teacher; without one, pass
+    # --distill none --no-distill-head). Begins with ImageNet weights.
+    # Differs: the antialiased decoder instead of full decoding and bilinear sampling; the zoom is drawn on a
+    #   logarithmic scale; BatchNorm and biases are not decayed; the last EMA weights, not the best of 600 looks.
+    "rutgers": _RUTGERS_BASE.changed(
+        **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, **_RUTGERS_KD
+    ),
+    # Ours: cross-entropy from random weights, sized for half an hour on two x86-64 cores: one branch and growing
+    # images give several times the epochs of the paper's form in that time.
+    #   edge-train folds DATA/ham6 -o folds.csv
+    #   edge-train fit DATA/ham6 --folds folds.csv --hold-out 0 --out RUN
+    "default": _BASE.changed(
+        num_conv_branches=1,
+        sizes_px=(64, 64, 96, 96, 128),
+        epochs=25,
+        power=0.5,
+        label_smoothing=0.05,
+    ),
+    # For trying things out: some seconds on any data.
+    "smoke": _BASE.changed(
+        num_conv_branches=1, sizes_px=(32,), epochs=2, batch_size=32, steps_per_epoch=10, ema_decay=0.9, power=0.5
+    ),
+}
+
+LADDERS = {
+    # The steps of the winners' slide; each adds to the one before. Needs a GPU and ImageNet weights.
+    "rutgers-ladder": Ladder(
+        {
+            "baseline": _RUTGERS_BASE,
+            "+A augmentation": _RUTGERS_BASE.changed(**_RUTGERS_A),
+            "+B CurricularFace": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B),
+            "+C BNNeck": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C),
+            "+D triplet": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D),
+            "+E EMA": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E),
+            "+KD": RECIPES["rutgers"],
+        },
+        teacher=_RUTGERS_BASE.changed(
+            **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, network="mobileone_s2"
+        ),
+    ),
+    # The same steps in minutes on two cores, from random weights: to see that every ingredient runs, not what it is
+    # worth, for which this is too short. The margins are those that a short run can learn.
+    "smoke-ladder": Ladder(
+        {
+            "baseline": _QUICK,
+            "+A augmentation": _QUICK.changed(**_RUTGERS_A),
+            "+B CurricularFace": _QUICK.changed(**_RUTGERS_A, **_QUICK_B),
+            "+C BNNeck": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C),
+            "+D triplet": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D),
+            "+E EMA": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E),
+            "+KD": _QUICK.changed(
+                **_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E, distill="kl", distill_head=True
+            ),
+        },
+        teacher=_QUICK.changed(
+            **_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E, network="mobileone_s2"
+        ),
+    ),
+}

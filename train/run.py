@@ -1,0 +1,274 @@
+"""One training run: from a data set and a configuration to a folder with checkpoint, log and held-out figures."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import results
+from bench.dataset import DatasetError, Sample
+from edge.errors import EdgeError
+from edge.outputs import write_output
+from edge.preprocess import Preprocess
+
+from . import checkpoint as checkpoints
+from .audit import find_fit_leaks
+from .checkpoint import Checkpoint, CheckpointError
+from .config import InputConfig, TrainConfig
+from .data import ImageSet, View, load_images, scale_tensor, training_preprocess
+from .distributed import Ranks
+from .engine import fit, start
+from .heldout import encode_predictions, measure, predict, to_predictions
+from .log import CSV, JSONL
+from .network import Network, build
+from .plan import Parts, Plan, divide
+from .session import TrainingData
+from .teacher import Teacher, TeacherError, check_disjoint, cluster_marks, load_teacher, soft_labels
+from .weights import Report, load_weights
+
+METRICS = "metrics.json"
+PREDICTIONS = "heldout_predictions.csv"
+LEAKY = "LEAKY.txt"
+_NUM_NAMED = 10
+
+
+class LeakError(EdgeError):
+    """Training that would be measured on what it has seen."""
+
+    exit_status = 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    metrics: dict[str, Any] | None
+    """The held-out figures; None where nothing is held out, or on another rank."""
+    num_unusable: int
+    """Images that could not be used, of those to train on and those held out."""
+
+
+def run(
+    plan: Plan, ranks: Ranks, *, resume: bool, force: bool, quiet: bool, say: Callable[[str], None]
+) -> Outcome:
+    """Trains, then measures once on the held-out part.
+
+    Args:
+      plan: What to do.
+      ranks: This process among those that train together; the first alone writes and talks.
+      resume: Whether to continue the run that is in the folder, if there is one.
+      force: Whether to start over where there is one.
+      quiet: Whether nothing but warnings is said.
+      say: Takes each remark.
+
+    Raises:
+      DatasetError: the data cannot be used.
+      LeakError: training and held-out part overlap, or the teacher has seen the held-out part.
+      CheckpointError: a run of other settings.
+      TrainingError: the loss is no longer finite.
+      FileExistsError: a run is there, without `resume` or `force`.
+    """
+    if not resume and not force and (plan.out / checkpoints.NAME).exists():
+        hint = "--resume continues that run, --force starts over"
+        raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(plan.out / checkpoints.NAME))
+    warn = say if ranks.is_first else _silence
+    tell = _silence if quiet else warn
+    config, parts = plan.config, divide(plan)
+    preprocess = Preprocess(size_px=config.input.sizes_px[-1], resize=config.input.resize)
+
+    def load(samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
+        return load_images(plan.data, samples, preprocess, cache=plan.cache, quiet=quiet or not ranks.is_first)
+
+    seen = load(parts.seen, preprocess)
+    # Before the training, or an unusable image here would be found when it is over.
+    held_out = load(parts.held_out, preprocess) if parts.held_out else None
+    unusable = {**seen.unusable, **(held_out.unusable if held_out is not None else {})}
+    for path, reason in islice(unusable.items(), _NUM_NAMED):
+        warn(f"skipped {path}: {reason}")
+    if unusable:
+        warn(f"skipped {len(unusable)} images that cannot be used")
+    teacher = load_teacher(plan.teachers, classes=parts.classes).to(ranks.device) if plan.teachers else None
+    network, origin = _network(plan, preprocess, parts.classes, tell)
+    leaks = [] if held_out is None else _find_leaks(plan, seen, held_out, {"teacher": teacher, "weights": origin})
+    sources = {name: one.sha256 for name, one in (("teacher", teacher), ("weights", origin)) if one is not None}
+    state = start(
+        config,
+        classes=parts.classes,
+        network=network,
+        recipe=plan.recipe,
+        preprocess=preprocess.to_json(),
+        data_name=plan.data.resolve().name,
+        clusters=_all_marks(seen.samples, teacher, origin),
+        sources=sources,
+        folds_sha256=parts.folds_sha256,
+        hold_out=plan.hold_out,
+        commit=checkpoints.source_commit(),
+    )
+    if resume and (plan.out / checkpoints.NAME).exists():
+        blank, state = state, checkpoints.load(plan.out)
+        _check_same_run(state, blank)
+    elif ranks.is_first:
+        _begin(plan, parts, bool(leaks))
+    if leaks:
+        state = _mark_leaky(state, leaks, plan.out, warn)
+    num_held_out = 0 if held_out is None else len(held_out.samples)
+    tell(f"{len(seen.samples)} images to train on, {num_held_out} held out, classes {', '.join(parts.classes)}")
+    data = TrainingData(
+        images=_with_margins(config.input, preprocess, seen, partial(load, seen.samples)),
+        labels=np.array([parts.classes.index(sample.label) for sample in seen.samples]),
+        groups=np.array([parts.groups.index(sample.group) for sample in seen.samples]),
+        num_groups=len(parts.groups),
+        names=[sample.path for sample in seen.samples],
+        **_lessons(plan, teacher, partial(load, seen.samples), key=hashlib.sha256(seen.pixels.data).hexdigest()),
+    )
+    for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=plan.checkpoint_s, quiet=quiet):
+        rate = f"{row.seconds:.0f} s, {row.images_per_second:.0f} images/s, {row.input_share:.0%} waiting for them"
+        tell(f"epoch {row.epoch}/{config.optim.epochs} {row.size_px} px loss {row.loss:.4f} {rate}")
+    if held_out is None or not ranks.is_first:
+        return Outcome(None, len(unusable))
+    metrics = write_metrics(plan.out, held_out.samples, held_out.pixels)
+    for name in ("accuracy", "balanced_accuracy"):
+        metric = metrics[name]
+        tell(f"held-out {name}: {metric['value']:.3f} [{results.interval_text(metric)}] n={metric['n']}")
+    return Outcome(metrics, len(unusable))
+
+
+def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> dict[str, Any]:
+    """Predicts the held-out images with the run's result, writes what came out, and returns the figures."""
+    state = checkpoints.load(out)
+    preprocess = Preprocess.from_json(state.preprocess)
+    model = build(TrainConfig.from_dict(state.config).model, len(state.classes))
+    model.load_state_dict(state.weights)
+    probabilities = predict(model, images, scale=scale_tensor(preprocess))
+    predictions = to_predictions(held_out, probabilities, state.classes)
+    mark = {"leaky": True} if state.leaky else {}
+    metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
+    write_output(out / PREDICTIONS, encode_predictions(predictions, state.classes))
+    write_json(out / METRICS, metrics)
+    checkpoints.save(replace(state, metrics=metrics), out / checkpoints.NAME)
+    return metrics
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes a file of indented JSON that is whole or absent."""
+    write_output(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+
+
+def _all_marks(seen: Sequence[Sample], *sources: Teacher | Report | None) -> list[str]:
+    """What the run knows of, at first hand or through what it learns from."""
+    known = {mark for source in sources if source is not None for mark in source.marks or ()}
+    return sorted({*cluster_marks(seen), *known})
+
+
+def _silence(_: str) -> None:
+    pass
+
+
+def _network(
+    plan: Plan, preprocess: Preprocess, classes: list[str], tell: Callable[[str], None]
+) -> tuple[Network, Report | None]:
+    """What the run begins with: random weights by its seed, or those of a file."""
+    torch.manual_seed(plan.config.optim.seed)
+    network = build(plan.config.model, len(classes))
+    if plan.weights is None:
+        return network, None
+    report = load_weights(network, plan.weights, scale=preprocess.scale, classes=classes)
+    tell(f"{plan.weights}: {report.line}")
+    return network, report
+
+
+def _find_leaks(
+    plan: Plan, seen: ImageSet, held_out: ImageSet, sources: Mapping[str, Teacher | Report | None]
+) -> list[str]:
+    """What the run would be flattered by, in words; an error unless it is allowed."""
+    leaks = find_fit_leaks(plan.data, seen.samples, seen.pixels, held_out.samples, held_out.pixels)
+    lines = [leak.line for leak in leaks]
+    if leaks and not plan.allow_leak:
+        counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
+        hint = f"edge-train audit {plan.data} --folds {plan.folds} shows them, --allow-leak goes on"
+        raise LeakError(f"training and held-out part overlap: {counts}; {hint}")
+    for name, source in sources.items():
+        if source is None:
+            continue
+        try:
+            check_disjoint(source.marks, held_out.samples, name=name)
+        except TeacherError as error:
+            if not plan.allow_leak:
+                raise
+            lines.append(f"LEAK: {error}")
+    return lines
+
+
+def _begin(plan: Plan, parts: Parts, is_leaky: bool) -> None:
+    """The run's folder, with what is known before the first step."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    for name in (CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
+        (plan.out / name).unlink(missing_ok=True)
+    mark = {"leaky": True} if is_leaky else {}
+    write_json(plan.out / "config.json", {"recipe": plan.recipe, **mark, **plan.config.to_dict()})
+    for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
+        if samples or name == "heldout.txt":
+            write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))
+
+
+def _mark_leaky(state: Checkpoint, leaks: Sequence[str], out: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """Says it in the run's folder, on standard error, and in all that comes of the checkpoint."""
+    write_output(out / LEAKY, "".join(f"{leak}\n" for leak in leaks))
+    warn(f"LEAKY: {'; '.join(leak.removeprefix('LEAK: ') for leak in leaks)}; figures of this run mean little")
+    name = state.data_name if state.leaky else f"{state.data_name} (LEAKY)"
+    return replace(state, leaky=True, data_name=name)
+
+
+def _with_margins(
+    config: InputConfig, preprocess: Preprocess, seen: ImageSet, load: Callable[[Preprocess], ImageSet]
+) -> dict[int, np.ndarray]:
+    """Input side -> pixels to render it from, row for row those of `seen`."""
+    images = {}
+    for side in sorted({*config.sizes_px}):
+        larger = load(training_preprocess(replace(preprocess, size_px=side), margin=config.cache_margin))
+        if larger.unusable:
+            path, reason = next(iter(larger.unusable.items()))
+            raise DatasetError(f"{path}: could be read a moment ago, now: {reason}")
+        images[side] = larger.pixels
+    return images
+
+
+def _lessons(
+    plan: Plan, teacher: Teacher | None, load: Callable[[Preprocess], ImageSet], *, key: str
+) -> dict[str, Any]:
+    """The fields of `TrainingData` that are the teacher's."""
+    if teacher is None:
+        return {}
+    if plan.config.distill.distill_view == "fixed":
+        soft = soft_labels(teacher, lambda preprocess: load(preprocess).pixels, key=key, cache=plan.cache)
+        return {"soft_labels": soft}
+    margin = plan.config.input.cache_margin
+    views = [
+        View(load(training_preprocess(preprocess, margin=margin)).pixels, preprocess.size_px)
+        for preprocess in teacher.preprocesses
+    ]
+    return {"teacher": teacher, "views": views}
+
+
+def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:
+    for name in ("config", "classes", "preprocess", "clusters", "sources", "folds_sha256", "hold_out"):
+        was: Any = getattr(state, name)
+        now: Any = getattr(blank, name)
+        if name == "config":
+            flat = [TrainConfig.from_dict(values).flat() for values in (was, now)]
+            was, now = ({key: values[key] for key in flat[0] if flat[0][key] != flat[1][key]} for values in flat)
+        if was == now:
+            continue
+        if name == "clusters":
+            was, now = f"{len(was)} clusters", f"{len(now)} others"
+        raise CheckpointError(f"the run was started with {name} {was}, got {now}; --force starts over")

@@ -1,0 +1,233 @@
+"""The state of a run in memory: network, averages, optimizer, losses, and the one step that moves them all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from edge.preprocess import Preprocess
+
+from .average import RunningMean, reestimate_batch_norm
+from .checkpoint import Checkpoint
+from .config import TrainConfig
+from .data import Batch, Feeder, View, scale_tensor
+from .distributed import Ranks, gather, share_batch_norm
+from .ema import Ema
+from .log import EpochLog
+from .network import Network, build
+from .objective import Objective
+from .sampler import Batches, epoch_batches, num_steps_per_epoch
+from .schedule import build_optimizer
+from .teacher import Teacher
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images to train on."""
+
+    images: Mapping[int, np.ndarray]
+    """Input side -> (N, S, S, 3) uint8 RGB at that side with its margin."""
+    labels: np.ndarray
+    """(N,) class indices."""
+    groups: np.ndarray
+    """(N,) group indices."""
+    num_groups: int
+    names: Sequence[str]
+    """(N,) paths, to name those of a failed batch."""
+    soft_labels: np.ndarray | None = None
+    """(N, C) float32 log-probabilities of a teacher that saw each image once."""
+    teacher: Teacher | None = None
+    """Who sees what the student sees, through `views`."""
+    views: Sequence[View] = field(default_factory=tuple)
+    """The teacher's own pictures, one set per member."""
+
+
+class Session:
+    """All that changes while training; from a checkpoint, and to one."""
+
+    def __init__(self, checkpoint: Checkpoint, data: TrainingData, ranks: Ranks) -> None:
+        """Puts everything in the state the checkpoint says, on the rank's device."""
+        self.config = TrainConfig.from_dict(checkpoint.config)
+        self.step, self.sums, self.result = checkpoint.step, dict(checkpoint.sums), checkpoint.result
+        self._checkpoint, self._data, self._ranks = checkpoint, data, ranks
+        config, optim, device = self.config, self.config.optim, ranks.device
+        self.model = build(config.model, len(checkpoint.classes))
+        self.model.load_state_dict(checkpoint.model)
+        self.model.to(device).train()
+        self.ema = Ema(self.model, decay=optim.ema_decay, ramp=optim.ema_ramp)
+        self.ema.model.load_state_dict(checkpoint.ema)
+        self.ema.num_updates = checkpoint.step
+        self.objective = Objective(
+            config, classes=checkpoint.classes, labels=data.labels, num_groups=data.num_groups
+        ).to(device)
+        self.optimizer = build_optimizer(self.model, optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=optim.amp == "fp16" and device.type == "cuda")
+        if checkpoint.step:
+            self.objective.load_state_dict(checkpoint.objective)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            self.scaler.load_state_dict(checkpoint.scaler)
+        self.swa = RunningMean.from_dict(checkpoint.swa)
+        self._embed: nn.Module = _Embed(self.model)
+        if ranks.size > 1:
+            share_batch_norm(self.model.body)
+            # The head needs no wrapper: every rank computes it, and its gradient, on the images of all.
+            wrapped = DistributedDataParallel(self._embed)
+            wrapped.broadcast_buffers = False  # every rank has the statistics of all; the argument is deprecated
+            self._embed = wrapped
+        self._labels, self._groups = (
+            torch.from_numpy(array).long().to(device) for array in (data.labels, data.groups)
+        )
+        self._soft = None if data.soft_labels is None else torch.from_numpy(data.soft_labels).to(device)
+        self._scale = scale_tensor(Preprocess.from_json(checkpoint.preprocess))
+        self._drawing: dict[str, Any] = {
+            "classes": checkpoint.classes,
+            "batch_size": min(optim.batch_size, len(data.labels)),
+        }
+        self.steps_per_epoch = num_steps_per_epoch(data.labels, data.groups, config.sample, **self._drawing)
+        self.num_steps = optim.epochs * self.steps_per_epoch
+
+    def batches(self, epoch: int, size_px: int) -> Generator[Batch, None, None]:
+        """This rank's part of what is left of an epoch."""
+        done = self.step - epoch * self.steps_per_epoch
+        return self._render(epoch, size_px, done=done, rank=self._ranks.rank, num_ranks=self._ranks.size)
+
+    def _render(
+        self, epoch: int, size_px: int, *, done: int, rank: int, num_ranks: int
+    ) -> Generator[Batch, None, None]:
+        data, seed = self._data, self.config.optim.seed
+        drawn = epoch_batches(
+            data.labels, data.groups, self.config.sample, epoch=epoch, seed=seed, **self._drawing
+        )
+        feeder = Feeder(
+            data.images[size_px],
+            Batches(drawn.indices[done:], drawn.is_repeat[done:]),
+            self.config.augment,
+            size_px=size_px,
+            scale=self._scale,
+            seed=seed,
+            first_step=epoch * self.steps_per_epoch + done,
+            names=data.names,
+            rank=rank,
+            num_ranks=num_ranks,
+            views=data.views,
+            pin=self._ranks.device.type == "cuda",
+        )
+        return iter(feeder)
+
+    def take(self, batch: Batch) -> dict[str, float]:
+        """One step; returns the parts of the loss. Where their total is not finite, nothing is changed."""
+        optim, device = self.config.optim, self._ranks.device
+        torch.manual_seed(optim.seed * 1_000_003 + self.step)  # dropout's, the same on every rank
+        images = self._on_device(batch)
+        amp_dtype = torch.float16 if optim.amp == "fp16" else torch.bfloat16
+        is_mixed = optim.amp == "bf16" or self.scaler.is_enabled()  # a CPU has no fp16 worth using
+        with torch.autocast(device.type, amp_dtype, enabled=is_mixed):
+            features = self._embed(images)  # (n, D) of this rank
+        # (B, D) of all ranks: what follows is as in one process.
+        features = gather(features.float() if is_mixed else features)
+        chosen = torch.from_numpy(batch.indices).to(device)
+        teacher = None if self._soft is None else self._soft[chosen]
+        if self._data.teacher is not None:
+            teacher = gather(self._data.teacher.log_probabilities(batch.views))
+        parts = self.objective(
+            self.model.head,
+            features,
+            self._labels[chosen],
+            self._groups[chosen],
+            teacher,
+            progress=self.step / self.num_steps,
+        )
+        values = {name: float(part.detach()) for name, part in parts.items()}
+        if not math.isfinite(values["total"]):
+            return values
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.scaler.scale(parts["total"]))
+        if optim.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.model)
+        self.step += 1
+        return values
+
+    def finish(self) -> None:
+        """Settles the result, where it is not the running average as it stands."""
+        optim = self.config.optim
+        if not self.swa.num_added and not optim.bn_batches:
+            return
+        model = build(self.config.model, len(self._checkpoint.classes)).to(self._ranks.device)
+        model.load_state_dict(self.swa.state() if self.swa.num_added else self.ema.model.state_dict())
+        if optim.bn_batches:
+            # An epoch that was not trained on; all of it on every rank, so that all have one result.
+            rendered = self._render(optim.epochs, self.config.input.sizes_px[-1], done=0, rank=0, num_ranks=1)
+            with contextlib.closing(rendered) as batches:
+                images = (self._on_device(batch) for batch in islice(batches, optim.bn_batches))
+                reestimate_batch_norm(model, images)
+        self.result = model.state_dict()
+
+    def count(self, values: Mapping[str, float], **others: float) -> None:
+        """Adds a step to the epoch's sums: the parts of its loss, and its images, seconds and waited_s."""
+        for name, value in {**values, **others}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def row(self, size_px: int, lr: float) -> EpochLog:
+        """The log of the epoch that is done; its sums begin anew."""
+        sums, self.sums = self.sums, {}
+        seconds = sums["seconds"]
+        mean = {name: round(sums[name] / self.steps_per_epoch, 5) for name in sums}
+        return EpochLog(
+            epoch=self.step // self.steps_per_epoch,
+            step=self.step,
+            size_px=size_px,
+            lr=round(lr, 9),
+            loss=mean["total"],
+            hard=mean["hard"],
+            triplet=mean.get("triplet"),
+            distill=mean.get("distill"),
+            seconds=round(seconds, 1),
+            images_per_second=round(sums["images"] / seconds, 1),
+            input_share=round(sums["waited_s"] / seconds, 3),
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The state as it stands."""
+        return replace(
+            self._checkpoint,
+            step=self.step,
+            model=self.model.state_dict(),
+            ema=self.ema.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            objective=self.objective.state_dict(),
+            scaler=self.scaler.state_dict(),
+            swa=self.swa.to_dict(),
+            sums=self.sums,
+            result=self.result,
+        )
+
+    def _on_device(self, batch: Batch) -> torch.Tensor:
+        images = batch.images.to(self._ranks.device, self.model.head.fc.weight.dtype, non_blocking=True)
+        if self.config.optim.channels_last and images.is_cuda:  # on CPUs PyTorch 2.13 corrupts its heap in the stem
+            images = images.to(memory_format=torch.channels_last)
+        return images
+
+
+class _Embed(nn.Module):
+    """`Network.embed` as a module, to be wrapped."""
+
+    def __init__(self, model: Network) -> None:
+        super().__init__()
+        self.body = model.body
+        self._embed = model.embed
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self._embed(images)

@@ -1,0 +1,319 @@
+"""Who is learned from besides the labels: an ensemble of our own networks, or of others', that only ever answers.
+
+Every member sees the pictures at its own side and through its own preprocessing; the answers are averaged as
+probabilities. A teacher that has seen what the student will be measured on would pass it on, so each names the
+clusters it learned from, and `check_disjoint` compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.dataset import Sample
+from edge.errors import EdgeError
+from edge.preprocess import Preprocess
+from edge.progress import Progress
+
+from . import checkpoint
+from .config import TrainConfig
+from .data import scale_tensor
+from .network import build
+from .weights import IMAGENET_MEAN, IMAGENET_STD
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+"""Axes of (N, 3, S, S) turned round: a lesion has no up and no left."""
+
+
+class TeacherError(EdgeError):
+    """What is learned from has seen, or may have seen, what the student will be measured on."""
+
+    exit_status = 6
+
+
+class TeacherLoadError(EdgeError):
+    """A teacher that cannot be loaded, or has other classes than the student."""
+
+    exit_status = 4
+
+
+class TeacherPackageError(EdgeError):
+    """A teacher whose package is not installed."""
+
+    exit_status = 5
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a teacher, in evaluation mode."""
+
+    network: nn.Module
+    """(N, 3, S, S) float32, times `preprocess.scale` -> (N, C) logits in the order of its own classes."""
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    sha256: str
+    """Of its file."""
+    marks: frozenset[str] | None
+    """`cluster_marks` of what it was trained on; None where that is not known."""
+
+
+class Teacher:
+    """Mean of the probabilities of its members."""
+
+    def __init__(self, members: Sequence[Member], *, classes: Sequence[str]) -> None:
+        """Brings the members to one order of classes.
+
+        Args:
+          members: At least one.
+          classes: The student's, in the order of its logits.
+
+        Raises:
+          TeacherLoadError: a member has other classes.
+        """
+        for member in members:
+            if sorted(member.classes) != sorted(classes):
+                got, expected = ", ".join(member.classes), ", ".join(classes)
+                raise TeacherLoadError(f"teacher: got the classes {got}, expected the student's {expected}")
+        self.preprocesses = tuple(member.preprocess for member in members)
+        """One per member: at which side, `size_px`, and how it wants the pictures."""
+        self.marks: frozenset[str] | None = frozenset().union(*(member.marks or () for member in members))
+        """Of all clusters that a member was trained on; None where one does not tell."""
+        if any(member.marks is None for member in members):
+            self.marks = None
+        identity = [[member.sha256, member.preprocess.to_json()] for member in members]
+        self.sha256 = hashlib.sha256(json.dumps([identity, list(classes)]).encode()).hexdigest()
+        """Of all that its answers depend on apart from the pictures."""
+        self.device = torch.device("cpu")
+        self._networks = [member.network.eval().requires_grad_(False) for member in members]
+        self._orders = [[member.classes.index(name) for name in classes] for member in members]
+
+    def to(self, device: torch.device) -> Teacher:
+        """Moves the members, and returns itself."""
+        self.device = device
+        for network in self._networks:
+            network.to(device)
+        return self
+
+    def log_probabilities(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
+        """What the teacher says of a batch, each picture as it is.
+
+        Args:
+          batches: One per member, each (N, S, S, 3) uint8 RGB with S its own side: the same N pictures.
+
+        Returns:
+          (N, C) float32 on the teacher's device, without gradient. Log-probabilities: as good as logits to a
+          distillation loss of any temperature.
+        """
+        answers = [self._ask(i, batch, ((),)) for i, batch in enumerate(batches)]
+        return _log_mean(answers)
+
+    @torch.no_grad()
+    def _ask(self, index: int, batch: np.ndarray, flips: Iterable[tuple[int, ...]]) -> torch.Tensor:
+        """One member's (N, C) float32 log-probabilities of (N, S, S, 3) uint8, mean over flips."""
+        scale = scale_tensor(self.preprocesses[index]).to(self.device)
+        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+        images = pixels.permute(0, 3, 1, 2).float() * scale  # (N, 3, S, S)
+        answers = []
+        for flip in flips:
+            logits = self._networks[index](images.flip(flip))[:, self._orders[index]]
+            answers.append(torch.log_softmax(logits.float(), dim=1))
+        return _log_mean(answers)
+
+
+def load_teacher(paths: Sequence[Path], *, classes: Sequence[str]) -> Teacher:
+    """An ensemble of networks.
+
+    Args:
+      paths: At least one. Each a checkpoint of ours, a run folder that holds one, or a folder that `save_pretrained`
+        of transformers wrote.
+      classes: The student's, in the order of its logits.
+
+    Raises:
+      CheckpointError: no such checkpoint, or none of this schema.
+      TeacherLoadError: one cannot be loaded, or has other classes.
+      TeacherPackageError: one needs transformers, which is not installed.
+    """
+    members = [load_swin(path) if (path / "model.safetensors").exists() else _load_own(path) for path in paths]
+    return Teacher(members, classes=classes)
+
+
+def load_swin(folder: Path) -> Member:
+    """A Swin V2 from a folder with config.json and model.safetensors; other classifiers of transformers work as well.
+
+    It sees letterboxed pictures at the side it was made for, minus ImageNet's mean over its standard deviation.
+
+    Source: Liu et al., Swin Transformer V2, 2021, arXiv 2111.09883.
+
+    Raises:
+      TeacherLoadError: no classifier that transformers can load whole.
+      TeacherPackageError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForImageClassification
+        from transformers.utils import logging
+    except ImportError as error:
+        raise TeacherPackageError(f"{folder}: needs transformers: pip install '.[teacher]' in the checkout") from error
+    logging.set_verbosity_error()  # what it would report is raised below
+    logging.disable_progress_bar()
+    red, green, blue = (1 / (255 * std) for std in IMAGENET_STD)
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        size = model.config.image_size
+        preprocess = Preprocess(size_px=size if isinstance(size, int) else size[0], scale=(red, green, blue))
+    except Exception as error:  # transformers raises most built-in types on foreign folders
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise TeacherLoadError(f"{folder}: no classifier of transformers: {reason}") from error
+    absent = sorted([*info["missing_keys"], *info["mismatched_keys"]])
+    if absent:  # which transformers fills with random numbers
+        raise TeacherLoadError(f"{folder}: {len(absent)} tensors are missing or of another shape, e.g. {absent[0]}")
+    return Member(
+        network=_WithoutMean(model),
+        preprocess=preprocess,
+        classes=tuple(model.config.id2label[i] for i in range(model.config.num_labels)),
+        sha256=_sha256(folder / "model.safetensors"),
+        marks=None,
+    )
+
+
+class _WithoutMean(nn.Module):
+    """(N, 3, S, S) float32 pixels / (255 std) -> (N, C) logits of a model that expects the mean subtracted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        offset = torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+        self.offset = nn.Buffer(offset.view(3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.model(pixel_values=images - self.offset).logits)
+
+
+def _load_own(path: Path) -> Member:
+    state = checkpoint.load(path)
+    try:
+        network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
+        network.load_state_dict(state.weights)
+    except (ValueError, RuntimeError) as error:
+        raise TeacherLoadError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0]}") from error
+    return Member(
+        network=network,
+        preprocess=Preprocess.from_json(state.preprocess),
+        classes=tuple(state.classes),
+        sha256=_sha256(path / checkpoint.NAME if path.is_dir() else path),
+        marks=None if state.leaky else frozenset(state.clusters),  # a leaky run has seen more than its clusters
+    )
+
+
+def cluster_marks(samples: Iterable[Sample]) -> list[str]:
+    """Sorted marks of the clusters of some images: 16 hex digits each, the same wherever a cluster has this name.
+
+    A mark is the start of the name's SHA-256: a checkpoint tells no names of patients to who does not know them.
+    """
+    return sorted({_mark(sample.cluster) for sample in samples})
+
+
+def check_disjoint(marks: Collection[str] | None, held_out: Sequence[Sample], *, name: str = "teacher") -> None:
+    """Whether what is learned from knows nothing of the images that the student will be measured on.
+
+    Args:
+      marks: `Teacher.marks`, or those of the weights begun with.
+      held_out: Those images.
+      name: What it is, for the message.
+
+    Raises:
+      TeacherError: it was trained on one of their clusters, or does not tell.
+    """
+    hint = "--allow-leak to learn from it all the same"
+    if marks is None:
+        raise TeacherError(
+            f"{name}: does not tell the clusters it was trained on, so it may leak those held out; {hint}"
+        )
+    clusters = sorted({sample.cluster for sample in held_out})
+    known = [cluster for cluster in clusters if _mark(cluster) in marks]
+    if known:
+        raise TeacherError(
+            f"{name}: was trained on {len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}, expected "
+            f"none, or it would leak them; {hint}"
+        )
+
+
+def soft_labels(
+    teacher: Teacher,
+    load: Callable[[Preprocess], np.ndarray],
+    *,
+    key: str,
+    cache: Path | None = None,
+    batch_size: int = 32,
+    quiet: bool = False,
+) -> np.ndarray:
+    """What the teacher says of every picture, averaged over the picture and its three mirror images.
+
+    Args:
+      teacher: Who is asked.
+      load: Gives the pictures as a member wants them, (N, S, S, 3) uint8 RGB, always the same N.
+      key: Changes when the pictures do, e.g. the SHA-256 of their files' names, sizes and times.
+      cache: Folder to keep the answers in; None keeps none.
+      batch_size: Pictures per call of a network.
+      quiet: Whether no progress is shown.
+
+    Returns:
+      (N, C) float32 log-probabilities.
+    """
+    digest = hashlib.sha256(json.dumps([teacher.sha256, key]).encode()).hexdigest()
+    path = None if cache is None else cache / f"teacher-{digest[:32]}.npy"
+    if path is not None and path.exists():
+        return cast(np.ndarray, np.load(path, allow_pickle=False))
+    answers = []
+    for i, preprocess in enumerate(teacher.preprocesses):
+        images = load(preprocess)  # one member's at a time: those of a large side fill gigabytes
+        progress = Progress(len(images), quiet=quiet)
+        parts = []
+        for start in range(0, len(images), batch_size):
+            parts.append(teacher._ask(i, images[start : start + batch_size], _FLIPS).cpu())
+            progress.update(min(start + batch_size, len(images)))
+        progress.close()
+        answers.append(torch.cat(parts))
+    result: np.ndarray = _log_mean(answers).numpy()
+    if path is not None:
+        _write(path, result)
+    return result
+
+
+def _log_mean(answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Log of the mean of probabilities that are given as logs; exact where a probability itself underflows."""
+    return torch.logsumexp(torch.stack(list(answers)), dim=0) - math.log(len(answers))
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """A file of this name is always whole, also when two processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as file:
+        np.save(file, array)
+    os.replace(part, path)
+
+
+def _mark(cluster: str) -> str:
+    return hashlib.sha256(cluster.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
