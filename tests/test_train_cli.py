@@ -116,7 +116,7 @@ def test_without_pytorch(tmp_path, data, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
-    assert capsys.readouterr().err == "edge-train: needs torch: pip install '.[train]' in the checkout\n"
+    assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install '.[train]' in the checkout\n"
 
 
 def test_unusable_images_are_listed_skipped_and_counted(tmp_path, data, capsys):

@@ -30,7 +30,7 @@ DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<clas
 
 {STATUSES}"""
 
-_PACKAGES = {"torch": "torch", "cv2": "opencv-python-headless", "safetensors": "safetensors"}
+_PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors": "safetensors"}
 
 
 def build_parser() -> ArgumentParser:
