@@ -1,27 +1,22 @@
-"""edge-export: a training run -> the files others use. Standard error is talk."""
+"""edge-export: a training run -> the files others use, and what is to be known of them. Standard error is talk."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge import __version__
-from edge.command import DONE, ENVIRONMENT, STATUSES, ArgumentParser, fail, run, say
-from edge.outputs import check_output, write_output
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, run
 
-if TYPE_CHECKING:
-    from train.checkpoint import Checkpoint
-
-_PROGRAM = "edge-export"
+PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
 _EPILOG = f"""\
 examples:
   edge-export onnx RUN -o model.onnx             the model file that edge-infer reads
+  edge-export verify RUN model.onnx --data DATA --subset RUN/heldout.txt
+  edge-export info model.onnx --svg model.svg    what a file says of itself, layer by layer
   edge-export weights RUN -o model.safetensors   the weights in training form, to fine-tune from
 
 RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
@@ -31,81 +26,63 @@ RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-export."""
-    parser = ArgumentParser(prog=_PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
+    parser = ArgumentParser(prog=PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
     version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    to_onnx = commands.add_parser("onnx", help="the model file of the runtime", description="Write the model file.")
-    weights = commands.add_parser("weights", help="training-form weights", description="Write a safetensors file.")
+
+    def command(name: str, text: str) -> ArgumentParser:
+        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.add_argument("-q", "--quiet", action="store_true", help="no remarks")
+        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+        return added
+
+    def output(to: ArgumentParser, text: str, *, required: bool) -> None:
+        to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+        to.add_argument("--force", action="store_true", help="replace FILE")
+
+    to_onnx = command("onnx", "write the model file of the runtime")
     to_onnx.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
-    for command in (to_onnx, weights):
-        command.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")
-        command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the file to write")
-        command.add_argument("--force", action="store_true", help="replace FILE")
-        command.add_argument("-q", "--quiet", action="store_true", help="no remarks")
-        command.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    to_onnx.add_argument("--class-bias", type=Path, metavar="FILE", help="offsets of edge-train bias, folded in")
+    weights = command("weights", "write the weights in training form (safetensors)")
+    for each in (to_onnx, weights):
+        each.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")
+        output(each, "the file to write", required=True)
+
+    verify = command("verify", "compare two forms of a model on the same images; exit 6 where the second loses")
+    verify.add_argument("a", type=Path, metavar="A", help="a model file, or a run")
+    verify.add_argument("b", type=Path, metavar="B", nargs="?", help="another")
+    verify.add_argument("--against-full-decode", action="store_true", help="B is A with photos decoded at full size")
+    verify.add_argument("--data", type=Path, required=True, metavar="DATA", help="the data set's folder")
+    verify.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+    verify.add_argument("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (else all)")
+    verify.add_argument("--allow-leak", action="store_true", help="also on images that a model was trained on")
+    output(verify, "write everything as JSON", required=False)
+
+    info = command("info", "tell what a model file says of itself, layer by layer")
+    info.add_argument("model", type=Path, metavar="MODEL", help="a model file")
+    info.add_argument("--svg", type=Path, metavar="FILE", help="draw its stages")
+    output(info, "write everything as JSON", required=False)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-export; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
-    return run(_PROGRAM, lambda: _export(arguments), verbose=arguments.verbose)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "verify" and (arguments.b is None) != arguments.against_full_decode:
+        parser.error("verify: expected either B or --against-full-decode")
+    return run(PROGRAM, lambda: _act(arguments), verbose=arguments.verbose)
 
 
-def _export(arguments: argparse.Namespace) -> int:
-    output: Path = arguments.output
-    check_output(output, force=arguments.force)
+def _act(arguments: argparse.Namespace) -> int:
     try:
-        from train.checkpoint import load
+        from . import actions
 
-        checkpoint = load(arguments.run)
-        content = _onnx(arguments, checkpoint) if arguments.command == "onnx" else _weights(checkpoint)
+        action: Callable[[argparse.Namespace], int] = getattr(actions, f"run_{arguments.command}")
+        return action(arguments)
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
-        return fail(_PROGRAM, f"needs {_PACKAGES[error.name]}: pip install '.[export]' in the checkout", ENVIRONMENT)
-    write_output(output, content)
-    if not arguments.quiet:
-        say(_PROGRAM, f"{output}: {len(content) / 1e6:.2f} MB, classes {', '.join(checkpoint.classes)}")
-    return DONE
-
-
-def _onnx(arguments: argparse.Namespace, checkpoint: Checkpoint) -> bytes:
-    from edge.preprocess import Preprocess
-    from train.config import TrainConfig
-    from train.network import build
-
-    from .to_onnx import describe_model, to_onnx
-
-    config, preprocess = TrainConfig.from_dict(checkpoint.config), Preprocess.from_json(checkpoint.preprocess)
-    model = build(config.model, len(checkpoint.classes))
-    model.load_state_dict(checkpoint.weights)
-    training = {
-        "data": checkpoint.data_name,
-        "recipe": checkpoint.recipe,
-        "commit": checkpoint.commit,
-        "cluster_sha256": hashlib.sha256("\n".join(checkpoint.clusters).encode()).hexdigest(),
-        "hold_out": checkpoint.hold_out,
-        **({"leaky": True} if checkpoint.leaky else {}),
-    }
-    metadata = {
-        "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
-        "model": describe_model(model, variant=config.model.network, size_px=preprocess.size_px),
-        "training": json.dumps(training, ensure_ascii=False),
-        "temperature": "1.0",
-        "license": arguments.license,
-    }
-    if checkpoint.metrics is not None:
-        metadata["metrics"] = json.dumps(checkpoint.metrics, ensure_ascii=False)
-    exported, remark = to_onnx(model, preprocess=preprocess, metadata=metadata)
-    if remark and not arguments.quiet:
-        say(_PROGRAM, remark)
-    content: bytes = exported.SerializeToString()
-    return content
-
-
-def _weights(checkpoint: Checkpoint) -> bytes:
-    from .to_safetensors import to_safetensors
-
-    return to_safetensors(checkpoint)
+        text = f"needs {_PACKAGES[error.name]}: pip install '.[export]' in the checkout"
+        return fail(PROGRAM, text, ENVIRONMENT)

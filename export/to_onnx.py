@@ -80,8 +80,17 @@ def to_onnx(
     Raises:
       ExportError: the exported model is invalid or computes something else.
     """
-    graph = InferenceGraph(model, preprocess.scale)
     side = preprocess.size_px
+    try:
+        graph = InferenceGraph(model, preprocess.scale)
+        with torch.no_grad():
+            graph(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    except (StopIteration, RuntimeError, ValueError) as error:
+        text = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no convolution"
+        raise ExportError(
+            f"not a network of this form: {text}; expected a body that begins with a convolution of 3 channels and "
+            "ends before the pooling, and a head"
+        ) from error
     file = io.BytesIO()
     with warnings.catch_warnings():
         # The TorchScript exporter, deprecated in favour of one that needs onnxscript and gives the same 88 nodes.

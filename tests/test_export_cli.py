@@ -3,16 +3,17 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
-from sample_networks import COLOURS, labelled_images, random_network
+from sample_networks import COLOURS, dataset, labelled_images, random_network
 from test_train_engine import blank
 
 from edge.classifier import Classifier
 from edge.preprocess import Preprocess
 from export.cli import main
-from train.checkpoint import save
+from train.checkpoint import load, save
 from train.config import ModelConfig
 from train.network import build
 
@@ -32,7 +33,9 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
     assert main(["onnx", str(run_folder), "-o", str(output), "--license", "CC0"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar\n"
+    said = captured.err.splitlines()
+    assert "no held-out images to fit a temperature on" in said[0]
+    assert said[1:] == [f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar"]
     classifier = Classifier.load(output)
     assert classifier.classes == tuple(COLOURS)
     assert classifier.preprocess == Preprocess(size_px=32)
@@ -81,6 +84,49 @@ def test_bad_calls_are_one_line_and_leave_nothing(run_folder, capsys):
     assert "no such folder" in lines[2]
     assert len(lines) == 3
     assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "kept.onnx"]
+
+
+def test_verify_info_and_drawing(run_folder, tmp_path, capsys):
+    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
+    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+    where = ["--data", str(data)]
+    assert main(["verify", str(run_folder), str(model), *where, "-o", str(tmp_path / "v.json"), "-q"]) == 0
+    assert "48 images, the same answer on 100.00%" in capsys.readouterr().out
+    assert json.loads((tmp_path / "v.json").read_text())["failures"] == []
+    save(replace(blank(), ema=random_network(num_conv_branches=1, seed=5).state_dict()), tmp_path / "other.pt")
+    status = main(["verify", str(run_folder), str(tmp_path / "other.pt"), *where, "-q"])
+    assert (status == 6) == ("gate failed" in capsys.readouterr().err)
+    svg = tmp_path / "model.svg"
+    assert main(["info", str(model), "--svg", str(svg), "-o", str(tmp_path / "i.json")]) == 0
+    assert "<svg" in svg.read_text() and "mobileone_s0" in capsys.readouterr().out
+    for arguments in ([str(model)], [str(model), str(model), "--against-full-decode"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["verify", *arguments, *where])
+        assert caught.value.code == 2
+    assert "either B or --against-full-decode" in capsys.readouterr().err
+
+
+def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):
+    state = load(run_folder)
+    metrics = {**METRICS, "calibration": {"temperature": 1.75}}
+    save(replace(state, metrics=metrics), tmp_path / "calibrated.pt")
+    assert main(["onnx", str(tmp_path / "calibrated.pt"), "-o", str(tmp_path / "t.onnx"), "-q"]) == 0
+    assert Classifier.load(tmp_path / "t.onnx").temperature == 1.75
+
+
+def test_class_bias_is_folded_in(run_folder, tmp_path, capsys):
+    offsets = tmp_path / "bias.json"
+    offsets.write_text(json.dumps({"classes": [*COLOURS], "bias": [0.5, 0.0, -0.5], "objective": "balanced"}))
+    plain, biased = tmp_path / "plain.onnx", tmp_path / "biased.onnx"
+    assert main(["onnx", str(run_folder), "-o", str(plain), "-q"]) == 0
+    assert main(["onnx", str(run_folder), "-o", str(biased), "--class-bias", str(offsets), "-q"]) == 0
+    images = labelled_images(2)[0]
+    a, b = (Classifier.load(path) for path in (plain, biased))
+    assert b.logits(images) - a.logits(images) == pytest.approx(np.tile([0.5, 0.0, -0.5], (2, 1)), abs=1e-4)
+    assert json.loads(b.metadata["training"])["class_bias"]["objective"] == "balanced" and "metrics" not in b.metadata
+    offsets.write_text(json.dumps({"classes": ["ash"], "bias": [0.5]}))
+    assert main(["onnx", str(run_folder), "-o", str(biased), "--class-bias", str(offsets), "--force"]) == 6
+    assert "offsets of ash, expected those of ash, birch, Cedar" in capsys.readouterr().err
 
 
 def test_without_its_packages(run_folder, capsys, monkeypatch):

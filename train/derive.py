@@ -28,7 +28,7 @@ from .average import greedy_soup, reestimate_batch_norm
 from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import load_images, scale_tensor
-from .heldout import predict
+from .heldout import embed, predict
 from .network import build
 from .posthoc import ClassBias, fit_class_bias, refit_last_layer
 from .run import PREDICTIONS, write_json, write_metrics
@@ -104,9 +104,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
     seen = load_images(root, _seen(samples, state), preprocess, quiet=True)
     model = build(config.model, len(state.classes))
     model.load_state_dict(state.weights)
-    model.eval()
-    with torch.no_grad():
-        features = torch.cat([model.embed(batch) for batch in _batches(seen.pixels, scale_tensor(preprocess))])
+    features = embed(model, seen.pixels, scale=scale_tensor(preprocess))
     groups = sorted({sample.group for sample in seen.samples})
     weight, bias = refit_last_layer(
         features.double().numpy(),

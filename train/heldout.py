@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from bench import results
 from bench.dataset import Sample
@@ -18,29 +17,62 @@ from bench.evaluation import Setting
 from bench.score import PROFILES
 from edge.predictions import Layout, Prediction, path_text
 
+from .head import to_linear
+from .network import Network
+from .temperature import describe_fit
+
 _NUM_DRAWS = 1000
+_MIN_CLUSTERS = 50
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: np.ndarray, *, scale: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """Runs a network in evaluation mode.
+def embed(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Runs a network's body in evaluation mode, and leaves the network there.
 
     Args:
-      model: (N, 3, S, S) float32 -> (N, C) logits.
+      model: In training form.
       images: (N, S, S, 3) uint8 RGB.
       scale: (3, 1, 1) float32 factor from uint8 to the network.
       batch_size: Images per call.
 
     Returns:
-      (N, C) float32 probabilities.
+      (N, D) float32 features, on the CPU.
     """
     model.eval()
-    probabilities = []
+    features = []
     for start in range(0, len(images), batch_size):
         batch = torch.tensor(images[start : start + batch_size], device=scale.device)  # a copy: a cache is read-only
-        logits = model(batch.permute(0, 3, 1, 2).float() * scale)
-        probabilities.append(torch.softmax(logits, dim=1).cpu().numpy())
-    return np.concatenate(probabilities)
+        features.append(model.embed(batch.permute(0, 3, 1, 2).contiguous().float() * scale).cpu())
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def predict(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size: int = 64) -> np.ndarray:
+    """(N, C) float32 probabilities of (N, S, S, 3) uint8 images, as trained: at temperature 1."""
+    features = embed(model, images, scale=scale, batch_size=batch_size)
+    return np.asarray(torch.softmax(model.head(features), dim=1).numpy())
+
+
+@torch.no_grad()
+def fit_temperature_of(
+    model: Network, features: torch.Tensor, samples: Sequence[Sample], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The temperature of the exported form's logits, fitted on held-out images, and what it is worth on others.
+
+    Args:
+      model: Whose head is folded.
+      features: (N, D) of the held-out images.
+      samples: (N,) those images.
+      classes: (C,) in the order of the logits.
+
+    Returns:
+      As `temperature.describe_fit`; empty where there are too few clusters to say what it is worth.
+    """
+    if len({sample.cluster for sample in samples}) < _MIN_CLUSTERS:
+        return {}
+    logits = to_linear(model.head)(features).double().numpy()
+    found: dict[str, Any] = describe_fit(logits, samples, classes)
+    return _rounded(found)
 
 
 def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:

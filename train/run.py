@@ -28,7 +28,7 @@ from .config import InputConfig, TrainConfig
 from .data import ImageSet, View, load_images, scale_tensor, training_preprocess
 from .distributed import Ranks
 from .engine import fit, start
-from .heldout import encode_predictions, measure, predict, to_predictions
+from .heldout import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from .log import CSV, JSONL
 from .network import Network, build
 from .plan import Parts, Plan, divide
@@ -149,10 +149,13 @@ def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> 
     preprocess = Preprocess.from_json(state.preprocess)
     model = build(TrainConfig.from_dict(state.config).model, len(state.classes))
     model.load_state_dict(state.weights)
-    probabilities = predict(model, images, scale=scale_tensor(preprocess))
+    features = embed(model, images, scale=scale_tensor(preprocess))
+    with torch.no_grad():
+        probabilities = np.asarray(torch.softmax(model.head(features), dim=1).numpy())
     predictions = to_predictions(held_out, probabilities, state.classes)
     mark = {"leaky": True} if state.leaky else {}
     metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
+    metrics["calibration"] = fit_temperature_of(model, features, held_out, state.classes)
     write_output(out / PREDICTIONS, encode_predictions(predictions, state.classes))
     write_json(out / METRICS, metrics)
     checkpoints.save(replace(state, metrics=metrics), out / checkpoints.NAME)

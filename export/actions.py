@@ -1,0 +1,152 @@
+"""What each command of edge-export does, once its arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge.command import DONE, GATE, say
+from edge.outputs import check_output, write_output
+from edge.preprocess import Preprocess
+from train.checkpoint import Checkpoint, load
+from train.config import TrainConfig
+from train.head import to_linear
+from train.network import Network, build
+
+from .cli import PROGRAM
+
+
+def run_onnx(arguments: argparse.Namespace) -> int:
+    """Writes the model file of the runtime."""
+    check_output(arguments.output, force=arguments.force)
+    from .to_onnx import describe_model, to_onnx
+
+    state = load(arguments.run)
+    config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
+    model = build(config.model, len(state.classes))
+    model.load_state_dict(state.weights)
+    training: dict[str, Any] = {
+        "data": state.data_name,
+        "recipe": state.recipe,
+        "commit": state.commit,
+        "cluster_sha256": hashlib.sha256("\n".join(state.clusters).encode()).hexdigest(),
+        "hold_out": state.hold_out,
+        **({"leaky": True} if state.leaky else {}),
+    }
+    calibration = (state.metrics or {}).get("calibration") or {}
+    if arguments.class_bias is not None:
+        training["class_bias"] = _add_bias(model, arguments.class_bias, state)
+        calibration = {}  # fitted on other logits
+    if not calibration and not arguments.quiet:
+        say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
+    metadata = {
+        "classes": json.dumps(state.classes, ensure_ascii=False),
+        "model": describe_model(model, variant=config.model.network, size_px=preprocess.size_px),
+        "training": json.dumps(training, ensure_ascii=False),
+        "temperature": str(calibration.get("temperature", 1.0)),
+        "license": arguments.license,
+    }
+    if state.metrics is not None and arguments.class_bias is None:  # with offsets they are of another model
+        metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
+    exported, remark = to_onnx(model, preprocess=preprocess, metadata=metadata)
+    if remark and not arguments.quiet:
+        say(PROGRAM, remark)
+    _write(arguments, exported.SerializeToString(), state.classes)
+    return DONE
+
+
+def run_weights(arguments: argparse.Namespace) -> int:
+    """Writes the weights in training form."""
+    check_output(arguments.output, force=arguments.force)
+    from .to_safetensors import to_safetensors
+
+    state = load(arguments.run)
+    _write(arguments, to_safetensors(state), state.classes)
+    return DONE
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Compares two forms of a model."""
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
+    from .runner import Pair, read_subset
+    from .verify import table, verify
+
+    subset = None if arguments.subset is None else read_subset(arguments.subset)
+    result = verify(
+        arguments.data,
+        [Pair(arguments.a, arguments.b, subset)],
+        label_column=arguments.label,
+        allow_leak=arguments.allow_leak,
+        quiet=arguments.quiet,
+    )
+    _write_json(arguments.output, result)
+    print("\n".join(table(result)))
+    if not arguments.quiet:
+        for remark in result["remarks"]:
+            say(PROGRAM, remark)
+    for failure in result["failures"]:
+        say(PROGRAM, f"gate failed: {failure}")
+    return GATE if result["failures"] else DONE
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Tells of a model file."""
+    for path in (arguments.output, arguments.svg):
+        if path is not None:
+            check_output(path, force=arguments.force)
+    from .drawing import draw
+    from .info import read, table
+
+    found = read(arguments.model)
+    _write_json(arguments.output, found)
+    if arguments.svg is not None:
+        write_output(arguments.svg, draw(found))
+    print("\n".join(table(found)))
+    if not arguments.quiet:
+        for remark in found["remarks"]:
+            say(PROGRAM, remark)
+    return DONE
+
+
+def _add_bias(model: Network, path: Path, state: Checkpoint) -> dict[str, Any]:
+    """Adds class offsets to the last layer; returns what is to be said of them.
+
+    Raises:
+      ExportError: no file of edge-train bias for these classes, or a cosine head.
+    """
+    from .to_onnx import ExportError
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        classes, offsets = list(found["classes"]), torch.tensor(found["bias"], dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: cannot be read, expected a file of edge-train bias: {error}") from error
+    if classes != state.classes or offsets.shape != (len(classes),):
+        raise ExportError(f"{path}: offsets of {', '.join(classes)}, expected those of {', '.join(state.classes)}")
+    if model.head.kind != "linear":
+        raise ExportError(
+            f"{path}: the offsets were fitted beside cosines, which the folded layer multiplies by a feature's length; "
+            "expected a run with a linear head (edge-train refit makes one)"
+        )
+    folded = to_linear(model.head)
+    with torch.no_grad():
+        model.head = type(model.head)(folded.in_features, folded.out_features)
+        model.head.fc.load_state_dict({"weight": folded.weight, "bias": folded.bias + offsets})
+    return {name: found[name] for name in ("bias", "objective", "before", "after", "note") if name in found}
+
+
+def _write(arguments: argparse.Namespace, content: bytes, classes: list[str]) -> None:
+    write_output(arguments.output, content)
+    if not arguments.quiet:
+        say(PROGRAM, f"{arguments.output}: {len(content) / 1e6:.2f} MB, classes {', '.join(classes)}")
+
+
+def _write_json(path: Path | None, values: dict[str, Any]) -> None:
+    if path is not None:
+        write_output(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")

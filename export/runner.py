@@ -1,0 +1,208 @@
+"""A model of either kind, a file or a checkpoint, ready to be asked about images, and what it must not be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bench.dataset import Sample
+from edge.classifier import Classifier
+from edge.device import usable_cores
+from edge.errors import DecodeError, EdgeError, ModelError
+from edge.predictions import path_text
+from edge.preprocess import Preprocess
+from train import checkpoint
+from train.config import TrainConfig
+from train.data import scale_tensor
+from train.head import to_linear
+from train.network import build
+from train.teacher import cluster_marks
+
+_BATCH_SIZE = 16
+
+
+class VerifyError(EdgeError):
+    """Models and images that cannot be compared, or must not be."""
+
+
+class Pair(NamedTuple):
+    """Two forms of one model, and the images to ask them about."""
+
+    a: Path
+    """A model file (.onnx), else a run folder or a checkpoint."""
+    b: Path | None
+    """The same; None: A, with every photo decoded at full size."""
+    subset: Sequence[str] | None
+    """Paths of the images, as the data set has them; None: all."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model of either kind, ready to be asked."""
+
+    path: Path
+    kind: str
+    """"onnx" or "checkpoint"."""
+    sha256: str
+    """Of the file."""
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float | None
+    """None for a checkpoint, which takes that of the model file beside it."""
+    logits: Callable[[np.ndarray], np.ndarray]
+    """(N, S, S, 3) uint8 RGB -> (N, C) float32; may be called from several threads at once."""
+    clusters_sha256: str | None
+    """Of `cluster_marks` of what it was trained on, joined by line ends; None where that is not known."""
+    marks: frozenset[str] | None
+    """Those marks; None for a model file, which has only their hash."""
+
+
+def open_model(path: Path) -> Runner:
+    """Loads a model of either kind.
+
+    A checkpoint answers by the layer its head folds into, as its export does: of a cosine head that is the trained
+    head's answer with other probabilities.
+
+    Raises:
+      ModelError: a model file that the runtime refuses, or a checkpoint of another version.
+      CheckpointError: no such checkpoint.
+    """
+    if path.suffix == ".onnx":
+        classifier = Classifier.load(path)
+        training: Any = None
+        with suppress(ValueError, RecursionError):
+            training = json.loads(classifier.metadata.get("training", "null"))
+        digest = None
+        if isinstance(training, dict) and not training.get("leaky"):  # a leaky run has seen more than its clusters
+            digest = training.get("cluster_sha256")
+        return Runner(
+            path, "onnx", classifier.sha256, classifier.classes, classifier.preprocess, classifier.temperature,
+            classifier.logits, digest, None,
+        )
+    state = checkpoint.load(path)
+    try:
+        network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
+        network.load_state_dict(state.weights)
+        preprocess = Preprocess.from_json(state.preprocess)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0][:120]}") from error
+    network.eval()
+    linear, scale = to_linear(network.head), scale_tensor(preprocess)
+    torch.set_num_threads(1)  # one worker per core asks
+
+    @torch.no_grad()
+    def logits(batch: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() * scale
+        return np.asarray(linear(network.embed(images)).numpy())
+
+    file = path / checkpoint.NAME if path.is_dir() else path
+    marks = None if state.leaky else frozenset(state.clusters)
+    return Runner(
+        path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), tuple(state.classes), preprocess, None,
+        logits, None if marks is None else _digest(marks), marks,
+    )
+
+
+def read_subset(path: Path) -> list[str]:
+    """The paths of a list of images, one a line, as the heldout.txt of a run.
+
+    Raises:
+      VerifyError: cannot be read, or names none.
+    """
+    try:
+        names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VerifyError(f"{path}: cannot be read: {error}, expected paths of images, one a line") from error
+    if not names:
+        raise VerifyError(f"{path}: is empty, expected paths of images, one a line")
+    return names
+
+
+def open_pair(pair: Pair) -> tuple[Runner, Runner]:
+    """Both models of a pair; raises what `open_model` raises."""
+    a = open_model(pair.a)
+    if pair.b is not None:
+        return a, open_model(pair.b)
+    return a, replace(a, kind="full decode", preprocess=replace(a.preprocess, draft_factor=0))
+
+
+def choose_images(everything: Sequence[Sample], pairs: Sequence[Pair]) -> list[list[Sample]]:
+    """The images of each pair, in the order of the data set."""
+    names = [path_text(sample.path) for sample in everything]
+    subsets = [set(names if pair.subset is None else pair.subset) for pair in pairs]
+    if unknown := sorted(set().union(*subsets) - {*names}):
+        raise VerifyError(f"the subset names {len(unknown)} paths that are no image of the data, first {unknown[0]}")
+    if twice := [name for name, count in Counter(name for part in subsets for name in part).items() if count > 1]:
+        raise VerifyError(f"{len(twice)} images are in two subsets, first {min(twice)}, expected each in one")
+    if not all(subsets):
+        raise VerifyError("a subset names no image, expected at least one")
+    return [[sample for sample, name in zip(everything, names, strict=True) if name in part] for part in subsets]
+
+
+def remarks_on_leaks(
+    runner: Runner, other: Runner, samples: Sequence[Sample], everything: Sequence[Sample], *, allow_leak: bool
+) -> Iterator[str]:
+    """What is to be said of a model that was, or may have been, trained on images it is asked about."""
+    marks, asked = runner.marks, cluster_marks(samples)
+    if marks is None and runner.clusters_sha256 is not None:  # a hash tells whether a guess is right
+        paths = {sample.path for sample in samples}
+        rest = cluster_marks(sample for sample in everything if sample.path not in paths)
+        guesses = (other.marks or (), rest, cluster_marks(everything), asked)
+        marks = next((frozenset(guess) for guess in guesses if _digest(guess) == runner.clusters_sha256), None)
+    if marks is None:
+        yield f"{runner.path.name}: does not tell what it was trained on; that it never saw these images is not checked"
+    elif seen := len(marks.intersection(asked)):
+        text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"
+        if not allow_leak:
+            hint = "--subset RUN/heldout.txt takes those held out, --allow-leak takes these all the same"
+            raise VerifyError(f"{text}, expected none; {hint}")
+        yield f"{text}: the figures flatter it"
+
+
+def ask_both(
+    root: Path, runners: tuple[Runner, Runner], samples: Sequence[Sample], classes: Sequence[str]
+) -> Iterator[tuple[list[str | None], list[np.ndarray]]]:
+    """Per batch why each image cannot be used, None if it can, and each model's (n, C) logits of those that can."""
+    pixel_rules = [replace(runner.preprocess, scale=1.0) for runner in runners]
+    orders = [[runner.classes.index(name) for name in classes] for runner in runners]
+
+    def ask(batch: Sequence[Sample]) -> tuple[list[str | None], list[np.ndarray]]:
+        reasons: list[str | None] = []
+        pixels: list[list[np.ndarray]] = []
+        for sample in batch:
+            try:
+                first = pixel_rules[0](str(root / sample.path))
+                same = pixel_rules[1] == pixel_rules[0]
+                pixels.append([first, first if same else pixel_rules[1](str(root / sample.path))])
+                reasons.append(None)
+            except DecodeError as error:
+                reasons.append(error.reason)
+        if not pixels:
+            return reasons, [np.empty((0, len(classes)), np.float32)] * 2
+        logits = [
+            runner.logits(np.stack(images))[:, order]
+            for runner, images, order in zip(runners, zip(*pixels, strict=True), orders, strict=True)
+        ]
+        for runner, values in zip(runners, logits, strict=True):
+            if not np.isfinite(values).all():
+                raise ModelError(f"{runner.path}: gives logits that are not finite, near {batch[0].path}")
+        return reasons, logits
+
+    batches = [samples[start : start + _BATCH_SIZE] for start in range(0, len(samples), _BATCH_SIZE)]
+    with ThreadPoolExecutor(usable_cores()) as executor:
+        yield from executor.map(ask, batches)
+
+
+def _digest(marks: Collection[str]) -> str:
+    """As `edge-export onnx` writes it into a model file."""
+    return hashlib.sha256("\n".join(sorted(marks)).encode()).hexdigest()

@@ -1,0 +1,226 @@
+"""Two forms of one model, asked about the same images: what changed, for whom, and whether it may.
+
+Every export promises the same answers, and int8 breaks the promise for the smallest group first, which an overall
+accuracy hides. So a change is judged by the contest's score and by each group, with intervals in which the images that
+both forms find difficult cancel. Several folds are judged as one: each pair of models on the images held out from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import compare, dataset, pairing, results, score
+from bench.dataset import Sample
+from bench.evaluation import Observations, Setting
+from bench.fairness import MIN_CELL
+from bench.interval import DRAWS
+from edge.predictions import Prediction, path_text
+from edge.progress import Progress
+from train.heldout import to_predictions
+from train.temperature import softmax
+
+from .runner import Pair, VerifyError, ask_both, choose_images, open_pair, remarks_on_leaks
+
+SCHEMA = "edge-verify/1"
+
+MAX_TOTAL_LOSS = 0.003
+"""Of the total of two thirds: the gate fails when the interval of the change lies wholly below."""
+MAX_GROUP_LOSS = 0.01
+"""Of a group's accuracy: the gate fails when more is lost, and by more than noise."""
+MIN_GROUP = 100
+"""Images of a group that the gate judges; a smaller one is reported only."""
+
+_SHOWN = ("accuracy", "balanced_accuracy", "fairness.worst_group", "score.fairness", "score.total_of_two_thirds")
+_SHOWN_FLIPS = 10
+_ACCURACIES = ("accuracy", "balanced_accuracy")
+
+
+def verify(
+    root: Path,
+    pairs: Sequence[Pair],
+    *,
+    label_column: str = "class",
+    allow_leak: bool = False,
+    draws: int = DRAWS,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Asks both models of each pair about its images, and compares the answers of all pairs together.
+
+    Args:
+      root: Folder of the data set.
+      pairs: At least one, all of the same classes; no image in two of them.
+      label_column: Column of the manifest that holds the class.
+      allow_leak: Whether figures are given on images that a model was trained on.
+      draws: Of the bootstrap.
+      quiet: Whether no progress is shown.
+
+    Returns:
+      JSON-ready: `pairs`, `images`, `errors` (images that cannot be decoded: wrong in both), `agreement`, `logits`, `a`
+      and `b` (figures of each), `comparison` (`bench.compare`, B minus A), `flips`, `failures` (`gate`), `remarks`.
+
+    Raises:
+      VerifyError: a model was trained on an image, a subset names what is no image of the data, an image is in two
+        pairs, models of other classes, or no usable image.
+      ModelError: a model cannot be loaded or run, or gives logits that are not finite.
+      CheckpointError, DatasetError, MismatchError: as where they come from.
+    """
+    everything = dataset.index(root, label_column=label_column)
+    chosen = choose_images(everything, pairs)
+    runners = [open_pair(pair) for pair in pairs]
+    classes = runners[0][0].classes
+    remarks: list[str] = []
+    for both, samples in zip(runners, chosen, strict=True):
+        for runner in both:
+            if sorted(runner.classes) != sorted(classes):
+                got, expected = ", ".join(runner.classes), ", ".join(classes)
+                raise VerifyError(f"{runner.path}: got the classes {got}, expected those of the others, {expected}")
+            remarks += remarks_on_leaks(runner, both[0], samples, everything, allow_leak=allow_leak)
+    described: list[dict[str, Any]] = []
+    rows: tuple[list[Prediction], list[Prediction]] = ([], [])
+    progress = Progress(sum(map(len, chosen)), quiet=quiet)
+    for both, samples in zip(runners, chosen, strict=True):
+        reasons: list[str | None] = []
+        parts: list[list[np.ndarray]] = []
+        for batch_reasons, logits in ask_both(root, both, samples, classes):
+            reasons += batch_reasons
+            parts.append(logits)
+            progress.update(len(rows[0]) + len(reasons))
+        a, b = (np.concatenate(part) for part in zip(*parts, strict=True))  # (N, C) of the usable images
+        stated = [runner.temperature for runner in both if runner.temperature is not None]
+        for runner, logits_of, own in zip(both, (a, b), rows, strict=True):
+            temperature = runner.temperature or (stated[0] if stated else 1.0)
+            own += _predictions(samples, reasons, softmax(logits_of / temperature), classes)
+        change, largest = (float(np.abs(x).max(initial=0)) for x in (b - a, a))
+        described.append({
+            **{side: {"name": runner.path.name, "kind": runner.kind, "sha256": runner.sha256}
+               for side, runner in zip("ab", both, strict=True)},
+            "images": len(samples),
+            "logits": {"max_change": change, "largest": largest, "relative": change / largest if largest else 0.0},
+        })
+    progress.close()
+    samples = [dataset.as_text(sample) for part in chosen for sample in part]
+    groups = [dataset.as_text(sample).group for sample in everything]
+    report = _compare(samples, rows, classes, groups, draws)
+    result = {
+        "schema": SCHEMA,
+        "data": root.resolve().name,
+        "pairs": described,
+        "logits": max((pair["logits"] for pair in described), key=lambda logits: logits["relative"]),
+        **report,
+        "remarks": list(dict.fromkeys([*remarks, *report["remarks"]])),
+    }
+    return {**result, "failures": gate(result)}
+
+
+def gate(result: dict[str, Any]) -> list[str]:
+    """Why B must not replace A, one line each; empty where it may."""
+    failures = []
+    total = result["comparison"]["metrics"]["score.total_of_two_thirds"]["difference"]
+    if total["high"] is not None and total["high"] < -MAX_TOTAL_LOSS:
+        ends = f"{total['low']:+.4f} to {total['high']:+.4f}"
+        failures.append(f"total of two thirds: {ends}, expected an interval that reaches {-MAX_TOTAL_LOSS}")
+    for name, entry in result["comparison"]["by_group"].items():
+        lost = entry["difference"]
+        is_judged = lost["n"] >= MIN_GROUP and lost["high"] is not None
+        # The bootstrap shifts an end at 0 by its own small error: under half an image it is still at 0.
+        if is_judged and lost["value"] < -MAX_GROUP_LOSS and lost["high"] < -0.5 / lost["n"]:
+            change = f"{100 * lost['value']:+.2f} points ({100 * lost['low']:+.2f} to {100 * lost['high']:+.2f})"
+            failures.append(f"accuracy in {name}: {change} on {lost['n']} images, expected at most 1 lost, or noise")
+    return failures
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """The lines a person reads."""
+    for pair in result["pairs"]:
+        yield f"A {pair['a']['name']} ({pair['a']['kind']}), B {pair['b']['name']} ({pair['b']['kind']})"
+    same, logits = result["agreement"], result["logits"]
+    yield (
+        f"{result['images']} images, the same answer on {same['value']:.2%} (95 % {same['low']:.2%} to "
+        f"{same['high']:.2%})"
+    )
+    yield f"largest change of a logit {logits['max_change']:.2g}, {logits['relative']:.2g} of the largest logit"
+    shown = {name: result["comparison"]["metrics"][name] for name in _SHOWN}
+    yield from compare.table({**result["comparison"], "metrics": shown})
+    flips = sorted(result["flips"], key=lambda flip: -flip["a_margin"])
+    for flip in flips[:_SHOWN_FLIPS]:
+        yield f"flip: {flip['path']} ({flip['label']}): {flip['a']} -> {flip['b']}, margin {flip['a_margin']:.3f}"
+    if len(flips) > _SHOWN_FLIPS:
+        yield f"and {len(flips) - _SHOWN_FLIPS} flips of smaller margin"
+
+
+def _predictions(
+    samples: Sequence[Sample], reasons: Sequence[str | None], probabilities: np.ndarray, classes: Sequence[str]
+) -> Iterator[Prediction]:
+    """One row per image; (n, C) probabilities of those that can be used."""
+    usable = [sample for sample, reason in zip(samples, reasons, strict=True) if reason is None]
+    answered = iter(to_predictions(usable, probabilities, classes))
+    for sample, reason in zip(samples, reasons, strict=True):
+        failed = Prediction(path_text(sample.path), status="error", error=reason or "")
+        yield next(answered) if reason is None else failed
+
+
+def _compare(
+    samples: list[Sample],
+    rows: tuple[list[Prediction], list[Prediction]],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    draws: int,
+) -> dict[str, Any]:
+    """What is to be said of the answers; `groups` are those of the whole data set."""
+    is_usable = np.array([row.status == "ok" for row in rows[0]])
+    if not is_usable.any():
+        raise VerifyError(f"none of {len(samples)} images can be used, first {samples[0].path}: {rows[0][0].error}")
+    both = [list(zip(samples, own, strict=True)) for own in rows]
+    order = pairing.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
+    sizes = Counter(sample.group for sample in samples)
+    small = tuple(name for name in sorted({*groups}) if sizes[name] < MIN_CELL)
+    excluded = small if len(small) < len({*groups}) else ()
+    profile = score.PROFILES[score.DEFAULT]
+    reference = score.reference_group(groups, profile=profile, excluded=excluded)
+    found = [results.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
+    comparison = compare.compare(*found, draws=draws)
+    data = Observations.of(
+        [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],
+        [sample.cluster for sample in samples], classes=order, reference=reference,
+    )
+    is_same = np.array([a.label == b.label for a, b in zip(*rows, strict=True)])
+    remarks = [f"group {name} has {sizes[name]} images: not in the fairness that is compared" for name in excluded]
+    if not is_usable.all():
+        remarks.append(f"{(~is_usable).sum()} images cannot be decoded: wrong in both")
+    if comparison["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:
+        remarks.append("the total of two thirds has no interval on these images: the gate judges the groups alone")
+    return {
+        "images": len(samples),
+        "errors": [row.path for row in rows[0] if row.status == "error"],
+        "agreement": data.rate(is_same, is_usable),
+        **{side: _figures(one) for side, one in zip("ab", found, strict=True)},
+        "comparison": comparison,
+        "flips": [
+            {
+                "path": sample.path, "group": sample.group, "label": sample.label, "a": a.label, "b": b.label,
+                "a_margin": _margin(a.probabilities),
+            }
+            for sample, a, b in zip(samples, *rows, strict=True)
+            if a.label != b.label and a.probabilities is not None
+        ],
+        "remarks": remarks,
+    }
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a model's results, each {value, low, high, n}."""
+    contest = {name: found["score"][name] for name in ("fairness", "total_of_two_thirds")}
+    by_group = {name: {key: group[key] for key in _ACCURACIES} for name, group in found["by_group"].items()}
+    plain = {name: found[name] for name in _ACCURACIES}
+    return {**plain, **contest, "ece": found["calibration"]["ece"], "by_group": by_group}
+
+
+def _margin(probabilities: np.ndarray) -> float:
+    """Probability of the answer minus that of the second, of (C,) probabilities."""
+    second, first = np.sort(probabilities)[-2:]
+    return float(first - second)

@@ -1,0 +1,202 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from sample_networks import COLOURS, dataset, random_network
+from test_train_engine import blank
+
+from bench.dataset import DatasetError, index
+from edge.errors import ModelError
+from edge.preprocess import Preprocess
+from export.to_onnx import to_onnx
+from export.runner import Pair, VerifyError, open_model, read_subset
+from export.verify import gate, table, verify
+from train.checkpoint import CheckpointError, save
+from train.teacher import cluster_marks
+
+NETWORK = {"num_conv_branches": 1}
+
+
+def write_onnx(path, model, *, size_px=32, marks=None, temperature="1.0", **training):
+    metadata = {"classes": json.dumps([*COLOURS]), "temperature": temperature}
+    if marks is not None:
+        training["cluster_sha256"] = hashlib.sha256("\n".join(marks).encode()).hexdigest()
+    metadata["training"] = json.dumps(training)
+    file, _ = to_onnx(model, preprocess=Preprocess(size_px=size_px), metadata=metadata)
+    onnx.save(file, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set, a run that was trained on its first 24 images, its export, and one with other weights."""
+    root = tmp_path_factory.mktemp("verify")
+    data = dataset(root / "data", 72)
+    seen = cluster_marks(index(data)[:24])
+    model = random_network(**NETWORK)
+    (root / "run").mkdir()
+    save(replace(blank(), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
+    write_onnx(root / "same.onnx", model, marks=seen)
+    write_onnx(root / "other.onnx", random_network(seed=1, **NETWORK))
+    return root
+
+
+@pytest.fixture(scope="module")
+def held_out(folder):
+    return [sample.path for sample in index(folder / "data")[24:]]
+
+
+def check(folder, *pairs, **options):
+    return verify(folder / "data", [Pair(*pair) for pair in pairs], draws=200, **options)
+
+
+def test_a_run_and_its_export_answer_alike(folder, held_out):
+    result = check(folder, (folder / "run", folder / "same.onnx", held_out))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["schema"] == "edge-verify/1" and result["images"] == 48 and result["errors"] == []
+    assert result["agreement"]["value"] == 1 and result["flips"] == [] and result["failures"] == []
+    assert 0 < result["logits"]["max_change"] <= 1e-4 * result["logits"]["largest"]
+    assert result["a"]["accuracy"] == result["b"]["accuracy"] and result["remarks"] == []  # both trained elsewhere
+    assert [side["kind"] for side in (result["pairs"][0]["a"], result["pairs"][0]["b"])] == ["checkpoint", "onnx"]
+    assert str(folder) not in json.dumps(result)
+
+
+def test_other_weights_flip_images_and_are_named(folder, held_out):
+    result = check(folder, (folder / "same.onnx", folder / "other.onnx", held_out))
+    flips = result["flips"]
+    assert len(flips) == round(48 * (1 - result["agreement"]["value"])) > 0
+    assert all(flip["a"] != flip["b"] and 0 <= flip["a_margin"] <= 1 for flip in flips)
+    by_path = {sample.path: sample for sample in index(folder / "data")}
+    assert all(by_path[flip["path"]].label == flip["label"] for flip in flips)
+    assert any("other.onnx: does not tell what it was trained on" in line for line in result["remarks"])
+    lines = list(table(result))
+    assert lines[0] == "A same.onnx (onnx), B other.onnx (onnx)"
+    assert sum(line.startswith("flip: ") for line in lines) == min(10, len(flips))
+    assert any(line.startswith("total of two thirds") for line in lines)
+    changed = result["comparison"]["changed"]
+    assert changed["only_a_right"] + changed["only_b_right"] + changed["both_wrong"] == len(flips)
+
+
+def test_images_trained_on_are_refused(folder, held_out):
+    pair = (folder / "run", folder / "same.onnx", None)
+    with pytest.raises(VerifyError, match=r"run: was trained on 12 of the 36 clusters .*--subset") as caught:
+        check(folder, pair)
+    assert caught.value.exit_status == 3
+    with pytest.raises(VerifyError, match="same.onnx: was trained on"):  # told by its hash alone
+        check(folder, (folder / "same.onnx", None, [sample.path for sample in index(folder / "data")[:24]]))
+    result = check(folder, pair, allow_leak=True)
+    assert result["images"] == 72 and any("the figures flatter it" in line for line in result["remarks"])
+
+
+def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
+    save(replace(blank(), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
+    write_onnx(tmp_path / "leaky.onnx", random_network(**NETWORK), marks=[], leaky=True)
+    result = check(folder, (tmp_path, tmp_path / "leaky.onnx", held_out))
+    assert sum("does not tell" in line for line in result["remarks"]) == 2
+
+
+def test_folds_are_pooled(folder, held_out):
+    pairs = [(folder / "run", folder / "same.onnx", held_out[:24]), (folder / "same.onnx", None, held_out[24:])]
+    result = check(folder, *pairs)
+    assert [pair["images"] for pair in result["pairs"]] == [24, 24] and result["images"] == 48
+    whole = check(folder, (folder / "run", folder / "same.onnx", held_out))
+    assert result["b"]["accuracy"] == whole["b"]["accuracy"]
+    with pytest.raises(VerifyError, match="1 images are in two subsets"):
+        check(folder, pairs[0], (folder / "run", None, held_out[23:]))
+
+
+def test_a_checkpoint_takes_the_temperature_of_the_model_file(folder, tmp_path, held_out):
+    write_onnx(tmp_path / "warm.onnx", random_network(**NETWORK), temperature="3.5")
+    result = check(folder, (folder / "run", tmp_path / "warm.onnx", held_out))
+    assert result["a"]["ece"]["value"] == pytest.approx(result["b"]["ece"]["value"], abs=1e-4)
+    assert open_model(tmp_path / "warm.onnx").temperature == 3.5
+
+
+def test_classes_in_another_order_are_brought_to_one(folder, tmp_path, held_out):
+    model = random_network(**NETWORK)
+    names = ["Cedar", "ash", "birch"]
+    order = [[*COLOURS].index(name) for name in names]
+    for parameter in (model.head.fc.weight, model.head.fc.bias):
+        parameter.data = parameter.data[order]
+    metadata = {"classes": json.dumps(names)}
+    onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], tmp_path / "turned.onnx")
+    result = check(folder, (folder / "run", tmp_path / "turned.onnx", held_out))
+    assert result["agreement"]["value"] == 1 and result["logits"]["relative"] < 1e-4
+    metadata = {"classes": json.dumps(["ash", "birch", "oak"])}
+    onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], tmp_path / "oak.onnx")
+    with pytest.raises(VerifyError, match="oak.onnx: got the classes ash, birch, oak, expected"):
+        check(folder, (folder / "run", tmp_path / "oak.onnx", held_out))
+
+
+def test_a_full_decode_differs_where_photos_are_large(tmp_path):
+    from sample_images import encoded, photo
+
+    for i in range(12):
+        path = tmp_path / "data" / "g1" / [*COLOURS][i % 3] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(320, 240, seed=i)))
+    (tmp_path / "data" / "g1" / "ash" / "broken.jpg").write_bytes(b"no picture")
+    write_onnx(tmp_path / "m.onnx", random_network(**NETWORK))
+    result = check(tmp_path, (tmp_path / "m.onnx", None, None))
+    assert result["pairs"][0]["b"]["kind"] == "full decode"
+    assert result["logits"]["max_change"] > 0
+    assert result["errors"] == ["g1/ash/broken.jpg"] and result["images"] == 13 and result["agreement"]["n"] == 12
+    assert "1 images cannot be decoded: wrong in both" in result["remarks"]
+    assert any("gate judges the groups alone" in line for line in result["remarks"])  # one group: no fairness
+    with pytest.raises(VerifyError, match="none of 1 images can be used"):
+        check(tmp_path, (tmp_path / "m.onnx", None, ["g1/ash/broken.jpg"]))
+
+
+def test_bad_input(folder, tmp_path, held_out):
+    with pytest.raises(VerifyError, match="names 1 paths that are no image of the data, first x.png"):
+        check(folder, (folder / "run", None, [*held_out, "x.png"]))
+    with pytest.raises(VerifyError, match="names no image"):
+        check(folder, (folder / "run", None, []))
+    with pytest.raises(CheckpointError):
+        check(folder, (tmp_path / "absent", None, held_out))
+    with pytest.raises(ModelError):
+        check(folder, (tmp_path / "absent.onnx", None, held_out))
+    with pytest.raises(DatasetError):
+        verify(tmp_path / "absent", [Pair(folder / "run", None, None)])
+    broken = onnx.load(folder / "same.onnx")
+    weight = next(tensor for tensor in broken.graph.initializer if tensor.name == "classifier.weight")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(list(weight.dims), np.nan, np.float32), weight.name))
+    onnx.save(broken, tmp_path / "nan.onnx")
+    with pytest.raises(ModelError, match="nan.onnx: gives logits that are not finite"):
+        check(folder, (folder / "run", tmp_path / "nan.onnx", held_out))
+    (tmp_path / "empty.txt").write_text("\n")
+    for name in ("empty.txt", "absent.txt"):
+        with pytest.raises(VerifyError, match=f"{name}: .*expected paths of images, one a line"):
+            read_subset(tmp_path / name)
+    (tmp_path / "list.txt").write_text("a/b.jpg\n\nc d.jpg\n")
+    assert read_subset(tmp_path / "list.txt") == ["a/b.jpg", "c d.jpg"]
+
+
+def compared(total, **groups):
+    def entry(value, low, high, n=1000):
+        return {"difference": {"value": value, "low": low, "high": high, "n": n}}
+
+    by_group = {name: entry(*values) for name, values in groups.items()}
+    return {"comparison": {"metrics": {"score.total_of_two_thirds": entry(*total)}, "by_group": by_group}}
+
+
+@pytest.mark.parametrize(
+    ("result", "num_failures"),
+    [
+        (compared((-0.02, -0.04, -0.0031)), 1),
+        (compared((-0.02, -0.04, -0.0029)), 0),
+        (compared((None, None, None)), 0),
+        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 100)), 1),
+        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 99)), 0),
+        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, 0.001, 500)), 0),
+        (compared((0.0, 0.0, 0.0), g=(-0.0099, -0.012, -0.007, 500)), 0),
+        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, -1e-5, 100)), 0),  # an end at 0, moved by the bootstrap's own error
+        (compared((-0.1, -0.2, -0.05), g=(-0.3, -0.5, -0.2), h=(-0.1, -0.2, -0.05)), 3),
+    ],
+)
+def test_gate(result, num_failures):
+    failures = gate(result)
+    assert len(failures) == num_failures and all("\n" not in line for line in failures)
