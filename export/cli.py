@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge import __version__
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, run
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
 
 PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
 _EPILOG = f"""\
 examples:
   edge-export onnx RUN -o model.onnx             the model file that edge-infer reads
+  edge-export int8 model.onnx --calibrate DATA --held-out RUN/heldout.txt -o model.int8.onnx
   edge-export verify RUN model.onnx --data DATA --subset RUN/heldout.txt
   edge-export info model.onnx --svg model.svg    what a file says of itself, layer by layer
   edge-export weights RUN -o model.safetensors   the weights in training form, to fine-tune from
@@ -49,6 +50,16 @@ def build_parser() -> ArgumentParser:
         each.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")
         output(each, "the file to write", required=True)
 
+    int8 = command("int8", "quantise a model file")
+    int8.add_argument("model", type=Path, metavar="MODEL", help="a float model file")
+    int8.add_argument("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
+    int8.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+    int8.add_argument("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
+    int8.add_argument("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
+    int8.add_argument("--search", action="store_true", help="print a table of every variant, on the held-out images")
+    int8.add_argument("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
+    output(int8, "the file to write", required=True)
+
     verify = command("verify", "compare two forms of a model on the same images; exit 6 where the second loses")
     verify.add_argument("a", type=Path, metavar="A", help="a model file, or a run")
     verify.add_argument("b", type=Path, metavar="B", nargs="?", help="another")
@@ -70,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-export; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.command == "int8" and arguments.search and arguments.held_out is None:
+        parser.error("int8: --search needs --held-out, the images to judge by")
     if arguments.command == "verify" and (arguments.b is None) != arguments.against_full_decode:
         parser.error("verify: expected either B or --against-full-decode")
     return run(PROGRAM, lambda: _act(arguments), verbose=arguments.verbose)
@@ -86,3 +99,10 @@ def _act(arguments: argparse.Namespace) -> int:
             raise
         text = f"needs {_PACKAGES[error.name]}: pip install '.[export]' in the checkout"
         return fail(PROGRAM, text, ENVIRONMENT)
+
+
+def _calibration_size(text: str) -> int:
+    value = natural(text)
+    if value < 16:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 16 or more")
+    return value

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from sample_networks import COLOURS, dataset, labelled_images, random_network
 from test_train_engine import blank
 
+from bench.dataset import index
 from edge.classifier import Classifier
 from edge.preprocess import Preprocess
 from export.cli import main
@@ -104,6 +105,23 @@ def test_verify_info_and_drawing(run_folder, tmp_path, capsys):
             main(["verify", *arguments, *where])
         assert caught.value.code == 2
     assert "either B or --against-full-decode" in capsys.readouterr().err
+
+
+def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
+    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
+    held_out = tmp_path / "heldout.txt"
+    held_out.write_text("".join(f"{sample.path}\n" for sample in index(data)[:12]))
+    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+    command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(held_out), "--images", "24"]
+    assert main([*command, "-o", str(tmp_path / "int8.onnx"), "-q"]) == 0
+    assert (tmp_path / "int8.onnx").stat().st_size < 1.3e6
+    classifier = Classifier.load(tmp_path / "int8.onnx")
+    assert json.loads(classifier.metadata["quantization"]) and classifier.classes == tuple(COLOURS)
+    capsys.readouterr()
+    assert main([*command, "-o", str(tmp_path / "int8.onnx")]) == 2
+    twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx")]
+    assert main(twice) == 4
+    assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):

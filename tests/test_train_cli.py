@@ -101,13 +101,12 @@ def test_bad_data_is_one_line(tmp_path, data, capsys):
     assert status(data, "--folds", folds, "--hold-out", 7) == 3
     assert status(data, "--class-weights", "ash:1,birch:2") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 4
     assert "no such folder" in lines[0]
     assert "no column coarse" in lines[1]
     assert "no fold 7, expected one of 0, 1" in lines[2]
-    assert lines[3].startswith("edge-train: 24 images to train on")
     expected = "expected one for each of the data's Cedar, ash, birch"
-    assert f"class_weights: got numbers for ash, birch, {expected}" in lines[4]
+    assert f"class_weights: got numbers for ash, birch, {expected}" in lines[3]
 
 
 def test_without_pytorch(tmp_path, data, capsys, monkeypatch):
@@ -146,6 +145,28 @@ def test_search_fold_is_neither_trained_on_nor_held_out(tmp_path, data):
     assert len(checkpoints.load(out).clusters) == len(clusters)
 
 
+def test_force_starts_over_even_when_it_fails(tmp_path, data, capsys):
+    out = tmp_path / "run"
+    command = ["fit", str(data), "--out", str(out), *FAST, "-q"]
+    assert main(command) == 0
+    assert main([*command, "--force", "--class-weights", "ash:1"]) == 2
+    assert checkpoints.load(out).step == 4  # nothing was touched
+    assert main([*command, "--force", "--lr", "1e30"]) == 6
+    assert not (out / "checkpoint.pt").exists()
+    capsys.readouterr()
+
+
+def test_a_search_fold_is_guarded_too(tmp_path, data, capsys):
+    folds = tmp_path / "folds.csv"
+    assert main(["folds", str(data), "-o", str(folds), "--folds", "3", "-q"]) == 0
+    rows = [line.split(",") for line in folds.read_text().splitlines()[1:]]
+    first, second = (next(row[0] for row in rows if row[2] == fold) for fold in "12")
+    (data / first).write_bytes((data / second).read_bytes())
+    command = ["fit", str(data), "--folds", str(folds), "--hold-out", "0", "--out", str(tmp_path / "run"), *FAST, "-q"]
+    assert main([*command, "--search", "1"]) == 6
+    assert "1 pairs of one file in both parts" in capsys.readouterr().err
+
+
 def test_teacher_and_weights(tmp_path, data, capsys):
     folds = tmp_path / "folds.csv"
     assert main(["folds", str(data), "-o", str(folds), "--folds", "2", "-q"]) == 0
@@ -154,7 +175,7 @@ def test_teacher_and_weights(tmp_path, data, capsys):
     assert main(["fit", *common, "--hold-out", "0", "--out", str(teacher)]) == 0
     learn = ["--teacher", str(teacher), "--weights", str(teacher), "--distill", "kl"]
     assert main(["fit", *common, "--hold-out", "0", "--out", str(student), *learn]) == 0
-    assert sorted(checkpoints.load(student).sources) == ["teacher", "weights"]
+    assert sorted(checkpoints.load(student).sources) == ["labels", "teacher", "weights"]
     for view in ("same", "fixed"):
         out = tmp_path / view
         learn = ["--teacher", str(teacher), "--distill", "dist", "--distill-view", view]

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -41,6 +43,29 @@ def test_soup_is_measured_on_what_its_runs_held_out(place, tmp_path, capsys):
         name: tensor.shape for name, tensor in checkpoints.load(runs[0]).ema.items()
     }
     assert main(["soup", str(place / "data"), *map(str, runs), "--out", str(out)]) == 2
+
+
+def test_what_comes_of_a_leaky_run_is_leaky(place, tmp_path):
+    leaky = tmp_path / "leaky"
+    shutil.copytree(place / "2", leaky)
+    checkpoints.save(dataclasses.replace(checkpoints.load(leaky), leaky=True), leaky / "checkpoint.pt")
+    for first, second in ((place / "1", leaky), (leaky, place / "1")):
+        out = tmp_path / f"soup-{first.name}"
+        assert main(["soup", str(place / "data"), str(first), str(second), "--out", str(out), "-q"]) == 0
+        state = checkpoints.load(out)
+        assert state.leaky and state.data_name == "data (LEAKY)" and (out / "LEAKY.txt").exists()
+        assert all(json.loads((out / name).read_text())["leaky"] for name in ("config.json", "metrics.json"))
+    runs = [leaky, place / "other"]
+    found = class_bias(place / "data", runs, label_column="class", objective="balanced", reference=None)
+    assert found["leaky"] is True
+
+
+def test_a_list_of_held_out_images_that_lies_is_found(place, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(place / "1", run)
+    (run / "heldout.txt").write_text((place / "other" / "heldout.txt").read_text())
+    assert main(["refit", str(place / "data"), str(run), "--out", str(tmp_path / "x")]) == 6
+    assert "was trained on" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_soup_wants_runs_that_go_together(place, tmp_path):

@@ -124,7 +124,8 @@ def run_engine(ranks):
     )
     images, labels = labelled_images(24, 36)
     data = TrainingData({32: images}, labels, np.arange(24) % 2, 2, [str(i) for i in range(24)])
-    origin = {"data_name": "", "clusters": [], "sources": {}, "folds_sha256": None, "hold_out": None, "commit": ""}
+    origin = {"data_name": "", "clusters": [], "pictures": [], "sources": {}, "folds_sha256": None}
+    origin |= {"hold_out": None, "commit": ""}
     torch.set_default_dtype(torch.float64)
     try:
         preprocess = Preprocess(size_px=32).to_json()

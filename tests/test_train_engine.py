@@ -11,7 +11,7 @@ from train import checkpoint as checkpoints
 from train.config import ConfigError, TrainConfig
 from train.distributed import Ranks
 from train.engine import TrainingError, fit, start
-from train.session import TrainingData
+from train.session import TrainingData, check_config
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(num_conv_branches=1, sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-3)
@@ -37,6 +37,7 @@ def blank(config=CONFIG):
         preprocess=Preprocess(size_px=config.input.sizes_px[-1]).to_json(),
         data_name="colours",
         clusters=["0123456789abcdef"],
+        pictures=[],
         sources={},
         folds_sha256=None,
         hold_out=None,
@@ -117,6 +118,17 @@ def test_nan_stops_with_step_parts_and_files_and_keeps_the_checkpoint(tmp_path):
     assert checkpoints.load(tmp_path).step == 2
 
 
+def test_weights_that_are_no_numbers_are_not_a_result(tmp_path):
+    run = train(blank(), tmp_path)
+    next(run)
+    run.close()
+    state = checkpoints.load(tmp_path)
+    state.ema["head.fc.bias"][0] = float("inf")  # the loss is of the other weights
+    with pytest.raises(TrainingError, match="the weights are not finite after step 4"):
+        list(train(state, tmp_path))
+    assert checkpoints.load(tmp_path).step == 2
+
+
 def test_soft_labels_are_learned(tmp_path):
     config = CONFIG.changed(epochs=20, distill="kl", hard_weight=0.0, distill_weight=1.0, temperature=1.0)
     wrong = np.full((12, 3), -20.0, np.float32)
@@ -144,3 +156,9 @@ def test_weights_for_other_classes(tmp_path):
     config = CONFIG.changed(class_weights=("ash:1", "birch:2"))
     with pytest.raises(ConfigError, match="class_weights: got numbers for ash, birch, expected one for each of"):
         next(train(blank(config), tmp_path, config=config))
+
+
+def test_more_processes_than_images_in_a_batch():
+    labels, groups = np.arange(12) % 3, np.arange(12) % 2
+    with pytest.raises(ConfigError, match="batch_size: got 6 images for 7 processes"):
+        check_config(CONFIG, classes=list(COLOURS), labels=labels, groups=groups, num_ranks=7)

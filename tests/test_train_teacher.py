@@ -21,6 +21,7 @@ from train.teacher import (
     check_disjoint,
     cluster_marks,
     load_teacher,
+    picture_marks,
     soft_labels,
 )
 
@@ -96,9 +97,13 @@ def test_the_cache_knows_teacher_and_pictures(tmp_path):
     again = soft_labels(teacher, lambda preprocess: pytest.fail("loaded"), key="k", cache=tmp_path / "new", quiet=True)
     assert network.calls == calls and np.array_equal(first, again)
     soft_labels(teacher, pictures, key="other", cache=tmp_path / "new", quiet=True)
+    for kept in (tmp_path / "new").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-40])
+    with pytest.raises(TeacherLoadError, match="damaged, delete it"):
+        soft_labels(teacher, pictures, key="k", cache=tmp_path / "new", quiet=True)
     assert network.calls > calls
     names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert len(names) == 2 and all(name.endswith(".npy") for name in names)
+    assert len(names) == 2 and all(name.endswith(".npz") for name in names)
 
 
 def test_the_digest_covers_weights_preprocessing_and_order():
@@ -128,6 +133,7 @@ def own_checkpoint(monkeypatch, **changes):
         "preprocess": Preprocess(size_px=64, scale=(0.01, 0.02, 0.03)).to_json(),
         "weights": network.state_dict(),
         "clusters": ["0123456789abcdef"],
+        "pictures": [],
         "leaky": False,
     }
     monkeypatch.setattr(checkpoint, "load", lambda path: SimpleNamespace(**{**values, **changes}))
@@ -168,15 +174,22 @@ def test_marks():
     assert cluster_marks(samples("p2")) == cluster_marks(samples("p2", "p2"))
 
 
-def test_a_teacher_that_saw_the_held_out_clusters_is_refused():
+def test_a_teacher_that_saw_the_held_out_clusters_or_pictures_is_refused(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(b"picture %d" % i)
     marks = frozenset(cluster_marks(samples("p1", "p2", "p3")))
-    check_disjoint(marks, samples("p4", "p5"))
-    check_disjoint(marks, [])
+    check_disjoint(marks, samples("p4", "p5"), tmp_path)
+    check_disjoint(marks, [], tmp_path)
     with pytest.raises(TeacherError, match="on 2 of the 3 clusters held out, e.g. p2") as caught:
-        check_disjoint(marks, samples("p2", "p3", "p3", "p4"))
+        check_disjoint(marks, samples("p2", "p3", "p3", "p4"), tmp_path)
     assert caught.value.exit_status == 6
     with pytest.raises(TeacherError, match="does not tell"):
-        check_disjoint(None, samples("p4"))
+        check_disjoint(None, samples("p4"), tmp_path)
+    (tmp_path / "seen").mkdir()
+    (tmp_path / "seen" / "0.jpg").write_bytes(b"picture 1")  # the same picture under other names of file and cluster
+    pictures = frozenset(picture_marks(tmp_path / "seen", samples("elsewhere")))
+    with pytest.raises(TeacherError, match="on 1 of the pictures held out"):
+        check_disjoint(pictures, samples("p1", "p2"), tmp_path)
     silent = Teacher([member(), member(marks=None)], classes=CLASSES)
     assert silent.marks is None
 

@@ -191,6 +191,7 @@ def test_a_checkpoint(tmp_path, monkeypatch, classes, head_kept):
         classes=["a", "b", "c"],
         preprocess=Preprocess(scale=(0.1, 0.2, 0.4)).to_json(),
         clusters=["0123456789abcdef"],
+        pictures=[],
         leaky=not head_kept,
     )
     monkeypatch.setattr(checkpoint, "load", lambda path: state)

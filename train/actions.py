@@ -93,7 +93,7 @@ def run_ladder(arguments: argparse.Namespace) -> int:
         if not folds.exists():
             samples = index(arguments.data, label_column=arguments.label)
             write_output(folds, encode_folds(samples, make_folds(samples)))
-    steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0, 1]
+    steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0]
     plan = Plan(
         data=arguments.data,
         out=arguments.out,
@@ -101,11 +101,20 @@ def run_ladder(arguments: argparse.Namespace) -> int:
         recipe=arguments.recipe,
         label_column=arguments.label,
         folds=folds,
+        weights=arguments.weights,
         cache=arguments.cache or arguments.out / "cache",
     )
     say_it = _silence if arguments.quiet else _say
     with distributed.start() as ranks:
-        ladder.climb(plan, steps, ranks, folds=held_out, num_seeds=arguments.seeds, say=say_it)
+        num_unusable = ladder.climb(
+            plan,
+            steps,
+            ranks,
+            folds=held_out,
+            num_seeds=arguments.seeds,
+            teacher_weights=arguments.teacher_weights,
+            say=say_it,
+        )
         if not ranks.is_first:
             return DONE
     evaluation = ladder.evaluate(
@@ -115,7 +124,7 @@ def run_ladder(arguments: argparse.Namespace) -> int:
     lines = list(ladder.table(evaluation))
     write_output(arguments.out / "ladder.md", "".join(f"{line}\n" for line in lines))
     print("\n".join(lines))
-    return DONE
+    return SOME_FAILED if num_unusable else DONE
 
 
 def run_soup(arguments: argparse.Namespace) -> int:

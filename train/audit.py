@@ -20,6 +20,9 @@ from edge.progress import Progress
 
 from .duplicates import Fingerprints, find_pairs, fingerprint
 
+LOOK = Preprocess(size_px=128, resize="stretch")
+"""How pictures are compared: no letterbox bars, so that the border is the picture's own."""
+
 _NUM_FOLDS = 5
 _NUM_PERMUTATIONS = 99
 _NUM_BINS = 8
@@ -90,7 +93,7 @@ def load(root: Path, samples: list[Sample], *, quiet: bool = False) -> Pictures:
     Raises:
       DatasetError: an image cannot be used.
     """
-    preprocess = Preprocess(size_px=128, resize="stretch")  # no letterbox bars: the border is the picture's own
+    preprocess = LOOK
     images = np.empty((len(samples), 128, 128, 3), np.uint8)
     sizes = np.empty((len(samples), 2))
     progress = Progress(len(samples), quiet=quiet)
@@ -177,7 +180,7 @@ def cut_clusters(samples: Sequence[Sample], parts: np.ndarray) -> list[Finding]:
 def find_fit_leaks(
     root: Path, seen: Sequence[Sample], seen_images: np.ndarray, held_out: Sequence[Sample], held_images: np.ndarray
 ) -> list[Finding]:
-    """What a training part shares with its held-out part; reuses the decoded (N, S, S, 3) pictures of the two."""
+    """What a training part shares with one held out, both with their (N, 128, 128, 3) pictures by `LOOK`."""
     parts = np.array([0] * len(seen) + [1] * len(held_out))
     findings = cut_clusters([*seen, *held_out], parts)
     prints = [

@@ -80,7 +80,9 @@ def build_parser() -> ArgumentParser:
     ladder.add_argument("--out", type=Path, required=True, metavar="LADDER", help="folder; what is done there is kept")
     ladder.add_argument("--recipe", choices=sorted(LADDERS), required=True, help="which ladder")
     ladder.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else five folds are made)")
-    ladder.add_argument("--hold-out", type=natural, action="append", metavar="K", help="measured on; repeatable (0, 1)")
+    ladder.add_argument("--hold-out", type=natural, action="append", metavar="K", help="measured on; repeatable (0)")
+    ladder.add_argument("--weights", type=Path, metavar="FILE", help="every step begins with these")
+    ladder.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher begins with these")
     ladder.add_argument("--seeds", type=natural, default=1, metavar="N", help="runs of each step and fold (1)")
     ladder.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
 

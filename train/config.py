@@ -289,6 +289,9 @@ def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -
     Raises:
       ConfigError: a class is named that the data has not, or one of the data's is missing.
     """
+    named = [item.rpartition(":")[0] for item in items]
+    if twice := next((one for one in named if named.count(one) > 1), None):
+        raise ConfigError(f"{name}: got two numbers for {twice}, expected one")
     found = {item.rpartition(":")[0]: float(item.rpartition(":")[2]) for item in items}
     if sorted(found) != sorted(classes):
         got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))

@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import load_images, scale_tensor
 from .heldout import embed, predict
+from .leaks import mark_leaky
 from .network import build
 from .posthoc import ClassBias, fit_class_bias, refit_last_layer
 from .run import PREDICTIONS, write_json, write_metrics
@@ -60,7 +61,7 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
     if not search:
         raise CheckpointError(f"{runs[0]}: has no search part, expected one of fit --search to choose by")
     for run, state in zip(runs, states, strict=True):
-        check_disjoint(state.clusters, search, name=str(run))
+        check_disjoint(state.clusters + state.pictures, search, root, name=str(run))
     preprocess = Preprocess.from_json(states[0].preprocess)
     scale, classes = scale_tensor(preprocess), states[0].classes
     images = load_images(root, search, preprocess, quiet=True)
@@ -82,9 +83,15 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
     names = ", ".join(runs[i].name for i in kept)
     say(f"kept {len(kept)} of {len(runs)}: {names}; balanced accuracy on the search part {score(average):.3f}")
     best = states[kept[0]]
-    clusters = sorted({mark for state in states for mark in state.clusters})
-    derived = replace(best, result=_copied(model.state_dict()), clusters=clusters, recipe=f"soup of {best.recipe}")
-    _write(out, derived, runs[0], root, samples)
+    derived = replace(
+        best,
+        result=_copied(model.state_dict()),
+        clusters=sorted({mark for state in states for mark in state.clusters}),
+        pictures=sorted({mark for state in states for mark in state.pictures}),
+        recipe=f"soup of {best.recipe}",
+    )
+    leaky = [run.name for run, state in zip(runs, states, strict=True) if state.leaky]
+    _write(out, derived, runs[0], root, samples, leaky=leaky)
 
 
 def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
@@ -119,7 +126,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
     derived = replace(
         state, config=config.changed(**plain).to_dict(), result=weights, recipe=f"refit of {state.recipe}"
     )
-    _write(out, derived, run, root, samples)
+    _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [])
 
 
 def class_bias(
@@ -166,6 +173,7 @@ def class_bias(
         "images": len(pairs),
         "folds": [state.hold_out for state in states],
         "note": "fitted on out-of-fold predictions to raise this metric; `after` is nested",
+        **({"leaky": True} if any(state.leaky for state in states) else {}),
     }
 
 
@@ -203,14 +211,25 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
-def _write(out: Path, state: Checkpoint, origin: Path, root: Path, samples: Sequence[Sample]) -> None:
-    """The new run, measured on what the old one held out."""
+def _write(
+    out: Path, state: Checkpoint, origin: Path, root: Path, samples: Sequence[Sample], *, leaky: Sequence[str]
+) -> None:
+    """The new run, measured on what the old one held out; marked where one that it came from is.
+
+    Raises:
+      TeacherError: the old run's list of held-out images names some that it was trained on.
+    """
+    held_out = _named(origin / "heldout.txt", samples)
+    if leaky:
+        state = mark_leaky(state, [f"comes of the leaky run {name}" for name in leaky], out)
+    else:
+        check_disjoint(state.clusters + state.pictures, held_out, root, name=str(origin))
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         write_output(out / "heldout.txt", (origin / "heldout.txt").read_bytes())
-    write_json(out / "config.json", {"recipe": state.recipe, **state.config})
+    mark = {"leaky": True} if leaky else {}
+    write_json(out / "config.json", {"recipe": state.recipe, **mark, **state.config})
     checkpoints.save(replace(state, metrics=None), out / checkpoints.NAME)
-    held_out = _named(origin / "heldout.txt", samples)
     if held_out:
         images = load_images(root, held_out, Preprocess.from_json(state.preprocess), quiet=True)
         write_metrics(out, images.samples, images.pixels)

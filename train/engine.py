@@ -110,6 +110,12 @@ def fit(
                 if ranks.is_first and now - saved_at > checkpoint_s and run.step % run.steps_per_epoch:
                     save(run.checkpoint(), out / NAME)
                     saved_at = now
+        if not run.is_finite:
+            progress.close()
+            raise TrainingError(
+                f"the weights are not finite after step {run.step} (learning rate {lr:.2g}); the last checkpoint is "
+                "kept, if there is one; try a lower --lr or --clip 5"
+            )
         if epoch + 1 > config.optim.swa_start * config.optim.epochs:
             run.swa.add(run.ema.model.state_dict())
         if run.step == run.num_steps:
@@ -128,5 +134,5 @@ def _diverged(values: Mapping[str, float], step: int, lr: float, names: Sequence
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return TrainingError(
         f"the loss is not finite at step {step} ({parts}; learning rate {lr:.2g}; images {shown}); the last checkpoint "
-        "is kept; try a lower --lr or --clip 5"
+        "is kept, if there is one; try a lower --lr or --clip 5"
     )

@@ -17,7 +17,7 @@ from bench.evaluation import Setting
 from bench.pairing import join
 from edge.predictions import Prediction, read
 
-from .checkpoint import CheckpointError, load
+from .checkpoint import CheckpointError
 from .distributed import Ranks
 from .plan import Plan
 from .recipes import Ladder
@@ -46,22 +46,33 @@ def parts_of(ladder: Ladder, *, folds: Sequence[int], num_seeds: int) -> list[Pa
 
 
 def climb(
-    plan: Plan, ladder: Ladder, ranks: Ranks, *, folds: Sequence[int], num_seeds: int, say: Callable[[str], None]
-) -> None:
+    plan: Plan,
+    ladder: Ladder,
+    ranks: Ranks,
+    *,
+    folds: Sequence[int],
+    num_seeds: int,
+    teacher_weights: Path | None,
+    say: Callable[[str], None],
+) -> int:
     """Trains what has not been trained yet.
 
     Args:
-      plan: Data, folds file and cache; `out` is the ladder's folder.
+      plan: Data, folds file, cache, and the weights that every step begins with; `out` is the ladder's folder.
       ladder: What to train.
       ranks: This process among those that train together.
       folds: Measured on, one after the other.
       num_seeds: Runs of each.
+      teacher_weights: What the teacher begins with.
       say: Takes each remark.
+
+    Returns:
+      The number of images that could not be used.
 
     Raises:
       CheckpointError: the folder has a part that was trained with other settings.
     """
-    parts = parts_of(ladder, folds=folds, num_seeds=num_seeds)
+    parts, num_unusable = parts_of(ladder, folds=folds, num_seeds=num_seeds), 0
     for i, part in enumerate(parts, start=1):
         out = folder_of(plan.out, part)
         config = ladder.teacher if part.step == _TEACHER else ladder.steps[part.step]
@@ -75,13 +86,15 @@ def climb(
             recipe=f"{plan.recipe} {part.step}",
             hold_out=part.fold,
             teachers=teachers,
+            weights=teacher_weights if part.step == _TEACHER else plan.weights,
         )
-        if (out / METRICS).exists() and load(out).config == one.config.to_dict():
-            continue
-        metrics = run(one, ranks, resume=True, force=False, quiet=True, say=say).metrics
-        if metrics is not None:
+        is_done = (out / METRICS).exists()
+        outcome = run(one, ranks, resume=True, force=False, quiet=True, say=say)  # checks one that is done
+        num_unusable, metrics = max(num_unusable, outcome.num_unusable), outcome.metrics
+        if metrics is not None and not is_done:
             figures = ", ".join(f"{name} {metrics[name]['value']:.3f}" for name in ("accuracy", "balanced_accuracy"))
             say(f"{i}/{len(parts)} fold {part.fold} seed {part.seed} {part.step}: {figures}")
+    return num_unusable
 
 
 def folder_of(out: Path, part: Part) -> Path:

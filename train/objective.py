@@ -26,7 +26,8 @@ class Objective(nn.Module):
         Args:
           config: What to minimise.
           classes: Class names in the order of the logits.
-          labels: (N,) class indices of the training images, for priors and inverse weights.
+          labels: (N,) class indices of the images as drawn, for priors and inverse weights: of a sampler that draws all
+        classes alike there is nothing left to adjust.
           num_groups: G.
 
         Raises:

@@ -115,7 +115,9 @@ RECIPES = {
     # Li et al.: Gaussian-noise balancing, MobileNetV3-Small taught by Swin V2 (--teacher). Begins with ImageNet
     # weights. The classes are the contest's: other data needs targets and weights of its own.
     # Differs: the method their paper means, not their code's, whose top-up for one class draws from the others; a
-    #   classifier of the data's classes, not of 1000; soft labels of each image once; grouped folds.
+    #   classifier of the data's classes, not of 1000; soft labels of each image once, averaged over flips; an image
+    #   comes 20 times an epoch at most; the groups are mixed, not trained on one after the other; the last epoch, not
+    #   theirs where a sum of losses falls below 10; grouped folds.
     "ncsu": _BASE.changed(
         network="mobilenet_v3_small",
         sizes_px=(224,),
@@ -142,8 +144,10 @@ RECIPES = {
     ),
     # The contest's winners, with MobileOne-S2 of the same recipe as the teacher (--teacher; without one, pass
     # --distill none --no-distill-head). Begins with ImageNet weights.
-    # Differs: the antialiased decoder instead of full decoding and bilinear sampling; the zoom is drawn on a
-    #   logarithmic scale; BatchNorm and biases are not decayed; the last EMA weights, not the best of 600 looks.
+    # Differs: the antialiased decoder instead of full decoding and bilinear sampling; the geometry acts on the
+    #   letterboxed square, theirs on the photo before it; the perspective's scale is 0.1, theirs drawn from 0.05 to
+    #   0.15; the zoom is drawn on a logarithmic scale; BatchNorm and biases are not decayed; the last EMA weights, not
+    #   the best of 600 looks.
     "rutgers": _RUTGERS_BASE.changed(
         **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, **_RUTGERS_KD
     ),

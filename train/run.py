@@ -17,35 +17,27 @@ import torch
 
 from bench import results
 from bench.dataset import DatasetError, Sample
-from edge.errors import EdgeError
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
 from . import checkpoint as checkpoints
-from .audit import find_fit_leaks
 from .checkpoint import Checkpoint, CheckpointError
 from .config import InputConfig, TrainConfig
 from .data import ImageSet, View, load_images, scale_tensor, training_preprocess
 from .distributed import Ranks
-from .engine import fit, start
+from .engine import TrainingError, fit, start
 from .heldout import embed, encode_predictions, fit_temperature_of, measure, to_predictions
+from .leaks import LEAKY, find_leaks, mark_leaky
 from .log import CSV, JSONL
 from .network import Network, build
 from .plan import Parts, Plan, divide
-from .session import TrainingData
-from .teacher import Teacher, TeacherError, check_disjoint, cluster_marks, load_teacher, soft_labels
+from .session import TrainingData, check_config
+from .teacher import Teacher, cluster_marks, load_teacher, picture_marks, soft_labels
 from .weights import Report, load_weights
 
 METRICS = "metrics.json"
 PREDICTIONS = "heldout_predictions.csv"
-LEAKY = "LEAKY.txt"
 _NUM_NAMED = 10
-
-
-class LeakError(EdgeError):
-    """Training that would be measured on what it has seen."""
-
-    exit_status = 6
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ def run(
     def load(samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
         return load_images(plan.data, samples, preprocess, cache=plan.cache, quiet=quiet or not ranks.is_first)
 
-    seen = load(parts.seen, preprocess)
+    seen = load(parts.seen, training_preprocess(preprocess, margin=config.input.cache_margin))
     # Before the training, or an unusable image here would be found when it is over.
     held_out = load(parts.held_out, preprocess) if parts.held_out else None
     unusable = {**seen.unusable, **(held_out.unusable if held_out is not None else {})}
@@ -97,39 +89,31 @@ def run(
         warn(f"skipped {path}: {reason}")
     if unusable:
         warn(f"skipped {len(unusable)} images that cannot be used")
+    labels = np.array([parts.classes.index(sample.label) for sample in seen.samples])
+    groups = np.array([parts.groups.index(sample.group) for sample in seen.samples])
+    check_config(config, classes=parts.classes, labels=labels, groups=groups, num_ranks=ranks.size)
     teacher = load_teacher(plan.teachers, classes=parts.classes).to(ranks.device) if plan.teachers else None
     network, origin = _network(plan, preprocess, parts.classes, tell)
-    leaks = [] if held_out is None else _find_leaks(plan, seen, held_out, {"teacher": teacher, "weights": origin})
-    sources = {name: one.sha256 for name, one in (("teacher", teacher), ("weights", origin)) if one is not None}
-    state = start(
-        config,
-        classes=parts.classes,
-        network=network,
-        recipe=plan.recipe,
-        preprocess=preprocess.to_json(),
-        data_name=plan.data.resolve().name,
-        clusters=_all_marks(seen.samples, teacher, origin),
-        sources=sources,
-        folds_sha256=parts.folds_sha256,
-        hold_out=plan.hold_out,
-        commit=checkpoints.source_commit(),
-    )
+    apart = [*(held_out.samples if held_out is not None else []), *parts.search]
+    leaks = find_leaks(plan, seen.samples, apart, {"teacher": teacher, "weights": origin}, load)
+    state = _blank(plan, parts, seen.samples, preprocess, network, {"teacher": teacher, "weights": origin})
     if resume and (plan.out / checkpoints.NAME).exists():
         blank, state = state, checkpoints.load(plan.out)
         _check_same_run(state, blank)
     elif ranks.is_first:
         _begin(plan, parts, bool(leaks))
     if leaks:
-        state = _mark_leaky(state, leaks, plan.out, warn)
+        warn(f"LEAKY: {'; '.join(leaks)}; figures of this run mean little")
+        state = mark_leaky(state, leaks, plan.out)
     num_held_out = 0 if held_out is None else len(held_out.samples)
     tell(f"{len(seen.samples)} images to train on, {num_held_out} held out, classes {', '.join(parts.classes)}")
     data = TrainingData(
         images=_with_margins(config.input, preprocess, seen, partial(load, seen.samples)),
-        labels=np.array([parts.classes.index(sample.label) for sample in seen.samples]),
-        groups=np.array([parts.groups.index(sample.group) for sample in seen.samples]),
+        labels=labels,
+        groups=groups,
         num_groups=len(parts.groups),
         names=[sample.path for sample in seen.samples],
-        **_lessons(plan, teacher, partial(load, seen.samples), key=hashlib.sha256(seen.pixels.data).hexdigest()),
+        **_lessons(plan, teacher, seen, partial(load, seen.samples), quiet=quiet or not ranks.is_first),
     )
     for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=plan.checkpoint_s, quiet=quiet):
         rate = f"{row.seconds:.0f} s, {row.images_per_second:.0f} images/s, {row.input_share:.0%} waiting for them"
@@ -152,6 +136,8 @@ def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> 
     features = embed(model, images, scale=scale_tensor(preprocess))
     with torch.no_grad():
         probabilities = np.asarray(torch.softmax(model.head(features), dim=1).numpy())
+    if not np.isfinite(probabilities).all():
+        raise TrainingError(f"{out}: answers that are no numbers on the held-out images; try a lower --lr or --clip 5")
     predictions = to_predictions(held_out, probabilities, state.classes)
     mark = {"leaky": True} if state.leaky else {}
     metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}
@@ -165,12 +151,6 @@ def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a file of indented JSON that is whole or absent."""
     write_output(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-
-
-def _all_marks(seen: Sequence[Sample], *sources: Teacher | Report | None) -> list[str]:
-    """What the run knows of, at first hand or through what it learns from."""
-    known = {mark for source in sources if source is not None for mark in source.marks or ()}
-    return sorted({*cluster_marks(seen), *known})
 
 
 def _silence(_: str) -> None:
@@ -190,32 +170,39 @@ def _network(
     return network, report
 
 
-def _find_leaks(
-    plan: Plan, seen: ImageSet, held_out: ImageSet, sources: Mapping[str, Teacher | Report | None]
-) -> list[str]:
-    """What the run would be flattered by, in words; an error unless it is allowed."""
-    leaks = find_fit_leaks(plan.data, seen.samples, seen.pixels, held_out.samples, held_out.pixels)
-    lines = [leak.line for leak in leaks]
-    if leaks and not plan.allow_leak:
-        counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
-        hint = f"edge-train audit {plan.data} --folds {plan.folds} shows them, --allow-leak goes on"
-        raise LeakError(f"training and held-out part overlap: {counts}; {hint}")
-    for name, source in sources.items():
-        if source is None:
-            continue
-        try:
-            check_disjoint(source.marks, held_out.samples, name=name)
-        except TeacherError as error:
-            if not plan.allow_leak:
-                raise
-            lines.append(f"LEAK: {error}")
-    return lines
+def _blank(
+    plan: Plan,
+    parts: Parts,
+    seen: Sequence[Sample],
+    preprocess: Preprocess,
+    network: Network,
+    sources: Mapping[str, Teacher | Report | None],
+) -> Checkpoint:
+    """The checkpoint the run begins with. It knows of what its sources know: a student passes it on."""
+    used = {name: source for name, source in sources.items() if source is not None}
+    known = {mark for source in used.values() for mark in source.marks or ()}
+    labelled = "\n".join(f"{sample.path}\t{sample.label}\t{sample.group}" for sample in seen)
+    digest = hashlib.sha256(labelled.encode(errors="surrogateescape")).hexdigest()
+    return start(
+        plan.config,
+        classes=parts.classes,
+        network=network,
+        recipe=plan.recipe,
+        preprocess=preprocess.to_json(),
+        data_name=plan.data.resolve().name,
+        clusters=sorted({*cluster_marks(seen), *known}),
+        pictures=picture_marks(plan.data, seen),
+        sources={"labels": digest, **{name: source.sha256 for name, source in used.items()}},
+        folds_sha256=parts.folds_sha256,
+        hold_out=plan.hold_out,
+        commit=checkpoints.source_commit(),
+    )
 
 
 def _begin(plan: Plan, parts: Parts, is_leaky: bool) -> None:
     """The run's folder, with what is known before the first step."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    for name in (CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
+    for name in (checkpoints.NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
         (plan.out / name).unlink(missing_ok=True)
     mark = {"leaky": True} if is_leaky else {}
     write_json(plan.out / "config.json", {"recipe": plan.recipe, **mark, **plan.config.to_dict()})
@@ -224,20 +211,12 @@ def _begin(plan: Plan, parts: Parts, is_leaky: bool) -> None:
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))
 
 
-def _mark_leaky(state: Checkpoint, leaks: Sequence[str], out: Path, warn: Callable[[str], None]) -> Checkpoint:
-    """Says it in the run's folder, on standard error, and in all that comes of the checkpoint."""
-    write_output(out / LEAKY, "".join(f"{leak}\n" for leak in leaks))
-    warn(f"LEAKY: {'; '.join(leak.removeprefix('LEAK: ') for leak in leaks)}; figures of this run mean little")
-    name = state.data_name if state.leaky else f"{state.data_name} (LEAKY)"
-    return replace(state, leaky=True, data_name=name)
-
-
 def _with_margins(
     config: InputConfig, preprocess: Preprocess, seen: ImageSet, load: Callable[[Preprocess], ImageSet]
 ) -> dict[int, np.ndarray]:
-    """Input side -> pixels to render it from, row for row those of `seen`."""
-    images = {}
-    for side in sorted({*config.sizes_px}):
+    """Input side -> pixels to render it from; those of the last side are `seen`'s."""
+    images = {config.sizes_px[-1]: seen.pixels}
+    for side in sorted({*config.sizes_px} - {*images}):
         larger = load(training_preprocess(replace(preprocess, size_px=side), margin=config.cache_margin))
         if larger.unusable:
             path, reason = next(iter(larger.unusable.items()))
@@ -247,13 +226,14 @@ def _with_margins(
 
 
 def _lessons(
-    plan: Plan, teacher: Teacher | None, load: Callable[[Preprocess], ImageSet], *, key: str
+    plan: Plan, teacher: Teacher | None, seen: ImageSet, load: Callable[[Preprocess], ImageSet], *, quiet: bool
 ) -> dict[str, Any]:
     """The fields of `TrainingData` that are the teacher's."""
     if teacher is None:
         return {}
     if plan.config.distill.distill_view == "fixed":
-        soft = soft_labels(teacher, lambda preprocess: load(preprocess).pixels, key=key, cache=plan.cache)
+        key = hashlib.sha256(seen.pixels.data).hexdigest()
+        soft = soft_labels(teacher, lambda preprocess: load(preprocess).pixels, key=key, cache=plan.cache, quiet=quiet)
         return {"soft_labels": soft}
     margin = plan.config.input.cache_margin
     views = [
@@ -264,7 +244,7 @@ def _lessons(
 
 
 def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:
-    for name in ("config", "classes", "preprocess", "clusters", "sources", "folds_sha256", "hold_out"):
+    for name in ("config", "classes", "preprocess", "clusters", "pictures", "sources", "folds_sha256", "hold_out"):
         was: Any = getattr(state, name)
         now: Any = getattr(blank, name)
         if name == "config":
@@ -272,6 +252,6 @@ def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:
             was, now = ({key: values[key] for key in flat[0] if flat[0][key] != flat[1][key]} for values in flat)
         if was == now:
             continue
-        if name == "clusters":
-            was, now = f"{len(was)} clusters", f"{len(now)} others"
+        if name in ("clusters", "pictures"):
+            was, now = f"{len(was)} of them", f"{len(now)} others"
         raise CheckpointError(f"the run was started with {name} {was}, got {now}; --force starts over")

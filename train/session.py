@@ -18,7 +18,7 @@ from edge.preprocess import Preprocess
 
 from .average import RunningMean, reestimate_batch_norm
 from .checkpoint import Checkpoint
-from .config import TrainConfig
+from .config import ConfigError, TrainConfig
 from .data import Batch, Feeder, View, scale_tensor
 from .distributed import Ranks, gather, share_batch_norm
 from .ema import Ema
@@ -51,6 +51,28 @@ class TrainingData:
     """The teacher's own pictures, one set per member."""
 
 
+def check_config(
+    config: TrainConfig, *, classes: Sequence[str], labels: np.ndarray, groups: np.ndarray, num_ranks: int
+) -> None:
+    """Says before the run, not in it, that a configuration does not fit the data or the processes.
+
+    Raises:
+      ConfigError: numbers for other classes, or fewer images in a batch than processes.
+    """
+    first = _first_epoch(config, classes, labels, groups)
+    if first.indices.shape[1] < num_ranks:
+        text = f"batch_size: got {first.indices.shape[1]} images for {num_ranks} processes, expected one each at least"
+        raise ConfigError(text)
+    Objective(config, classes=classes, labels=labels, num_groups=1)
+
+
+def _first_epoch(config: TrainConfig, classes: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> Batches:
+    batch_size = min(config.optim.batch_size, len(labels))
+    return epoch_batches(
+        labels, groups, config.sample, classes=classes, batch_size=batch_size, epoch=0, seed=config.optim.seed
+    )
+
+
 class Session:
     """All that changes while training; from a checkpoint, and to one."""
 
@@ -66,9 +88,9 @@ class Session:
         self.ema = Ema(self.model, decay=optim.ema_decay, ramp=optim.ema_ramp)
         self.ema.model.load_state_dict(checkpoint.ema)
         self.ema.num_updates = checkpoint.step
-        self.objective = Objective(
-            config, classes=checkpoint.classes, labels=data.labels, num_groups=data.num_groups
-        ).to(device)
+        drawn = data.labels[_first_epoch(config, checkpoint.classes, data.labels, data.groups).indices.ravel()]
+        self.objective = Objective(config, classes=checkpoint.classes, labels=drawn, num_groups=data.num_groups)
+        self.objective.to(device)
         self.optimizer = build_optimizer(self.model, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.amp == "fp16" and device.type == "cuda")
         if checkpoint.step:
@@ -179,6 +201,11 @@ class Session:
         """Adds a step to the epoch's sums: the parts of its loss, and its images, seconds and waited_s."""
         for name, value in {**values, **others}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the averaged weights are numbers."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.ema.model.state_dict().values())
 
     def row(self, size_px: int, lr: float) -> EpochLog:
         """The log of the epoch that is done; its sums begin anew."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from .data import scale_tensor
 from .network import build
 from .weights import IMAGENET_MEAN, IMAGENET_STD
 
+_MARK_DIGITS = 16
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of (N, 3, S, S) turned round: a lesion has no up and no left."""
 
@@ -64,7 +66,7 @@ class Member:
     sha256: str
     """Of its file."""
     marks: frozenset[str] | None
-    """`cluster_marks` of what it was trained on; None where that is not known."""
+    """`cluster_marks` and `picture_marks` of what it was trained on; None where that is not known."""
 
 
 class Teacher:
@@ -121,7 +123,7 @@ class Teacher:
     def _ask(self, index: int, batch: np.ndarray, flips: Iterable[tuple[int, ...]]) -> torch.Tensor:
         """One member's (N, C) float32 log-probabilities of (N, S, S, 3) uint8, mean over flips."""
         scale = scale_tensor(self.preprocesses[index]).to(self.device)
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+        pixels = torch.tensor(batch, device=self.device)  # a copy: a cache is read-only
         images = pixels.permute(0, 3, 1, 2).float() * scale  # (N, 3, S, S)
         answers = []
         for flip in flips:
@@ -217,7 +219,7 @@ def _load_own(path: Path) -> Member:
         preprocess=Preprocess.from_json(state.preprocess),
         classes=tuple(state.classes),
         sha256=_sha256(path / checkpoint.NAME if path.is_dir() else path),
-        marks=None if state.leaky else frozenset(state.clusters),  # a leaky run has seen more than its clusters
+        marks=None if state.leaky else frozenset(state.clusters + state.pictures),  # a leaky run has seen more
     )
 
 
@@ -229,16 +231,24 @@ def cluster_marks(samples: Iterable[Sample]) -> list[str]:
     return sorted({_mark(sample.cluster) for sample in samples})
 
 
-def check_disjoint(marks: Collection[str] | None, held_out: Sequence[Sample], *, name: str = "teacher") -> None:
+def picture_marks(root: Path, samples: Iterable[Sample]) -> list[str]:
+    """Sorted marks of the files of some images: they tell a picture under another name, in another data set."""
+    return sorted({_sha256(root / sample.path)[:_MARK_DIGITS] for sample in samples})
+
+
+def check_disjoint(
+    marks: Collection[str] | None, held_out: Sequence[Sample], root: Path, *, name: str = "teacher"
+) -> None:
     """Whether what is learned from knows nothing of the images that the student will be measured on.
 
     Args:
-      marks: `Teacher.marks`, or those of the weights begun with.
+      marks: `Teacher.marks`, or those of the weights begun with: of clusters and of pictures.
       held_out: Those images.
+      root: The folder of their data set.
       name: What it is, for the message.
 
     Raises:
-      TeacherError: it was trained on one of their clusters, or does not tell.
+      TeacherError: it was trained on one of their clusters or pictures, or does not tell.
     """
     hint = "--allow-leak to learn from it all the same"
     if marks is None:
@@ -252,6 +262,9 @@ def check_disjoint(marks: Collection[str] | None, held_out: Sequence[Sample], *,
             f"{name}: was trained on {len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}, expected "
             f"none, or it would leak them; {hint}"
         )
+    same = sum(mark in marks for mark in picture_marks(root, held_out))
+    if same:
+        raise TeacherError(f"{name}: was trained on {same} of the pictures held out, expected none; {hint}")
 
 
 def soft_labels(
@@ -277,9 +290,9 @@ def soft_labels(
       (N, C) float32 log-probabilities.
     """
     digest = hashlib.sha256(json.dumps([teacher.sha256, key]).encode()).hexdigest()
-    path = None if cache is None else cache / f"teacher-{digest[:32]}.npy"
+    path = None if cache is None else cache / f"teacher-{digest[:32]}.npz"
     if path is not None and path.exists():
-        return cast(np.ndarray, np.load(path, allow_pickle=False))
+        return _read(path)
     answers = []
     for i, preprocess in enumerate(teacher.preprocesses):
         images = load(preprocess)  # one member's at a time: those of a large side fill gigabytes
@@ -301,17 +314,26 @@ def _log_mean(answers: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.logsumexp(torch.stack(list(answers)), dim=0) - math.log(len(answers))
 
 
+def _read(path: Path) -> np.ndarray:
+    """What `_write` wrote; the checksums of the zip tell damage."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return cast(np.ndarray, file["log_probabilities"])
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise TeacherLoadError(f"{path}: damaged, delete it to ask the teacher again: {error}") from error
+
+
 def _write(path: Path, array: np.ndarray) -> None:
     """A file of this name is always whole, also when two processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with open(part, "wb") as file:
-        np.save(file, array)
+        np.savez(file, log_probabilities=array)
     os.replace(part, path)
 
 
 def _mark(cluster: str) -> str:
-    return hashlib.sha256(cluster.encode(errors="surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(cluster.encode(errors="surrogateescape")).hexdigest()[:_MARK_DIGITS]
 
 
 def _sha256(path: Path) -> str:

@@ -70,7 +70,7 @@ class Report:
     sha256: str
     """Of the file."""
     marks: frozenset[str] | None
-    """`teacher.cluster_marks` of what they were trained on: a checkpoint's, none of ImageNet; None where unknown."""
+    """Marks of what they were trained on, as a teacher's: a checkpoint's, none of ImageNet; None where unknown."""
 
     @property
     def line(self) -> str:
@@ -133,7 +133,7 @@ def load_weights(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     marks = None
     if origin is not None and not origin.leaky:  # a leaky run has seen more than its clusters
-        marks = frozenset(origin.clusters)
+        marks = frozenset(origin.clusters + origin.pictures)
     elif naming != "ours" and any(len(tensor) == _IMAGENET_CLASSES for tensor in head.values()):
         marks = frozenset()
     return Report(naming, len(loaded), missing, skipped, sha256, marks)

@@ -1,0 +1,76 @@
+"""What a run must not learn from, and the mark on all that comes of one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.dataset import Sample
+from edge.errors import EdgeError
+from edge.outputs import write_output
+from edge.preprocess import Preprocess
+
+from .audit import LOOK, find_fit_leaks
+from .checkpoint import Checkpoint
+from .data import ImageSet
+from .plan import Plan
+from .teacher import Teacher, TeacherError, check_disjoint
+from .weights import Report
+
+LEAKY = "LEAKY.txt"
+
+
+class LeakError(EdgeError):
+    """Training that would be measured on what it has seen."""
+
+    exit_status = 6
+
+
+def find_leaks(
+    plan: Plan,
+    seen: Sequence[Sample],
+    apart: Sequence[Sample],
+    sources: Mapping[str, Teacher | Report | None],
+    load: Callable[[Sequence[Sample], Preprocess], ImageSet],
+) -> list[str]:
+    """What a run would be flattered by, in words.
+
+    Args:
+      plan: Of the run.
+      seen: What is trained on.
+      apart: What is measured on, or chosen by.
+      sources: What else is learned from, by its name.
+      load: Decodes images.
+
+    Raises:
+      LeakError: there is a leak, and the plan does not allow one.
+      TeacherError: a source has seen what is kept apart, and the plan does not allow it.
+    """
+    if not apart:
+        return []
+    (a, b) = (load(samples, LOOK) for samples in (seen, apart))
+    leaks = find_fit_leaks(plan.data, a.samples, a.pixels, b.samples, b.pixels)
+    if leaks and not plan.allow_leak:
+        counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
+        hint = f"edge-train audit {plan.data} --folds {plan.folds} shows them, --allow-leak goes on"
+        raise LeakError(f"training and held-out part overlap: {counts}; {hint}")
+    lines = [leak.line.removeprefix("LEAK: ") for leak in leaks]
+    for name, source in sources.items():
+        if source is None:
+            continue
+        try:
+            check_disjoint(source.marks, apart, plan.data, name=name)
+        except TeacherError as error:
+            if not plan.allow_leak:
+                raise
+            lines.append(str(error).partition(";")[0])
+    return lines
+
+
+def mark_leaky(state: Checkpoint, leaks: Sequence[str], out: Path) -> Checkpoint:
+    """Says it in the run's folder, and in all that comes of the checkpoint."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_output(out / LEAKY, "".join(f"{leak}\n" for leak in leaks))
+    name = state.data_name if state.data_name.endswith(" (LEAKY)") else f"{state.data_name} (LEAKY)"
+    return replace(state, leaky=True, data_name=name)
