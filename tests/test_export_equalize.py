@@ -96,6 +96,7 @@ def test_corrected_biases_bring_the_means_back(model):
     assert len(corrected.SerializeToString()) == pytest.approx(len(quantized.SerializeToString()), rel=0.001)
 
 
+@pytest.mark.slow
 def test_a_range_of_zeros_and_a_dead_channel_are_harmless(model):
     dead = onnx.ModelProto()
     dead.CopyFrom(model)

@@ -183,6 +183,7 @@ def test_calibration_is_balanced_over_class_and_group():
     assert len(choose_calibration(labels, groups, 1000, 0)) == 123
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process(model, quantized, tmp_path):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.save(tmp_path / "images.npy", IMAGES)
@@ -207,6 +208,7 @@ def test_excluded_layers_stay_float(quantizer):
     assert not any(np.isnan(run(session_of(quantized), IMAGES)).ravel())
 
 
+@pytest.mark.slow
 def test_search_and_sensitivity(model, quantizer, monkeypatch):
     variants = {"plain": Scheme("nothing", "minmax", False, False, False), "default": Scheme()}
     labels = run(session_of(model), IMAGES).argmax(axis=1)

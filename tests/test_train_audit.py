@@ -15,6 +15,7 @@ from train.audit import find_leaks, load, probe
 from train.cli import main
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]
+FAST += ["--network", "mobilenet_v3_small"]
 FAST += ["--steps-per-epoch", "1"]
 
 

@@ -13,6 +13,7 @@ from train import checkpoint as checkpoints
 from train.cli import main
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "2", "--recipe", "smoke"]
+FAST += ["--network", "mobilenet_v3_small"]
 FAST += ["--steps-per-epoch", "2"]
 
 

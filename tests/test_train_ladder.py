@@ -11,7 +11,7 @@ from train.ladder import Ladder, Part, folder_of, parts_of
 from train.recipes import LADDERS
 
 TINY = TrainConfig().changed(
-    num_conv_branches=1, sizes_px=(32,), epochs=1, steps_per_epoch=2, batch_size=6, ema_decay=0.5
+    network="mobilenet_v3_small", sizes_px=(32,), epochs=1, steps_per_epoch=2, batch_size=6, ema_decay=0.5
 )
 
 
