@@ -15,7 +15,7 @@ from export.to_onnx import to_onnx
 from export.runner import Pair, VerifyError, open_model, read_subset
 from export.verify import gate, table, verify
 from train.checkpoint import CheckpointError, save
-from train.teacher import cluster_marks
+from train.marks import cluster_marks
 
 NETWORK = {"num_conv_branches": 1}
 

@@ -30,10 +30,10 @@ from .config import TrainConfig
 from .data import load_images, scale_tensor
 from .heldout import embed, predict
 from .leaks import mark_leaky
+from .marks import check_disjoint, cluster_marks
 from .network import build
 from .posthoc import ClassBias, fit_class_bias, refit_last_layer
 from .run import PREDICTIONS, write_json, write_metrics
-from .teacher import check_disjoint, cluster_marks
 
 _BATCH_SIZE = 64
 _NUM_BN_IMAGES = 2048
@@ -52,7 +52,7 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
 
     Raises:
       CheckpointError: runs that do not go together, or without a search part.
-      TeacherError: a run was trained on the search part.
+      OverlapError: a run was trained on the search part.
     """
     states = [checkpoints.load(run) for run in runs]
     _check_alike(runs, states)
@@ -217,7 +217,7 @@ def _write(
     """The new run, measured on what the old one held out; marked where one that it came from is.
 
     Raises:
-      TeacherError: the old run's list of held-out images names some that it was trained on.
+      OverlapError: the old run's list of held-out images names some that it was trained on.
     """
     held_out = _named(origin / "heldout.txt", samples)
     if leaky:

@@ -14,8 +14,9 @@ from edge.preprocess import Preprocess
 from .audit import LOOK, find_fit_leaks
 from .checkpoint import Checkpoint
 from .data import ImageSet
+from .marks import OverlapError, check_disjoint
 from .plan import Plan
-from .teacher import Teacher, TeacherError, check_disjoint
+from .teacher import Teacher
 from .weights import Report
 
 LEAKY = "LEAKY.txt"
@@ -45,7 +46,7 @@ def find_leaks(
 
     Raises:
       LeakError: there is a leak, and the plan does not allow one.
-      TeacherError: a source has seen what is kept apart, and the plan does not allow it.
+      OverlapError: a source has seen what is kept apart, and the plan does not allow it.
     """
     if not apart:
         return []
@@ -61,7 +62,7 @@ def find_leaks(
             continue
         try:
             check_disjoint(source.marks, apart, plan.data, name=name)
-        except TeacherError as error:
+        except OverlapError as error:
             if not plan.allow_leak:
                 raise
             lines.append(str(error).partition(";")[0])

@@ -29,10 +29,11 @@ from .engine import TrainingError, fit, start
 from .heldout import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from .leaks import LEAKY, find_leaks, mark_leaky
 from .log import CSV, JSONL
+from .marks import cluster_marks, picture_marks
 from .network import Network, build
 from .plan import Parts, Plan, divide
 from .session import TrainingData, check_config
-from .teacher import Teacher, cluster_marks, load_teacher, picture_marks, soft_labels
+from .teacher import Teacher, load_teacher, soft_labels
 from .weights import Report, load_weights
 
 METRICS = "metrics.json"

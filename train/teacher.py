@@ -1,8 +1,8 @@
 """Who is learned from besides the labels: an ensemble of our own networks, or of others', that only ever answers.
 
 Every member sees the pictures at its own side and through its own preprocessing; the answers are averaged as
-probabilities. A teacher that has seen what the student will be measured on would pass it on, so each names the
-clusters it learned from, and `check_disjoint` compares.
+probabilities. A teacher that has seen what the student will be measured on would pass it on, so each carries the
+marks of what it learned from (`marks.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.dataset import Sample
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from edge.progress import Progress
@@ -32,15 +31,8 @@ from .data import scale_tensor
 from .network import build
 from .weights import IMAGENET_MEAN, IMAGENET_STD
 
-_MARK_DIGITS = 16
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of (N, 3, S, S) turned round: a lesion has no up and no left."""
-
-
-class TeacherError(EdgeError):
-    """What is learned from has seen, or may have seen, what the student will be measured on."""
-
-    exit_status = 6
 
 
 class TeacherLoadError(EdgeError):
@@ -66,7 +58,7 @@ class Member:
     sha256: str
     """Of its file."""
     marks: frozenset[str] | None
-    """`cluster_marks` and `picture_marks` of what it was trained on; None where that is not known."""
+    """`marks.cluster_marks` and `picture_marks` of what it was trained on; None where that is not known."""
 
 
 class Teacher:
@@ -223,50 +215,6 @@ def _load_own(path: Path) -> Member:
     )
 
 
-def cluster_marks(samples: Iterable[Sample]) -> list[str]:
-    """Sorted marks of the clusters of some images: 16 hex digits each, the same wherever a cluster has this name.
-
-    A mark is the start of the name's SHA-256: a checkpoint tells no names of patients to who does not know them.
-    """
-    return sorted({_mark(sample.cluster) for sample in samples})
-
-
-def picture_marks(root: Path, samples: Iterable[Sample]) -> list[str]:
-    """Sorted marks of the files of some images: they tell a picture under another name, in another data set."""
-    return sorted({_sha256(root / sample.path)[:_MARK_DIGITS] for sample in samples})
-
-
-def check_disjoint(
-    marks: Collection[str] | None, held_out: Sequence[Sample], root: Path, *, name: str = "teacher"
-) -> None:
-    """Whether what is learned from knows nothing of the images that the student will be measured on.
-
-    Args:
-      marks: `Teacher.marks`, or those of the weights begun with: of clusters and of pictures.
-      held_out: Those images.
-      root: The folder of their data set.
-      name: What it is, for the message.
-
-    Raises:
-      TeacherError: it was trained on one of their clusters or pictures, or does not tell.
-    """
-    hint = "--allow-leak to learn from it all the same"
-    if marks is None:
-        raise TeacherError(
-            f"{name}: does not tell the clusters it was trained on, so it may leak those held out; {hint}"
-        )
-    clusters = sorted({sample.cluster for sample in held_out})
-    known = [cluster for cluster in clusters if _mark(cluster) in marks]
-    if known:
-        raise TeacherError(
-            f"{name}: was trained on {len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}, expected "
-            f"none, or it would leak them; {hint}"
-        )
-    same = sum(mark in marks for mark in picture_marks(root, held_out))
-    if same:
-        raise TeacherError(f"{name}: was trained on {same} of the pictures held out, expected none; {hint}")
-
-
 def soft_labels(
     teacher: Teacher,
     load: Callable[[Preprocess], np.ndarray],
@@ -330,10 +278,6 @@ def _write(path: Path, array: np.ndarray) -> None:
     with open(part, "wb") as file:
         np.savez(file, log_probabilities=array)
     os.replace(part, path)
-
-
-def _mark(cluster: str) -> str:
-    return hashlib.sha256(cluster.encode(errors="surrogateescape")).hexdigest()[:_MARK_DIGITS]
 
 
 def _sha256(path: Path) -> str:
