@@ -12,6 +12,8 @@ DIR ?= wheelhouse
 PI_PYTHON ?= 3.11
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# A short training, to see every step work; the default recipe takes an hour on two cores.
+ROUTE_ARGS ?= --num-conv-branches 1 --sizes-px 64 --epochs 8
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -65,6 +67,22 @@ heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldou
 	@cd "$(DATA)" && "$(CURDIR)/.venv-slim/bin/edge-infer" "@$(CURDIR)/edge/models/mobileone_s0_ham6_128.heldout.txt" \
 	-o "$(CURDIR)/build/heldout.csv" --force
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset
+
+.PHONY: route
+route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham6 (ROUTE_ARGS: of edge-train fit)
+	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }
+	@rm -rf build/route && mkdir -p build/route
+	.venv/bin/edge-train folds "$(DATA)" -o build/route/folds.csv
+	.venv/bin/edge-train fit "$(DATA)" --folds build/route/folds.csv --hold-out 0 --out build/route/run $(ROUTE_ARGS)
+	.venv/bin/edge-export onnx build/route/run -o build/route/model.onnx
+	.venv/bin/edge-export int8 build/route/model.onnx --calibrate "$(DATA)" --held-out build/route/run/heldout.txt \
+	-o build/route/model.int8.onnx
+	.venv/bin/edge-export verify build/route/run build/route/model.onnx --data "$(DATA)" --subset build/route/run/heldout.txt
+	.venv/bin/edge-export verify build/route/model.onnx build/route/model.int8.onnx --data "$(DATA)" \
+	--subset build/route/run/heldout.txt
+	cd "$(DATA)" && "$(CURDIR)/.venv/bin/edge-infer" "@$(CURDIR)/build/route/run/heldout.txt" \
+	-m "$(CURDIR)/build/route/model.int8.onnx" -o "$(CURDIR)/build/route/predictions.csv"
+	.venv/bin/edge-bench score build/route/predictions.csv --data "$(DATA)" --subset
 
 .PHONY: install-pi
 install-pi: check-python  ## Install the commands into VENV (default ~/fairedge-venv); OFFLINE=DIR: from a wheelhouse

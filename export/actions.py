@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edge.command import DONE, GATE, say
@@ -71,59 +70,6 @@ def run_weights(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def run_int8(arguments: argparse.Namespace) -> int:
-    """Quantises a model file."""
-    check_output(arguments.output, force=arguments.force)
-    import onnx
-
-    from bench.dataset import index
-    from edge.classifier import Classifier
-    from train.data import load_images
-    from train.teacher import cluster_marks
-
-    from .calibrate import choose_calibration
-    from .quantize import CalibrationError, quantize
-    from .runner import read_subset
-    from .sensitivity import search_variants
-
-    classifier = Classifier.load(arguments.model)
-    held_out = {*read_subset(arguments.held_out)} if arguments.held_out is not None else set()
-    samples = index(arguments.calibrate, label_column=arguments.label)
-    others = sorted({sample.label for sample in samples} - {*classifier.classes})
-    if others:
-        expected = ", ".join(classifier.classes)
-        raise CalibrationError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
-    free = [sample for sample in samples if sample.path not in held_out]
-    chosen = choose_calibration([s.label for s in free], [s.group for s in free], arguments.images, arguments.seed)
-    own = [free[i] for i in chosen]
-    calibration = load_images(arguments.calibrate, own, classifier.preprocess, quiet=arguments.quiet)
-    model = onnx.load(arguments.model)
-    if arguments.search:
-        apart = [sample for sample in samples if sample.path in held_out]
-        judged = load_images(arguments.calibrate, apart, classifier.preprocess, quiet=arguments.quiet)
-        labels = np.array([classifier.classes.index(sample.label) for sample in judged.samples])
-        groups = [sample.group for sample in judged.samples]
-        rows = search_variants(model, calibration.pixels, judged.pixels, labels, groups)
-        print("\n".join(_variant_table(rows)))
-    digest = hashlib.sha256("\n".join(cluster_marks(calibration.samples)).encode()).hexdigest()
-    quantized = quantize(model, calibration.pixels, cluster_sha256=digest)
-    _write(arguments, quantized.SerializeToString(), list(classifier.classes))
-    return DONE
-
-
-def _variant_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown, a row per variant."""
-    lines = ["| variant | MB | same answer | SQNR dB | accuracy | worst group | time / float |"]
-    lines.append("| --- |" + " --- |" * 6)
-    for row in rows:
-        sqnr = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-        lines.append(
-            f"| {row['name']} | {row['size_mb']:.3f} | {row['agreement']:.2%} | {sqnr} | {row['accuracy']:.4f} | "
-            f"{row['worst_group']} {row['worst_group_accuracy']:.4f} | {row['time_ratio']:.2f} |"
-        )
-    return lines
-
-
 def run_verify(arguments: argparse.Namespace) -> int:
     """Compares two forms of a model."""
     if arguments.output is not None:
@@ -132,9 +78,10 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from .verify import table, verify
 
     subset = None if arguments.subset is None else read_subset(arguments.subset)
+    others = [Pair(a, b, read_subset(images)) for a, b, images in arguments.also]
     result = verify(
         arguments.data,
-        [Pair(arguments.a, arguments.b, subset)],
+        [Pair(arguments.a, arguments.b, subset), *others],
         label_column=arguments.label,
         allow_leak=arguments.allow_leak,
         quiet=arguments.quiet,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge import __version__
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, fraction, natural, run
 
 PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
@@ -56,7 +56,15 @@ def build_parser() -> ArgumentParser:
     int8.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
     int8.add_argument("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
     int8.add_argument("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
-    int8.add_argument("--search", action="store_true", help="print a table of every variant, on the held-out images")
+    int8.add_argument("--search", action="store_true", help="print every variant, on the held-out images, and layers")
+    int8.add_argument("--exclude", action="append", default=[], metavar="LAYER", help="leave it float; repeatable")
+    int8.add_argument(
+        "--min-agreement", type=fraction, metavar="P",
+        help="leave up to 4 of the most harmful layers float until P of other images get the float model's answer",
+    )
+    int8.add_argument(
+        "--qat", type=natural, default=0, metavar="EPOCHS", help="fine-tune through the rounding, on DATA (0: not)"
+    )
     int8.add_argument("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
     output(int8, "the file to write", required=True)
 
@@ -67,6 +75,10 @@ def build_parser() -> ArgumentParser:
     verify.add_argument("--data", type=Path, required=True, metavar="DATA", help="the data set's folder")
     verify.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
     verify.add_argument("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (else all)")
+    verify.add_argument(
+        "--also", action="append", default=[], nargs=3, type=Path, metavar=("A", "B", "FILE"),
+        help="another fold's models and images, judged together with the first; repeatable",
+    )
     verify.add_argument("--allow-leak", action="store_true", help="also on images that a model was trained on")
     output(verify, "write everything as JSON", required=False)
 
@@ -85,14 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("int8: --search needs --held-out, the images to judge by")
     if arguments.command == "verify" and (arguments.b is None) != arguments.against_full_decode:
         parser.error("verify: expected either B or --against-full-decode")
+    if arguments.command == "verify" and arguments.also and arguments.subset is None:
+        parser.error("verify: --also needs --subset: an image belongs to one fold")
     return run(PROGRAM, lambda: _act(arguments), verbose=arguments.verbose)
 
 
 def _act(arguments: argparse.Namespace) -> int:
     try:
-        from . import actions
+        from . import actions, int8_actions
 
-        action: Callable[[argparse.Namespace], int] = getattr(actions, f"run_{arguments.command}")
+        module = int8_actions if arguments.command == "int8" else actions
+        action: Callable[[argparse.Namespace], int] = getattr(module, f"run_{arguments.command}")
         return action(arguments)
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:

@@ -28,6 +28,7 @@ import edge
 
 from .calibrate import RANGES, Histogram, collect
 from .equalize import correct_biases, equalize
+from .finetune import UntrainableError, finetune
 from .rounding import model_scales, round_weights
 from .to_onnx import ExportError
 
@@ -66,23 +67,31 @@ class Scheme:
     """Whether the mean error of each channel is taken off its bias."""
     exclude: tuple[str, ...] = ()
     """Names of convolutions that stay float, besides the classifier."""
+    epochs: int = 0
+    """Of fine-tuning through the rounding, with `round_jointly`; biases are then as learned, and not corrected."""
 
     def __post_init__(self) -> None:
         if self.ranges not in RANGES:
             raise ValueError(f"ranges: got {self.ranges!r}, expected one of {', '.join(RANGES)}")
         if self.equalize not in EQUALIZE:
             raise ValueError(f"equalize: got {self.equalize!r}, expected one of {', '.join(EQUALIZE)}")
+        if self.epochs and not self.round_jointly:
+            raise ValueError(f"epochs: got {self.epochs}, expected 0 without round_jointly")
 
 
 class Quantizer:
     """A float model and its calibration: what all schemes have in common is computed once."""
 
-    def __init__(self, model: onnx.ModelProto, calibration: np.ndarray) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, calibration: np.ndarray, training: np.ndarray | None = None, *, quiet: bool = True
+    ) -> None:
         """Checks the model and the images.
 
         Args:
           model: A float model file of ours.
           calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
+          training: (M, S, S, 3) uint8 RGB to fine-tune on; None: the calibration images.
+          quiet: Whether no progress of a fine-tuning is shown.
 
         Raises:
           CalibrationError: too few images, or of another size.
@@ -92,6 +101,8 @@ class Quantizer:
         _check(model, calibration)
         self.model = model
         self.calibration = calibration
+        self._training = calibration if training is None else training
+        self._quiet = quiet
         self._equalized: dict[str, tuple[onnx.ModelProto, dict[str, Histogram]]] = {}
         self._rounded: dict[tuple[str, bool], onnx.ModelProto] = {}
 
@@ -111,8 +122,11 @@ class Quantizer:
         scales = model_scales(model, exclude[-1:], per_channel=scheme.per_channel)
         rounded = self._round(model, scales, scheme) if scheme.round_jointly else model
         weights = {name: scale for name, scale in scales.items() if name not in exclude}
-        quantized = _short(_quantize(_restore(rounded, model, exclude), histograms, weights, scheme))
-        if scheme.correct_biases:
+        rounded = _restore(rounded, model, exclude)
+        if scheme.epochs:
+            rounded = self._finetune(rounded, model, weights, histograms, scheme)
+        quantized = _short(_quantize(rounded, histograms, weights, scheme))
+        if scheme.correct_biases and not scheme.epochs:
             quantized = correct_biases(model, quantized, self.calibration)
         properties = {entry.key: entry.value for entry in self.model.metadata_props}
         description = self._describe(scheme, exclude, cluster_sha256)
@@ -134,13 +148,30 @@ class Quantizer:
             self._rounded[key] = round_weights(model, self.calibration, scales)
         return self._rounded[key]
 
+    def _finetune(
+        self,
+        rounded: onnx.ModelProto,
+        model: onnx.ModelProto,
+        steps: Mapping[str, np.ndarray],
+        histograms: Mapping[str, Histogram],
+        scheme: Scheme,
+    ) -> onnx.ModelProto:
+        ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in histograms.items()}
+        try:
+            return finetune(
+                rounded, model, self._training, steps, ranges, epochs=scheme.epochs, quiet=self._quiet
+            )
+        except UntrainableError as error:
+            raise UnfitModelError(f"the model cannot be fine-tuned: {error}") from error
+
     def _describe(self, scheme: Scheme, exclude: list[str], cluster_sha256: str) -> str:
         description = {
             "scheme": f"U8S8 QDQ, per {'channel' if scheme.per_channel else 'tensor'}",
             "ranges": scheme.ranges,
             "equalized": scheme.equalize,
             "rounded_jointly": scheme.round_jointly,
-            "biases_corrected": scheme.correct_biases,
+            "biases_corrected": scheme.correct_biases and not scheme.epochs,
+            "finetuned_epochs": scheme.epochs,
             "calibration": {"images": len(self.calibration), "cluster_sha256": cluster_sha256},
             "float_layers": exclude,
             "versions": {"fairedge": edge.__version__, "onnx": onnx.__version__, "onnxruntime": ort.__version__},

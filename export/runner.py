@@ -25,8 +25,8 @@ from train import checkpoint
 from train.config import TrainConfig
 from train.data import scale_tensor
 from train.head import to_linear
+from train.marks import cluster_marks
 from train.network import build
-from train.teacher import cluster_marks
 
 _BATCH_SIZE = 16
 

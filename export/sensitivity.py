@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from .calibrate import session_of
@@ -41,8 +40,7 @@ _BATCH = 16
 
 
 def search_variants(
-    model: onnx.ModelProto,
-    calibration: np.ndarray,
+    quantizer: Quantizer,
     images: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[str],
@@ -51,8 +49,7 @@ def search_variants(
     """Measures schemes side by side.
 
     Args:
-      model: A float model file.
-      calibration: (M, S, S, 3) uint8 RGB images to quantise with.
+      quantizer: Of the model.
       images: (N, S, S, 3) uint8 RGB images to evaluate on, not used for anything else.
       labels: (N,) class indices.
       groups: (N,) group of each image.
@@ -65,9 +62,9 @@ def search_variants(
       float model's.
 
     Raises:
-      ExportError: the model or the calibration images cannot be used.
+      ExportError: a variant cannot be made.
     """
-    quantizer = Quantizer(model, calibration)
+    model = quantizer.model
     files = {"float": model, **{name: quantizer(scheme) for name, scheme in variants.items()}}
     sessions = [session_of(file) for file in files.values()]
     times = _interleaved_ms(sessions, images)

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from bench.dataset import index
 from edge.classifier import Classifier
 from edge.preprocess import Preprocess
 from export.cli import main
+from export.quantize import convolutions
 from train.checkpoint import load, save
 from train.config import ModelConfig
 from train.network import build
@@ -122,6 +124,41 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx")]
     assert main(twice) == 4
     assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_int8_leaves_layers_float_and_fine_tunes(run_folder, tmp_path, capsys):
+    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
+    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+    capsys.readouterr()
+    command = ["int8", str(model), "--calibrate", str(data), "--images", "24"]
+    stem = convolutions(onnx.load(model))[0]
+    asked = [*command, "-o", str(tmp_path / "a.onnx"), "--exclude", stem, "--qat", "1", "--min-agreement", "0"]
+    assert main(asked) == 0
+    description = json.loads(Classifier.load(tmp_path / "a.onnx").metadata["quantization"])
+    assert description["float_layers"][0] == stem and description["finetuned_epochs"] == 1
+    assert f"float stay the classifier, {stem}" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "b.onnx"), "--exclude", "nose", "-q"]) == 4
+    assert main([*command[:-1], "48", "-o", str(tmp_path / "b.onnx"), "--min-agreement", "0.5", "-q"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "got no convolution named nose" in lines[0] and "no image is left to check on" in lines[1]
+    assert len(lines) == 2
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_verify_judges_several_folds_together(run_folder, tmp_path, capsys):
+    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
+    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+    paths = [sample.path for sample in index(data)]
+    for name, part in (("a.txt", paths[:20]), ("b.txt", paths[20:])):
+        (tmp_path / name).write_text("".join(f"{path}\n" for path in part))
+    first = ["verify", str(run_folder), str(model), "--data", str(data)]
+    second = ["--also", str(model), str(run_folder), str(tmp_path / "b.txt")]
+    assert main([*first, "--subset", str(tmp_path / "a.txt"), *second, "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert "48 images, the same answer on 100.00%" in printed and printed.count(" (onnx)") == 2
+    with pytest.raises(SystemExit) as caught:
+        main([*first, *second])
+    assert caught.value.code == 2 and "--also needs --subset" in capsys.readouterr().err
 
 
 def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):

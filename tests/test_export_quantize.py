@@ -212,7 +212,7 @@ def test_excluded_layers_stay_float(quantizer):
 def test_search_and_sensitivity(model, quantizer, monkeypatch):
     variants = {"plain": Scheme("nothing", "minmax", False, False, False), "default": Scheme()}
     labels = run(session_of(model), IMAGES).argmax(axis=1)
-    rows = search_variants(model, IMAGES, IMAGES, labels, ["g", "h"] * 16, variants)
+    rows = search_variants(quantizer, IMAGES, labels, ["g", "h"] * 16, variants)
     assert [row["name"] for row in rows] == ["float", "plain", "default"]
     assert (rows[0]["agreement"], rows[0]["accuracy"], rows[0]["sqnr_db"], rows[0]["time_ratio"]) == (1, 1, None, 1)
     assert rows[2]["sqnr_db"] > rows[1]["sqnr_db"]

@@ -72,7 +72,10 @@ def test_metadata_is_ours_alone(exported):
 @pytest.mark.parametrize(
     ("variant", "head"),
     [
+        ("mobileone_s0", {"head": "cosine"}),
         ("mobileone_s1", {}),
+        ("mobileone_s2", {"distill_head": True}),
+        ("mobileone_s3", {}),
         ("mobileone_s4", {"neck": True}),
         ("mobilenet_v2", {}),
         ("mobilenet_v3_small", {"head": "cosine", "neck": True, "distill_head": True}),

@@ -1,0 +1,103 @@
+"""What edge-export int8 does, once its arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bench.dataset import Sample, index
+from edge.classifier import Classifier
+from edge.command import DONE, say
+from edge.outputs import check_output, write_output
+from train.data import load_images
+from train.marks import cluster_marks
+
+from .calibrate import choose_calibration
+from .cli import PROGRAM
+from .quantize import CalibrationError, Quantizer, Scheme
+from .runner import read_subset
+from .sensitivity import VARIANTS, exclude_until, search_variants, sensitivity
+
+_NUM_CHECKED = 512
+"""Images that --min-agreement looks at: of those not held out, and neither calibrated nor fine-tuned on."""
+_SHOWN_LAYERS = 8
+
+
+def run_int8(arguments: argparse.Namespace) -> int:
+    """Quantises a model file."""
+    check_output(arguments.output, force=arguments.force)
+    classifier = Classifier.load(arguments.model)
+    samples = index(arguments.calibrate, label_column=arguments.label)
+    others = sorted({sample.label for sample in samples} - {*classifier.classes})
+    if others:
+        expected = ", ".join(classifier.classes)
+        raise CalibrationError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
+    held_out = {*read_subset(arguments.held_out)} if arguments.held_out is not None else set()
+    free = [sample for sample in samples if sample.path not in held_out]
+    chosen, free = _draw(free, arguments.images, arguments.seed)
+    checked: list[Sample] = []
+    if arguments.min_agreement is not None:
+        checked, free = _draw(free, _NUM_CHECKED, arguments.seed)
+        if not checked:
+            raise CalibrationError("--min-agreement: no image is left to check on, expected a smaller --images")
+
+    def pixels(of: Sequence[Sample]) -> np.ndarray:
+        return load_images(arguments.calibrate, of, classifier.preprocess, quiet=arguments.quiet).pixels
+
+    calibration = load_images(arguments.calibrate, chosen, classifier.preprocess, quiet=arguments.quiet)
+    model = onnx.load(arguments.model)
+    training = np.concatenate([calibration.pixels, pixels(free)]) if arguments.qat and free else None
+    quantizer = Quantizer(model, calibration.pixels, training, quiet=arguments.quiet)
+    scheme = replace(Scheme(), exclude=tuple(arguments.exclude), epochs=arguments.qat)
+    if arguments.search:
+        apart = [sample for sample in samples if sample.path in held_out]
+        judged = load_images(arguments.calibrate, apart, classifier.preprocess, quiet=arguments.quiet)
+        labels = np.array([classifier.classes.index(sample.label) for sample in judged.samples])
+        groups = [sample.group for sample in judged.samples]
+        variants = VARIANTS if scheme in VARIANTS.values() else {**VARIANTS, "as asked for": scheme}
+        print("\n".join(_variant_table(search_variants(quantizer, judged.pixels, labels, groups, variants))))
+        gains = sensitivity(quantizer, calibration.pixels, replace(scheme, epochs=0))
+        print("\n".join(_sensitivity_table(gains[:_SHOWN_LAYERS])))
+    if checked:
+        found = exclude_until(quantizer, pixels(checked), arguments.min_agreement, replace(scheme, epochs=0))
+        scheme = replace(found, epochs=scheme.epochs)
+        if not arguments.quiet:
+            say(PROGRAM, f"float stay the classifier{''.join(f', {name}' for name in scheme.exclude)}")
+    digest = hashlib.sha256("\n".join(cluster_marks(calibration.samples)).encode()).hexdigest()
+    content = quantizer(scheme, cluster_sha256=digest).SerializeToString()
+    write_output(arguments.output, content)
+    if not arguments.quiet:
+        say(PROGRAM, f"{arguments.output}: {len(content) / 1e6:.2f} MB, classes {', '.join(classifier.classes)}")
+    return DONE
+
+
+def _draw(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Some samples, balanced over class and group, and the others."""
+    chosen = choose_calibration([s.label for s in samples], [s.group for s in samples], count, seed)
+    taken = {*chosen.tolist()}
+    return [samples[i] for i in chosen], [sample for i, sample in enumerate(samples) if i not in taken]
+
+
+def _variant_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown, a row per variant."""
+    lines = ["| variant | MB | same answer | SQNR dB | accuracy | worst group | time / float |"]
+    lines.append("| --- |" + " --- |" * 6)
+    for row in rows:
+        sqnr = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+        lines.append(
+            f"| {row['name']} | {row['size_mb']:.3f} | {row['agreement']:.2%} | {sqnr} | {row['accuracy']:.4f} | "
+            f"{row['worst_group']} {row['worst_group_accuracy']:.4f} | {row['time_ratio']:.2f} |"
+        )
+    return lines
+
+
+def _sensitivity_table(gains: Sequence[tuple[str, float]]) -> list[str]:
+    """Markdown, a row per layer."""
+    lines = ["", "| layer left float | SQNR gained, dB, calibration images |", "| --- | --- |"]
+    return lines + [f"| {name} | {gain:+.2f} |" for name, gain in gains]
