@@ -11,6 +11,8 @@ OFFLINE ?=
 DIR ?= wheelhouse
 PI_PYTHON ?= 3.11
 PYTEST_ARGS ?=
+# Processes that share the tests; each may take a gigabyte.
+JOBS ?= 2
 BENCH_ARGS ?=
 # A short training, to see every step work; the default recipe takes an hour on two cores.
 ROUTE_ARGS ?= --num-conv-branches 1 --sizes-px 64 --epochs 8
@@ -111,8 +113,8 @@ wheelhouse: $(SLIM)  ## Fill DIR (default wheelhouse) with all a Pi without netw
 	@echo '  make install-pi OFFLINE="$(DIR)"'
 
 .PHONY: test
-test: $(DEV)  ## Tests (about two minutes; no data set, no network)
-	@.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+test: $(DEV)  ## Tests (some minutes; no data set, no network)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(DEV)  ## The tests that take longer
