@@ -13,7 +13,7 @@ import torch
 from edge.command import DONE, GATE, say
 from edge.outputs import check_output, write_output
 from edge.preprocess import Preprocess
-from train.checkpoint import Checkpoint, load
+from train.checkpoint import Checkpoint, CheckpointError, load
 from train.config import TrainConfig
 from train.head import to_linear
 from train.network import Network, build
@@ -26,6 +26,8 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     check_output(arguments.output, force=arguments.force)
     from .to_onnx import describe_model, to_onnx
 
+    if arguments.run.suffix == ".onnx":
+        raise CheckpointError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint")
     state = load(arguments.run)
     config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
     model = build(config.model, len(state.classes))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge import __version__
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, fraction, natural, run
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, fraction, natural, run, whole
 
 PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
@@ -117,7 +117,4 @@ def _act(arguments: argparse.Namespace) -> int:
 
 
 def _calibration_size(text: str) -> int:
-    value = natural(text)
-    if value < 16:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 16 or more")
-    return value
+    return whole(text, least=16)

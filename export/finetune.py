@@ -29,8 +29,6 @@ from .rounding import MAX_SUM, MAX_WEIGHT, num_groups
 _RATE = 0.002
 """Of Adam, in steps of what is moved, so that layers move alike; at 0.02 the bundled model falls apart in 8 updates."""
 _MARGIN = 0.49  # of a step: what lies within rounds back
-_FLOAT_RATE = 1e-4
-"""Of what is not rounded."""
 _BATCH_SIZE = 64
 _LEVELS = 255
 
@@ -50,15 +48,14 @@ class TrainableGraph(nn.Module):
         Args:
           model: A float model file of ours.
           steps: (D,) or (1,) step of the int8 weights of each convolution to round, by its name.
-          ranges: (low, high) of each activation to round, by its name. Both empty: the float network itself.
+          ranges: (low, high) of each activation that the file stores. Both empty: the float network itself.
+            Convolutions without steps stay as they are.
 
         Raises:
           UntrainableError: an operator that is not known here.
         """
         super().__init__()
-        unknown = sorted({node.op_type for node in model.graph.node} - {*_OPERATORS, "Conv", "Constant"})
-        if unknown:
-            raise UntrainableError(f"got the operator {', '.join(unknown)}, which cannot be trained through")
+        check_operators(model)
         self.graph = model.graph
         self.parameters_by_name = nn.ParameterDict()
         self._constants: dict[str, torch.Tensor] = {}
@@ -73,11 +70,12 @@ class TrainableGraph(nn.Module):
             if node.op_type == "Constant":
                 value = torch.from_numpy(numpy_helper.to_array(node.attribute[0].t).copy())
                 self._constants[node.output[0]] = value
-            elif node.op_type == "Conv" and node.name in steps and not self._may_train(node):
+            elif node.op_type == "Conv" and not (node.name in steps and self._may_train(node)):
                 self._parameter(node.input[1]).requires_grad_(False)
         self._steps = {name: torch.from_numpy(step).view(-1, 1, 1, 1) for name, step in steps.items()}
         self._readers = consumers_of(model)
-        self._ranges = self._where_rounded(ranges)
+        pixels = next(node.input[0] for node in model.graph.node if node.op_type == "Conv")
+        self._ranges = {name: values for name, values in ranges.items() if name != pixels}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Runs the network."""
@@ -88,7 +86,7 @@ class TrainableGraph(nn.Module):
             if node.op_type == "Conv":
                 result = self._convolve(node, values[node.input[0]])
             else:
-                result = _OPERATORS[node.op_type](node, *(values[name] for name in node.input if name))
+                result = _OPERATORS[node.op_type](node, *(values[name] if name else None for name in node.input))
             if node.output[0] in self._ranges:
                 low, high = self._ranges[node.output[0]]
                 step = max(high - low, 1e-30) / _LEVELS
@@ -110,15 +108,13 @@ class TrainableGraph(nn.Module):
         return (levels + (whole - levels).detach()) * step  # the gradient passes
 
     def rates(self) -> list[dict[str, Any]]:
-        """The trainable parameters with their learning rates, as an optimiser takes them."""
+        """The trainable parameters of the rounded layers with their learning rates, as an optimiser takes them."""
         groups: dict[str, dict[str, Any]] = {}  # equal biases of several layers may be one initializer
         for node in self.graph.node:
-            if node.op_type == "Conv":
-                steps = [self._steps[node.name].mean().item() if node.name in self._steps else None]
-                steps += [self._output_step(node)] * (len(node.input) - 2)
+            if node.op_type == "Conv" and node.name in self._steps:
+                steps = [self._steps[node.name].mean().item(), *[self._output_step(node)] * (len(node.input) - 2)]
                 for name, step in zip(node.input[1:], steps, strict=True):
-                    rate = _FLOAT_RATE if step is None else _RATE * step
-                    groups.setdefault(name, {"params": [self._parameter(name)], "lr": rate})
+                    groups.setdefault(name, {"params": [self._parameter(name)], "lr": _RATE * step})
         return list(groups.values())
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -140,18 +136,9 @@ class TrainableGraph(nn.Module):
             self.rounded_weight(node),
             bias,
             stride=tuple(attributes.get("strides", [1, 1])),
+            dilation=tuple(attributes.get("dilations", [1, 1])),
             groups=num_groups(node),
         )
-
-    def _where_rounded(self, ranges: Ranges) -> dict[str, tuple[float, float]]:
-        """Ranges of the tensors that int8 stores: what goes into a ReLU or a Clip alone is stored after it."""
-
-        def is_stored(name: str) -> bool:
-            readers = self._readers.get(name, [])
-            return bool(readers) and not (len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"))
-
-        pixels = next(node.input[0] for node in self.graph.node if node.op_type == "Conv")
-        return {name: values for name, values in ranges.items() if name != pixels and is_stored(name)}
 
     def _parameter(self, name: str) -> torch.Tensor:
         parameter: torch.Tensor = self.parameters_by_name[_key(name)]
@@ -161,19 +148,31 @@ class TrainableGraph(nn.Module):
         weight = self._parameter(node.input[1])
         return num_groups(node) == 1 and tuple(weight.shape[2:]) == (1, 1)
 
-    def _output_step(self, node: onnx.NodeProto) -> float | None:
-        """The step of what a convolution gives, after its ReLU or Clip if it has one."""
+    def _output_step(self, node: onnx.NodeProto) -> float:
+        """The step of what a convolution gives, after its ReLU or Clip if it has one; 0 where it is not stored."""
         name = node.output[0]
         for reader in self._readers.get(name, []):
             name = name if name in self._ranges else reader.output[0]
         if name not in self._ranges:
-            return None
+            return 0.0
         low, high = self._ranges[name]
         return (high - low) / _LEVELS
 
     def _may_train(self, node: onnx.NodeProto) -> bool:
         """Whether moved weights can be kept from saturating: in a larger dense kernel any two may be neighbours."""
-        return num_groups(node) > 1 or self._is_pairwise(node)
+        is_depthwise = num_groups(node) > 1 and self._parameter(node.input[1]).shape[1] == 1
+        return is_depthwise or self._is_pairwise(node)
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Whether a graph can be trained through.
+
+    Raises:
+      UntrainableError: an operator that is not known here.
+    """
+    unknown = sorted({node.op_type for node in model.graph.node} - {*_OPERATORS, "Conv", "Constant"})
+    if unknown:
+        raise UntrainableError(f"got the operator {', '.join(unknown)}, which cannot be trained through")
 
 
 def finetune(
@@ -194,7 +193,7 @@ def finetune(
       reference: The float model.
       images: (N, S, S, 3) uint8 RGB to learn on, in eight orientations.
       steps: Of the weights, by convolution; those of dense kernels over 1x1 stay as they are.
-      ranges: Of the activations.
+      ranges: Of the activations that the file stores.
       epochs: Passes over the images, under a rate that falls to 0 as a cosine.
       seed: Of the order and the orientations.
       quiet: Whether no progress is shown.
@@ -274,7 +273,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
 _OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
     "Add": lambda node, a, b: a + b,
     "Cast": lambda node, x: x.float(),
-    "Clip": lambda node, x, low, high: x.clamp(float(low), float(high)),
+    "Clip": lambda node, x, low, high: x.clamp(low, high),
     "Flatten": lambda node, x: x.flatten(1),
     "GlobalAveragePool": lambda node, x: x.mean(dim=(2, 3), keepdim=True),
     "HardSigmoid": lambda node, x: (

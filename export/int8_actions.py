@@ -15,14 +15,15 @@ from bench.dataset import Sample, index
 from edge.classifier import Classifier
 from edge.command import DONE, say
 from edge.outputs import check_output, write_output
+from edge.predictions import path_text
 from train.data import load_images
 from train.marks import cluster_marks
 
-from .calibrate import choose_calibration
+from .calibrate import choose_calibration, session_of
 from .cli import PROGRAM
-from .quantize import CalibrationError, Quantizer, Scheme
+from .quantize import CalibrationError, Quantizer, Scheme, check_trainable
 from .runner import read_subset
-from .sensitivity import VARIANTS, exclude_until, search_variants, sensitivity
+from .sensitivity import VARIANTS, agreement, exclude_until, logits_of, search_variants, sensitivity
 
 _NUM_CHECKED = 512
 """Images that --min-agreement looks at: of those not held out, and neither calibrated nor fine-tuned on."""
@@ -39,7 +40,12 @@ def run_int8(arguments: argparse.Namespace) -> int:
         expected = ", ".join(classifier.classes)
         raise CalibrationError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
     held_out = {*read_subset(arguments.held_out)} if arguments.held_out is not None else set()
-    free = [sample for sample in samples if sample.path not in held_out]
+    if unknown := sorted(held_out - {path_text(sample.path) for sample in samples}):
+        got = f"{len(unknown)} paths that are no image of the data, first {unknown[0]}"
+        raise CalibrationError(f"{arguments.held_out}: got {got}")
+    if not held_out and not arguments.quiet:
+        say(PROGRAM, "no --held-out: images of all of the data serve, so none of it can judge the result")
+    free = [sample for sample in samples if path_text(sample.path) not in held_out]
     chosen, free = _draw(free, arguments.images, arguments.seed)
     checked: list[Sample] = []
     if arguments.min_agreement is not None:
@@ -52,11 +58,15 @@ def run_int8(arguments: argparse.Namespace) -> int:
 
     calibration = load_images(arguments.calibrate, chosen, classifier.preprocess, quiet=arguments.quiet)
     model = onnx.load(arguments.model)
-    training = np.concatenate([calibration.pixels, pixels(free)]) if arguments.qat and free else None
-    quantizer = Quantizer(model, calibration.pixels, training, quiet=arguments.quiet)
+    if calibration.unusable and not arguments.quiet:
+        say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
     scheme = replace(Scheme(), exclude=tuple(arguments.exclude), epochs=arguments.qat)
+    if scheme.epochs:
+        check_trainable(model)
+    training = np.concatenate([calibration.pixels, pixels(free)]) if arguments.qat and free else None
+    quantizer = Quantizer(model, calibration.pixels, training, seed=arguments.seed, quiet=arguments.quiet)
     if arguments.search:
-        apart = [sample for sample in samples if sample.path in held_out]
+        apart = [sample for sample in samples if path_text(sample.path) in held_out]
         judged = load_images(arguments.calibrate, apart, classifier.preprocess, quiet=arguments.quiet)
         labels = np.array([classifier.classes.index(sample.label) for sample in judged.samples])
         groups = [sample.group for sample in judged.samples]
@@ -64,16 +74,27 @@ def run_int8(arguments: argparse.Namespace) -> int:
         print("\n".join(_variant_table(search_variants(quantizer, judged.pixels, labels, groups, variants))))
         gains = sensitivity(quantizer, calibration.pixels, replace(scheme, epochs=0))
         print("\n".join(_sensitivity_table(gains[:_SHOWN_LAYERS])))
-    if checked:
-        found = exclude_until(quantizer, pixels(checked), arguments.min_agreement, replace(scheme, epochs=0))
+    images = pixels(checked) if checked else None
+    if images is not None:
+        found = exclude_until(quantizer, images, arguments.min_agreement, replace(scheme, epochs=0))
         scheme = replace(found, epochs=scheme.epochs)
-        if not arguments.quiet:
-            say(PROGRAM, f"float stay the classifier{''.join(f', {name}' for name in scheme.exclude)}")
-    digest = hashlib.sha256("\n".join(cluster_marks(calibration.samples)).encode()).hexdigest()
-    content = quantizer(scheme, cluster_sha256=digest).SerializeToString()
+    marks = {"calibration": chosen, "training": [*chosen, *free]}
+    digests = {name: hashlib.sha256("\n".join(cluster_marks(of)).encode()).hexdigest() for name, of in marks.items()}
+    quantized = quantizer(scheme, marks_sha256=digests)
+    remarks = []
+    if images is not None:
+        agreed = agreement(*(logits_of(session_of(file), images) for file in (model, quantized)))
+        text = f"the float model's answer on {agreed:.2%} of {len(images)} other images"
+        reached = "" if agreed >= arguments.min_agreement else f", expected {arguments.min_agreement:.2%}"
+        remarks.append(f"float stay the classifier{''.join(f', {name}' for name in scheme.exclude)}; {text}{reached}")
+    if scheme.epochs and '"finetuning"' not in quantized.metadata_props[-1].value:
+        remarks.append("fine-tuning brought the logits no nearer to the float model's: left as calibrated")
+    content = quantized.SerializeToString()
     write_output(arguments.output, content)
     if not arguments.quiet:
-        say(PROGRAM, f"{arguments.output}: {len(content) / 1e6:.2f} MB, classes {', '.join(classifier.classes)}")
+        remarks.append(f"{arguments.output}: {len(content) / 1e6:.2f} MB, classes {', '.join(classifier.classes)}")
+        for remark in remarks:
+            say(PROGRAM, remark)
     return DONE
 
 

@@ -26,9 +26,9 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 import edge
 
-from .calibrate import RANGES, Histogram, collect
+from .calibrate import RANGES, Histogram, collect, session_of
 from .equalize import correct_biases, equalize
-from .finetune import UntrainableError, finetune
+from .finetune import UntrainableError, check_operators, finetune
 from .rounding import model_scales, round_weights
 from .to_onnx import ExportError
 
@@ -68,7 +68,8 @@ class Scheme:
     exclude: tuple[str, ...] = ()
     """Names of convolutions that stay float, besides the classifier."""
     epochs: int = 0
-    """Of fine-tuning through the rounding, with `round_jointly`; biases are then as learned, and not corrected."""
+    """Of fine-tuning through the rounding, with `round_jointly`; kept if the logits of the calibration images are then
+    nearer to the float model's."""
 
     def __post_init__(self) -> None:
         if self.ranges not in RANGES:
@@ -83,7 +84,13 @@ class Quantizer:
     """A float model and its calibration: what all schemes have in common is computed once."""
 
     def __init__(
-        self, model: onnx.ModelProto, calibration: np.ndarray, training: np.ndarray | None = None, *, quiet: bool = True
+        self,
+        model: onnx.ModelProto,
+        calibration: np.ndarray,
+        training: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        quiet: bool = True,
     ) -> None:
         """Checks the model and the images.
 
@@ -91,6 +98,7 @@ class Quantizer:
           model: A float model file of ours.
           calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
           training: (M, S, S, 3) uint8 RGB to fine-tune on; None: the calibration images.
+          seed: Of a fine-tuning.
           quiet: Whether no progress of a fine-tuning is shown.
 
         Raises:
@@ -102,37 +110,64 @@ class Quantizer:
         self.model = model
         self.calibration = calibration
         self._training = calibration if training is None else training
+        self._seed = seed
         self._quiet = quiet
         self._equalized: dict[str, tuple[onnx.ModelProto, dict[str, Histogram]]] = {}
         self._rounded: dict[tuple[str, bool], onnx.ModelProto] = {}
 
-    def __call__(self, scheme: Scheme = Scheme(), *, cluster_sha256: str = "") -> onnx.ModelProto:
+    def __call__(
+        self, scheme: Scheme = Scheme(), *, marks_sha256: Mapping[str, str] | None = None
+    ) -> onnx.ModelProto:
         """Quantises; the same arguments give the same bytes.
 
         Args:
           scheme: How.
-          cluster_sha256: Hash of the calibration images' clusters, for the metadata.
+          marks_sha256: Hashes of the clusters of the images used, for the metadata: "calibration", and "training" where
+            the scheme fine-tunes.
 
         Raises:
           UnfitModelError: no convolution has an excluded name, or onnxruntime refuses the model.
           ExportError: the result is invalid.
         """
         exclude = excluded_layers(self.model, scheme)
+        if scheme.epochs:
+            check_trainable(self.model)
         model, histograms = self._equalize(scheme.equalize)
         scales = model_scales(model, exclude[-1:], per_channel=scheme.per_channel)
         rounded = self._round(model, scales, scheme) if scheme.round_jointly else model
         weights = {name: scale for name, scale in scales.items() if name not in exclude}
         rounded = _restore(rounded, model, exclude)
-        if scheme.epochs:
-            rounded = self._finetune(rounded, model, weights, histograms, scheme)
-        quantized = _short(_quantize(rounded, histograms, weights, scheme))
-        if scheme.correct_biases and not scheme.epochs:
+        quantized = self._write(rounded, histograms, weights, scheme)
+        if scheme.correct_biases:
             quantized = correct_biases(model, quantized, self.calibration)
+        is_tuned = False
+        if scheme.epochs:
+            tuned = self._finetune(_with_biases(rounded, quantized), model, weights, histograms, scheme)
+            candidate = self._write(tuned, histograms, weights, scheme)
+            is_tuned = self._error(candidate) < self._error(quantized)
+            quantized = candidate if is_tuned else quantized
         properties = {entry.key: entry.value for entry in self.model.metadata_props}
-        description = self._describe(scheme, exclude, cluster_sha256)
+        description = self._describe(scheme, exclude, marks_sha256, is_tuned=is_tuned)
         onnx.helper.set_model_props(quantized, {**properties, "quantization": description})
         _verify(quantized)
         return quantized
+
+    def _error(self, quantized: onnx.ModelProto) -> float:
+        """Sum of the squared changes of the logits on the calibration images."""
+        images = [session_of(model).run(None, {"images": self.calibration})[0] for model in (self.model, quantized)]
+        return float(np.square(images[0].astype(np.float64) - images[1]).sum())
+
+    def _write(
+        self,
+        rounded: onnx.ModelProto,
+        histograms: Mapping[str, Histogram],
+        weights: Mapping[str, np.ndarray],
+        scheme: Scheme,
+    ) -> onnx.ModelProto:
+        """The int8 model of weights on their steps; `rounded` is not changed."""
+        copied = onnx.ModelProto()
+        copied.CopyFrom(rounded)
+        return _short(_quantize(copied, histograms, weights, scheme))
 
     def _equalize(self, what: str) -> tuple[onnx.ModelProto, dict[str, Histogram]]:
         if what not in self._equalized:
@@ -157,33 +192,44 @@ class Quantizer:
         scheme: Scheme,
     ) -> onnx.ModelProto:
         ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in histograms.items()}
-        try:
-            return finetune(
-                rounded, model, self._training, steps, ranges, epochs=scheme.epochs, quiet=self._quiet
-            )
-        except UntrainableError as error:
-            raise UnfitModelError(f"the model cannot be fine-tuned: {error}") from error
+        copied = onnx.ModelProto()
+        copied.CopyFrom(rounded)
+        stored = stored_tensors(_quantize(copied, histograms, steps, scheme))
+        ranges = {name: values for name, values in ranges.items() if name in stored}
+        return finetune(
+            rounded, model, self._training, steps, ranges, epochs=scheme.epochs, seed=self._seed, quiet=self._quiet
+        )
 
-    def _describe(self, scheme: Scheme, exclude: list[str], cluster_sha256: str) -> str:
-        description = {
+    def _describe(
+        self, scheme: Scheme, exclude: list[str], marks_sha256: Mapping[str, str] | None, *, is_tuned: bool
+    ) -> str:
+        known = marks_sha256 or {}
+        description: dict[str, object] = {
             "scheme": f"U8S8 QDQ, per {'channel' if scheme.per_channel else 'tensor'}",
             "ranges": scheme.ranges,
             "equalized": scheme.equalize,
             "rounded_jointly": scheme.round_jointly,
-            "biases_corrected": scheme.correct_biases and not scheme.epochs,
-            "finetuned_epochs": scheme.epochs,
-            "calibration": {"images": len(self.calibration), "cluster_sha256": cluster_sha256},
+            "biases_corrected": scheme.correct_biases and not is_tuned,
+            "calibration": {"images": len(self.calibration), "cluster_sha256": known.get("calibration", "")},
             "float_layers": exclude,
             "versions": {"fairedge": edge.__version__, "onnx": onnx.__version__, "onnxruntime": ort.__version__},
         }
+        if is_tuned:
+            clusters = known.get("training", "")
+            description["finetuning"] = {"epochs": scheme.epochs, "cluster_sha256": clusters}
         return json.dumps(description)
 
 
 def quantize(
-    model: onnx.ModelProto, calibration: np.ndarray, scheme: Scheme = Scheme(), *, cluster_sha256: str = ""
+    model: onnx.ModelProto, calibration: np.ndarray, scheme: Scheme = Scheme()
 ) -> onnx.ModelProto:
     """Quantises a model with one scheme: `Quantizer(model, calibration)(scheme)`, which tells more."""
-    return Quantizer(model, calibration)(scheme, cluster_sha256=cluster_sha256)
+    return Quantizer(model, calibration)(scheme)
+
+
+def stored_tensors(quantized: onnx.ModelProto) -> set[str]:
+    """Names of the activations that onnxruntime's quantiser had rounded, before `_short`."""
+    return {node.input[0] for node in quantized.graph.node if node.op_type == "QuantizeLinear"}
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
@@ -198,7 +244,7 @@ def excluded_layers(model: onnx.ModelProto, scheme: Scheme) -> list[str]:
       UnfitModelError: there is no convolution of a name.
     """
     names = convolutions(model)
-    unknown = [name for name in scheme.exclude if name not in names]
+    unknown = [name for name in dict.fromkeys(scheme.exclude) if name not in names]
     if unknown:
         raise UnfitModelError(f"got no convolution named {', '.join(unknown)}, expected e.g. {names[0]}")
     return [name for name in names if name in scheme.exclude or name == names[-1]]
@@ -213,6 +259,36 @@ def _restore(rounded: onnx.ModelProto, model: onnx.ModelProto, names: list[str])
         if entry.name in kept:
             entry.CopyFrom(original)
     return restored
+
+
+def _with_biases(rounded: onnx.ModelProto, quantized: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a rounded model with the biases of the int8 one."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(rounded)
+    values = {entry.name: numpy_helper.to_array(entry) for entry in quantized.graph.initializer}
+    producers = {name: node for node in quantized.graph.node for name in node.output}
+    entries = {entry.name: entry for entry in copied.graph.initializer}
+    biases = {node.name: node.input[2] for node in rounded.graph.node if node.op_type == "Conv" and len(node.input) > 2}
+    shared = {name for name in biases.values() if list(biases.values()).count(name) > 1}
+    for node in quantized.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in producers:
+            bias, scale = (values[name] for name in producers[node.input[2]].input[:2])
+            name = biases[node.name]
+            if name not in shared:
+                entries[name].CopyFrom(numpy_helper.from_array((bias * scale).astype(np.float32), name))
+    return copied
+
+
+def check_trainable(model: onnx.ModelProto) -> None:
+    """Whether a model can be fine-tuned.
+
+    Raises:
+      UnfitModelError: it has an operator that cannot be trained through.
+    """
+    try:
+        check_operators(model)
+    except UntrainableError as error:
+        raise UnfitModelError(f"the model cannot be fine-tuned: {error}") from error
 
 
 def _quantize(
@@ -244,6 +320,8 @@ def _quantize(
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
+    except OSError:
+        raise
     except Exception as error:  # its errors have no common base but Exception
         raise UnfitModelError(f"onnxruntime cannot quantise the model: {' '.join(str(error).split())[:200]}") from error
     finally:
@@ -312,6 +390,15 @@ def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
     if unfit or "Conv" not in operators:
         got = f"the operator {', '.join(unfit)}" if unfit else "no convolution"
         raise UnfitModelError(f"the model cannot be quantised: got {got}, expected a network of edge-export onnx")
+    constants = {entry.name for entry in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        padding = {attribute.s for attribute in node.attribute if attribute.name == "auto_pad"} - {b"NOTSET"}
+        if padding or not {*node.input[1:]} <= constants:
+            got = f"auto_pad {padding.pop().decode()}" if padding else "a weight that is computed"
+            expected = "a network of edge-export onnx"
+            raise UnfitModelError(f"the model cannot be quantised: got {got} in {node.name}, expected {expected}")
     for entry in model.graph.initializer:
         if not np.isfinite(numpy_helper.to_array(entry)).all():
             raise UnfitModelError(f"the model cannot be quantised: {entry.name} holds values that are not finite")
@@ -321,6 +408,8 @@ def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
         raise CalibrationError(f"calibration images: got {calibration.shape} {calibration.dtype}, expected {expected}")
     if len(calibration) < MIN_CALIBRATION:
         raise CalibrationError(f"calibration images: got {len(calibration)}, expected at least {MIN_CALIBRATION}")
+    if (calibration == calibration[:1]).all():
+        raise CalibrationError("calibration images: got the same picture every time, expected different ones")
 
 
 def _verify(quantized: onnx.ModelProto) -> None:

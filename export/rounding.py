@@ -34,7 +34,7 @@ def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> 
 
     Where a processor lacks VNNI, x86 adds two neighbouring products u8 x s8 in 16 bits. Neighbours are the inputs 2i
     and 2i+1 of a pointwise convolution. The order of a larger kernel's weights differs from engine to engine, so there
-    any two count. A depthwise convolution multiplies in 16 bits and adds in 32.
+    any two count, as in groups of several channels. A depthwise convolution multiplies in 16 bits and adds in 32.
 
     Args:
       weight: (D, C / groups, k, k).
@@ -46,8 +46,9 @@ def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> 
     """
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     largest = np.abs(flat).max(axis=1)
-    if num_groups == 1 and flat.shape[1] > 1:
-        if weight.shape[2:] == (1, 1):
+    is_depthwise = num_groups > 1 and weight.shape[1] == 1
+    if not is_depthwise and flat.shape[1] > 1:
+        if num_groups == 1 and weight.shape[2:] == (1, 1):
             padded = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
             sums = np.abs(padded[:, 0::2] + padded[:, 1::2]).max(axis=1)
         else:
@@ -88,10 +89,12 @@ def round_weights(model: onnx.ModelProto, images: np.ndarray, scales: Mapping[st
     for node, weight, moment in zip(nodes, weights, moments, strict=True):
         step = np.broadcast_to(scales[node.name].astype(np.float64), len(weight))
         flat = weight.reshape(len(weight), -1) / step[:, None]
-        if len(moment) > 1:
-            levels = np.stack([_round(row[None], h)[0] for row, h in zip(flat, moment, strict=True)])
+        if len(moment) == 1:
+            neighbours = 2 if weight.shape[2:] == (1, 1) else flat.shape[1]
         else:
-            levels = _round(flat, moment[0], neighbours=2 if weight.shape[2:] == (1, 1) else flat.shape[1])
+            neighbours = 1 if weight.shape[1] == 1 else flat.shape[1]
+        parts = zip(np.split(flat, len(moment)), moment, strict=True)  # the rows of each group
+        levels = np.concatenate([_round(rows, h, neighbours=neighbours) for rows, h in parts])
         value = (levels * step[:, None]).reshape(weight.shape).astype(np.float32)
         initializers[node.input[1]].CopyFrom(numpy_helper.from_array(value, node.input[1]))
     return rounded
@@ -134,17 +137,21 @@ def _second_moments(
         sums = []
         for node, kernel, value in zip(nodes, kernels, values[1:], strict=True):
             attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-            patches = _patches(value, kernel, attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4))
+            strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+            patches = _patches(value, kernel, strides, dilations, attributes.get("pads", [0] * 4))
             columns = patches.reshape(num_groups(node), -1, patches.shape[-1])
             sums.append(np.matmul(columns, columns.transpose(0, 2, 1)).astype(np.float64))
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
     return totals
 
 
-def _patches(value: np.ndarray, kernel: tuple[int, ...], strides: list[int], pads: list[int]) -> np.ndarray:
+def _patches(
+    value: np.ndarray, kernel: tuple[int, ...], strides: list[int], dilations: list[int], pads: list[int]
+) -> np.ndarray:
     """(N, C, H, W) -> (C, kh * kw, positions) of what a convolution sees."""
     top, left, bottom, right = pads
     padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))[:, :, :: strides[0], :: strides[1]]
-    ordered = windows.transpose(1, 4, 5, 0, 2, 3)
+    reach = tuple(dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))[:, :, :: strides[0], :: strides[1]]
+    ordered = windows[..., :: dilations[0], :: dilations[1]].transpose(1, 4, 5, 0, 2, 3)
     return ordered.reshape(value.shape[1], kernel[0] * kernel[1], -1)

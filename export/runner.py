@@ -85,6 +85,8 @@ def open_model(path: Path) -> Runner:
         digest = None
         if isinstance(training, dict) and not training.get("leaky"):  # a leaky run has seen more than its clusters
             digest = training.get("cluster_sha256")
+        if _fine_tuned_on(classifier) not in (None, digest):
+            digest = None
         return Runner(
             path, "onnx", classifier.sha256, classifier.classes, classifier.preprocess, classifier.temperature,
             classifier.logits, digest, None,
@@ -111,6 +113,15 @@ def open_model(path: Path) -> Runner:
         path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), tuple(state.classes), preprocess, None,
         logits, None if marks is None else _digest(marks), marks,
     )
+
+
+def _fine_tuned_on(classifier: Classifier) -> str | None:
+    """Hash of the clusters that an int8 file was fine-tuned on; None where it was not."""
+    found: Any = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(classifier.metadata.get("quantization", "null"))
+    tuning = found.get("finetuning") if isinstance(found, dict) else None
+    return str(tuning.get("cluster_sha256")) if isinstance(tuning, dict) else None
 
 
 def read_subset(path: Path) -> list[str]:
@@ -160,7 +171,10 @@ def remarks_on_leaks(
         guesses = (other.marks or (), rest, cluster_marks(everything), asked)
         marks = next((frozenset(guess) for guess in guesses if _digest(guess) == runner.clusters_sha256), None)
     if marks is None:
-        yield f"{runner.path.name}: does not tell what it was trained on; that it never saw these images is not checked"
+        what = "does not tell what it was trained on" if runner.clusters_sha256 is None else (
+            "was trained on another part of some data than any known here"
+        )
+        yield f"{runner.path.name}: {what}; that it never saw these images is not checked"
     elif seen := len(marks.intersection(asked)):
         text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"
         if not allow_leak:

@@ -121,7 +121,7 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     assert json.loads(classifier.metadata["quantization"]) and classifier.classes == tuple(COLOURS)
     capsys.readouterr()
     assert main([*command, "-o", str(tmp_path / "int8.onnx")]) == 2
-    twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx")]
+    twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx"), "-q"]
     assert main(twice) == 4
     assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
 
@@ -135,8 +135,13 @@ def test_int8_leaves_layers_float_and_fine_tunes(run_folder, tmp_path, capsys):
     asked = [*command, "-o", str(tmp_path / "a.onnx"), "--exclude", stem, "--qat", "1", "--min-agreement", "0"]
     assert main(asked) == 0
     description = json.loads(Classifier.load(tmp_path / "a.onnx").metadata["quantization"])
-    assert description["float_layers"][0] == stem and description["finetuned_epochs"] == 1
-    assert f"float stay the classifier, {stem}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert description["float_layers"][0] == stem
+    assert ("finetuning" in description) != ("left as calibrated" in said)
+    assert f"float stay the classifier, {stem}; the float model's answer on" in said and "no --held-out" in said
+    (tmp_path / "foreign.txt").write_text("not/there.png\n")
+    assert main([*command, "-o", str(tmp_path / "b.onnx"), "--held-out", str(tmp_path / "foreign.txt")]) == 3
+    assert "1 paths that are no image of the data, first not/there.png" in capsys.readouterr().err
     assert main([*command, "-o", str(tmp_path / "b.onnx"), "--exclude", "nose", "-q"]) == 4
     assert main([*command[:-1], "48", "-o", str(tmp_path / "b.onnx"), "--min-agreement", "0.5", "-q"]) == 3
     lines = capsys.readouterr().err.splitlines()

@@ -1,18 +1,25 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 from test_export_equalize import SIDE, float_model
-from test_export_to_onnx import logits_of, pictures
+from test_export_to_onnx import CLASSES, logits_of, pictures
 
 from edge.classifier import DEFAULT_MODEL
+from edge.preprocess import Preprocess
 from export import finetune as module
 from export.calibrate import RANGES, collect, session_of
 from export.finetune import TrainableGraph, UntrainableError, _limit, finetune
-from export.quantize import Quantizer, Scheme, UnfitModelError, convolutions
+from export.quantize import Quantizer, Scheme, UnfitModelError, _quantize, convolutions, stored_tensors
 from export.rounding import model_scales
 from export.sensitivity import logits_of as run
 from export.sensitivity import sqnr_db
+from export.to_onnx import to_onnx
+from train.head import Head
+from train.network import Network
 
 IMAGES = pictures(32, SIDE)
 needs_bundled = pytest.mark.skipif(not DEFAULT_MODEL.exists(), reason="the bundled model is absent")
@@ -27,18 +34,60 @@ def test_without_rounding_it_is_the_float_network(variant):
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@needs_bundled
-def test_with_rounding_it_is_the_int8_file():
-    model, images = onnx.load(DEFAULT_MODEL), pictures(16, 128)
-    scheme = Scheme("nothing", "minmax", round_jointly=False, correct_biases=False)
-    expected = run(session_of(Quantizer(model, images)(scheme), optimize=False), images)
+def small_model():
+    """Stem, depthwise, pointwise, grouped, dilated, pointwise; a ReLU after each."""
+    torch.manual_seed(0)
+    options = [
+        (3, 8, 3, {"stride": 2, "padding": 1}), (8, 8, 3, {"groups": 8, "padding": 1}), (8, 16, 1, {}),
+        (16, 16, 3, {"groups": 4, "padding": 1}), (16, 16, 3, {"dilation": 2, "padding": 2}), (16, 16, 1, {}),
+    ]
+    layers = [layer for i, o, k, more in options for layer in (nn.Conv2d(i, o, k, **more), nn.ReLU())]
+    network = Network(nn.Sequential(*layers), Head(16, 3)).eval()
+    nn.init.normal_(network.head.fc.weight)
+    return to_onnx(network, preprocess=Preprocess(size_px=SIDE), metadata=CLASSES)[0]
+
+
+@pytest.mark.parametrize("excluded", [[], [2], [0, 4, 5]])
+def test_with_rounding_it_is_the_int8_file(excluded):
+    model = small_model()
     names = convolutions(model)
-    ranges = {name: RANGES["minmax"](histogram) for name, histogram in collect(model, images).items()}
-    graph = TrainableGraph(model, model_scales(model, names[-1:], per_channel=True), ranges)
+    scheme = Scheme("nothing", "percentile-99.99", True, True, False, exclude=tuple(names[i] for i in excluded))
+    steps = model_scales(model, [*scheme.exclude, names[-1]], per_channel=True)
+    ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in collect(model, IMAGES).items()}
+    rounded = TrainableGraph(model, steps, {}).weights()  # to the nearest
+    start = with_weights(model, rounded)
+    written = with_weights(model, rounded)
+    file = _quantize(written, collect(model, IMAGES), steps, scheme)
+    stored = {name: values for name, values in ranges.items() if name in stored_tensors(file)}
+    expected = run(session_of(file, optimize=False), IMAGES)
     with torch.no_grad():
-        logits = graph(torch.from_numpy(images)).numpy()
-    # What is left are halves, which one rounds up and the other down.
-    assert sqnr_db(expected, logits) > sqnr_db(run(session_of(model), images), expected) + 3
+        logits = TrainableGraph(start, steps, stored)(torch.from_numpy(IMAGES)).numpy()
+    assert sqnr_db(expected, logits) > max(60, sqnr_db(run(session_of(model), IMAGES), expected) + 10)
+
+
+def with_weights(model, values):
+    """A copy of a model with other initializers."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for entry in copied.graph.initializer:
+        if entry.name in values:
+            entry.CopyFrom(onnx.numpy_helper.from_array(values[entry.name], entry.name))
+    return copied
+
+
+def test_layers_left_float_are_left_alone_and_the_better_file_is_kept():
+    model = small_model()
+    names = convolutions(model)
+    quantizer = Quantizer(model, IMAGES)
+    reference = run(session_of(model), IMAGES)
+    for exclude in ((), tuple(names[:1])):
+        plain, tuned = (quantizer(Scheme("nothing", exclude=exclude, epochs=epochs)) for epochs in (0, 40))
+        before, after = (sqnr_db(reference, run(session_of(file), IMAGES)) for file in (plain, tuned))
+        description = json.loads({entry.key: entry.value for entry in tuned.metadata_props}["quantization"])
+        assert after >= before and ("finetuning" in description) == (after > before)
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    tuned_weights = [onnx.numpy_helper.to_array(entry) for entry in tuned.graph.initializer]
+    assert any(entry.shape == weight.shape and np.allclose(entry, weight, atol=0) for entry in tuned_weights)
 
 
 def test_neighbours_are_drawn_back_to_what_cannot_saturate():

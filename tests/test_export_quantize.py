@@ -33,7 +33,7 @@ def quantizer(model):
 
 @pytest.fixture(scope="module")
 def quantized(quantizer):
-    return quantizer(cluster_sha256="c0ffee")
+    return quantizer(marks_sha256={"calibration": "c0ffee"})
 
 
 def test_pixels_go_unchanged_into_integers_alone(quantized):
@@ -189,7 +189,7 @@ def test_same_bytes_in_another_process(model, quantized, tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     program = (
         "import numpy, onnx; from export.quantize import quantize; model = onnx.load('model.onnx');"
-        "file = quantize(model, numpy.load('images.npy'), cluster_sha256='c0ffee');"
+        "file = Quantizer(model, numpy.load('images.npy'))(marks_sha256={'calibration': 'c0ffee'});"
         "open('int8.onnx', 'wb').write(file.SerializeToString())"
     )
     root = str(Path(__file__).parent.parent)
