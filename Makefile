@@ -10,6 +10,15 @@ OFFLINE ?=
 # Where wheelhouse puts the wheels, and for which Python: 3.11 (bookworm) or 3.13 (trixie).
 DIR ?= wheelhouse
 PI_PYTHON ?= 3.11
+# What submission packs: see its comment below. WHEELS= (empty) leaves the wheels out.
+SUBMISSION ?= dist/submission.zip
+TEAM ?= unnamed team
+WHEELS ?= x86_64,aarch64
+RUN ?=
+RUN_OR_NEW = $(or $(RUN),build/submission-run)
+LICENSE_TEXT ?= unspecified
+FIT_ARGS ?=
+CHECK_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the tests; each may take a gigabyte.
 JOBS ?= 2
@@ -112,17 +121,69 @@ wheelhouse: $(SLIM)  ## Fill DIR (default wheelhouse) with all a Pi without netw
 	@echo "Copy this checkout and $(DIR) to the Pi, then there:"
 	@echo '  make install-pi OFFLINE="$(DIR)"'
 
+# DATA trains first, RUN takes a run that is there, neither takes the bundled model. LICENSE_TEXT: of your weights.
+.PHONY: submission
+submission: $(DEV)  ## What the contest asks for, packed and tried: [DATA=..|RUN=..] SUBMISSION=dist/submission.zip TEAM=..
+	@mkdir -p build "$(dir $(SUBMISSION))"
+ifneq ($(and $(DATA),$(RUN)),)
+	@echo "make submission: got DATA and RUN, expected one of them: DATA trains, RUN is trained already" >&2; exit 2
+endif
+ifneq ($(DATA),)
+	@.venv/bin/edge-train folds "$(DATA)" -o build/submission-folds.csv --force
+	@.venv/bin/edge-train fit "$(DATA)" --folds build/submission-folds.csv --hold-out 0 --out "$(RUN_OR_NEW)" $(FIT_ARGS)
+endif
+ifneq ($(DATA)$(RUN),)
+	@.venv/bin/edge-export onnx "$(RUN_OR_NEW)" -o build/submission.onnx --license "$(LICENSE_TEXT)" --force
+endif
+ifneq ($(DATA),)
+	@.venv/bin/edge-export verify "$(RUN_OR_NEW)" build/submission.onnx --data "$(DATA)" --subset "$(RUN_OR_NEW)/heldout.txt"
+endif
+	@.venv/bin/edge-submit pack $(if $(DATA)$(RUN),-m build/submission.onnx --checkpoint "$(RUN_OR_NEW)") --team "$(TEAM)" \
+	$(WHEELS:%=--wheels %) -o "$(SUBMISSION)" --force
+	@.venv/bin/edge-submit check "$(SUBMISSION)" $(CHECK_ARGS)
+
 .PHONY: test
 test: $(DEV)  ## Tests (some minutes; no data set, no network)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(DEV)  ## The tests that take longer
-	@.venv/bin/python -m pytest -q -m "slow and not pi and not gpu" $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -q -m "slow and not pi and not pi4b and not gpu" $(PYTEST_ARGS)
 
 .PHONY: test-wheel
 test-wheel: $(DEV)  ## Build the wheel, install it in a clean environment, run its commands
 	@.venv/bin/python -m pytest -q -m wheel $(PYTEST_ARGS)
+
+# Debian's names of what the emulation runs; installed by test-pi4b where that needs no password.
+PI4B_PACKAGES = qemu-user mmdebstrap debian-archive-keyring gcc libc6-dev
+
+.PHONY: test-pi4b
+test-pi4b: $(DEV) pi4b-tools  ## The wheel under emulation of a Raspberry Pi 4B's processor, beside x86
+	@.venv/bin/python -m pytest -q -m pi4b $(PYTEST_ARGS)
+
+.PHONY: pi4b
+pi4b: $(DEV) pi4b-tools  ## Modelled time on a Raspberry Pi 4B, beside the winners' runtime (some minutes)
+	@.venv/bin/edge-bench pi4b --peer winners $(BENCH_ARGS)
+
+.PHONY: pi4b-networks
+pi4b-networks: $(DEV) pi4b-tools  ## Modelled time of other networks, random weights (about half an hour)
+	@.venv/bin/python -m export.random_models build/networks
+	@.venv/bin/edge-bench pi4b --no-photos $$(printf -- '-m %s ' build/networks/*.onnx) -o build/pi4b-networks.json --force
+
+.PHONY: check-cost
+check-cost: $(DEV) pi4b-tools  ## Fails when a region costs over 2 % more on a Pi 4B than docs/pi4b-cost.json says
+	@.venv/bin/edge-bench pi4b --baseline docs/pi4b-cost.json
+
+.PHONY: baseline-cost
+baseline-cost: $(DEV) pi4b-tools  ## Write docs/pi4b-cost.json anew
+	@.venv/bin/edge-bench pi4b -o docs/pi4b-cost.json --force
+
+.PHONY: pi4b-tools
+pi4b-tools:
+	@command -v qemu-aarch64 >/dev/null && command -v mmdebstrap >/dev/null && command -v cc >/dev/null || { \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $(PI4B_PACKAGES) >/dev/null; } || { \
+	echo "the Pi 4B emulation needs: sudo apt-get install -y --no-install-recommends $(PI4B_PACKAGES)" >&2; exit 5; }
 
 .PHONY: lint
 lint: $(DEV)  ## flake8

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from edge import __version__
 from edge.command import STATUSES, ArgumentParser, fraction, got, natural, positive, run, workers
@@ -98,6 +99,7 @@ def build_parser() -> ArgumentParser:
     add("--runs", type=positive, default=10, metavar="N", help="timed iterations (default 10)")
     add("--seed", type=natural, default=0, metavar="N", help="of the draw (default 0)")
     add("--null", action="store_true", help="a network that does nothing: the cost of everything else")
+    add("--no-cold-start", action="store_true", help="do not time whole commands in new processes at the end")
     add("--peer", action="append", default=[], choices=PEERS, help="also run this in turn with edge-infer; repeatable")
     add("--peer-runs", type=positive, default=5, metavar="N", help="whole commands of each (default 5)")
     _add_output(latency)
@@ -122,6 +124,33 @@ def build_parser() -> ArgumentParser:
     add("--many", type=positive, default=10_000, metavar="N", help="small photos for the growth (default 10000)")
     _add_talk(memory)
 
+    pi4b = commands.add_parser("pi4b", help="what it will cost on a Raspberry Pi 4B, without one", description=_PI4B)
+    add = pi4b.add_argument
+    add("-m", "--model", type=Path, action="append", metavar="FILE", help="model (.onnx), repeatable; default: bundled")
+    add("--images", type=Path, metavar="PATH", help="your photos instead of the contest's sizes: a folder or a file")
+    add("--sample", type=positive, default=12, metavar="N", help="photos drawn from --images (default 12)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the draw (default 0)")
+    add("--no-photos", action="store_true", help="the networks alone")
+    add("-b", "--batch-size", type=positive, action="append", metavar="N", help="repeatable (default 1 and 4)")
+    add("--peer", action="append", default=[], choices=("winners",), help="also what the contest's winners run")
+    add("--python", choices=("3.11", "3.13"), default="3.11", help="of Raspberry Pi OS (default 3.11, bookworm)")
+    add("--cache", type=Path, metavar="DIR", help="where the arm64 tree is kept (default build/pi4b of the checkout)")
+    add("--baseline", type=Path, metavar="FILE", help="exit 6 when a region costs over 2 %% more than in FILE")
+    add("--calibrate", type=Path, nargs="+", metavar="FILE", help="fit also to reports of edge-bench board")
+    add("--validate", action="store_true", help="print how well the model tells published times, and stop")
+    _add_output(pi4b)
+    _add_talk(pi4b)
+
+    board = commands.add_parser("board", help="measure on a Raspberry Pi 4B, in one go", description=_BOARD)
+    add = board.add_argument
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add("--photos", type=Path, default=Path("board-photos"), metavar="DIR", help="for generated photos, 170 MB")
+    add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside")
+    add("--runs", type=positive, default=10, metavar="N", help="timed passes (default 10)")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="write the report as JSON here")
+    add("--force", action="store_true", help="replace FILE")
+    _add_talk(board)
+
     show = commands.add_parser("show", help="print the table of a results file again", description=_SHOW)
     show.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, latency or fidelity")
     _add_talk(show)
@@ -132,6 +161,14 @@ _IMAGES = "Write photo-like test images: skin with a lesion, hairs and noise, dr
 _LATENCY = "Seconds per 100 images, from file path to label: 10 runs over 100 images drawn with a seed, warm-up apart."
 _FIDELITY = "Labels and network input after scaled decoding, as shipped, against a full-size decode of the same photo."
 _MEMORY = "Peak resident memory of a whole edge-infer process, and whether it grows with the number of photos."
+_PI4B = (
+    "Instructions and cache misses of the runtime as an emulated Cortex-A72 process, and the milliseconds that a "
+    "calibrated formula makes of them: modelled, not measured. Needs qemu-user, mmdebstrap and a C compiler."
+)
+_BOARD = (
+    "Self-test, the contest's latency, every layer of the network and the pieces that edge-bench pi4b counts. The "
+    "first time it draws 110 photos, which takes longer than the rest."
+)
 _SHOW = "The same lines that the command printed which wrote the file."
 _SCORE = "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
 _REPORT = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
@@ -144,17 +181,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     commands = {
+        "board": lambda: _pi4b_actions().run_board(arguments),
         "compare": lambda: actions.run_compare(arguments),
         "fidelity": lambda: photo_actions.run_fidelity(arguments),
         "images": lambda: photo_actions.run_images(arguments, parser),
         "latency": lambda: photo_actions.run_latency(arguments),
         "memory": lambda: photo_actions.run_memory(arguments),
+        "pi4b": lambda: _pi4b_actions().run_pi4b(arguments),
         "report": lambda: actions.run_report(arguments),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),
         "tone": lambda: photo_actions.run_tone(arguments),
     }
     return run(actions.PROGRAM, commands[arguments.command], verbose=arguments.verbose)
+
+
+def _pi4b_actions() -> ModuleType:
+    from .pi4b import actions as pi4b_actions  # onnxruntime, which --help does without
+
+    return pi4b_actions
 
 
 def _add_output(parser: argparse.ArgumentParser, *, what: str = "the results as JSON") -> None:

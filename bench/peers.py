@@ -172,6 +172,15 @@ def _normalized(pixels: Any) -> Any:
     return np.ascontiguousarray(((pixels.astype(np.float32) - mean) / std).transpose(2, 0, 1))
 
 
+def winners_pixels(path: str, side: int) -> Any:
+    """What `winners` does to one photo before the network: (S, S, 3) uint8 RGB."""
+    import cv2
+
+    pixels = _letterbox(_imread(path, cv2.IMREAD_COLOR), side, cv2.INTER_LINEAR)
+    _normalized(pixels)
+    return pixels
+
+
 def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> list[int]:
     """Static quarters, one session a thread, full decode, batch 1."""
     import cv2
@@ -183,8 +192,7 @@ def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> 
         session = _session(model, 1)
         side = _side(session)
         for i in indices:
-            pixels = _letterbox(_imread(paths[i], cv2.IMREAD_COLOR), side, cv2.INTER_LINEAR)
-            _normalized(pixels)
+            pixels = winners_pixels(paths[i], side)
             labels[i] = int(session.run(None, {"images": pixels[None]})[0].argmax())
 
     share = len(paths) // workers

@@ -142,7 +142,8 @@ def run_latency(arguments: argparse.Namespace) -> int:
     status = SOME_FAILED if errors else DONE
     try:
         if not (arguments.null or is_interrupted):
-            result["cold_start"] = latency.cold_start(model, min(paths, key=os.path.getsize))
+            if not arguments.no_cold_start:
+                result["cold_start"] = latency.cold_start(model, min(paths, key=os.path.getsize))
             if arguments.peer:
                 result["peers"] = peers.interleaved(
                     arguments.peer,

@@ -115,6 +115,27 @@ def quiet_interrupts(program: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def terminations_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the work as Ctrl-C does: what it started is stopped, what it made is cleared away."""
+
+    def end(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # one is enough: what follows is clearing away
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in numbers}  # nohup's is left ignored
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def ignore_interrupts() -> None:
     """From here on a further Ctrl-C is ignored: the process is on its way out, and has files to leave in order."""
     if threading.current_thread() is threading.main_thread():
@@ -123,10 +144,15 @@ def ignore_interrupts() -> None:
 
 def say(program: str, text: str) -> None:
     """One line on standard error; a standard error that is closed or full stops nobody."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in f"{program}: {text}")
+    line = printable(f"{program}: {text}")
     if sys.stderr is not None:
         with suppress(OSError):
             print(line, file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """One line without control characters: names of files and words of others can hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def fail(program: str, text: str, status: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from train.head import to_linear
 from train.network import Network, build
 
 from .cli import PROGRAM
+from .origin import origin_of
 
 
 def run_onnx(arguments: argparse.Namespace) -> int:
@@ -34,10 +34,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     model.load_state_dict(state.weights)
     training: dict[str, Any] = {
         "data": state.data_name,
-        "recipe": state.recipe,
-        "commit": state.commit,
-        "cluster_sha256": hashlib.sha256("\n".join(state.clusters).encode()).hexdigest(),
-        "hold_out": state.hold_out,
+        **origin_of(state),
         **({"leaky": True} if state.leaky else {}),
     }
     calibration = (state.metrics or {}).get("calibration") or {}

@@ -370,7 +370,8 @@ def test_interrupted_while_starting_is_130_and_one_line(photos):
     time.sleep(0.12)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode in (130, 1)  # 1: it was faster
+    # 1: it was faster; -SIGINT: Python itself was still starting
+    assert process.returncode in (130, 1, -signal.SIGINT)
     assert "ImportError" not in err and "package is missing" not in err
 
 

@@ -70,6 +70,7 @@ def test_weights_load_back(run_folder):
     with safe_open(output, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == list(COLOURS)
+    assert json.loads(metadata["training"])["cluster_sha256"] == hashlib.sha256(b"0123456789abcdef").hexdigest()
     assert json.loads(metadata["config"])["model"]["num_conv_branches"] == 1
     assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
 

@@ -121,7 +121,7 @@ def test_infer_runs_as_a_module(commands, tmp_path):
     assert run(commands / "python", "-m", "edge", "--version", cwd=tmp_path).stdout.startswith("fairedge ")
 
 
-@pytest.mark.parametrize("command", ["edge-infer", "edge-bench", "edge-train", "edge-export"])
+@pytest.mark.parametrize("command", ["edge-infer", "edge-bench", "edge-train", "edge-export", "edge-submit"])
 def test_help_needs_no_extra(commands, tmp_path, command):
     assert run(commands / command, "--help", cwd=tmp_path).stdout.startswith(f"usage: {command}")
 

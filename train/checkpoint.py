@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -123,16 +122,3 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
     del values["schema"]
     return Checkpoint(**values)
-
-
-def source_commit() -> str:
-    """Commit of this source code, with "+" where files differ from it."""
-    folder = Path(__file__).parent
-    try:
-        head, status = (
-            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if status else "")

@@ -22,6 +22,7 @@ from edge.preprocess import Preprocess
 
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint, CheckpointError
+from .commit import source_commit
 from .config import InputConfig, TrainConfig
 from .data import ImageSet, View, load_images, scale_tensor, training_preprocess
 from .distributed import Ranks
@@ -196,7 +197,7 @@ def _blank(
         sources={"labels": digest, **{name: source.sha256 for name, source in used.items()}},
         folds_sha256=parts.folds_sha256,
         hold_out=plan.hold_out,
-        commit=checkpoints.source_commit(),
+        commit=source_commit(),
     )
 
 

@@ -1,0 +1,156 @@
+"""Counts regions in a tree, and compares two counts of the same regions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import bench
+import edge
+from edge.errors import EdgeError
+
+from . import counter, tools
+from .emulator import run
+from .model import Counts, Formula
+from .regions import Spec
+from .tools import Pi4bError
+from .tree import Tree
+
+SCHEMA = "edge-pi4b/1"
+TOLERANCE = 0.02
+"""How much more than the baseline a region may cost. Two counts of one program differ by less than a thousandth."""
+MISSES_MATTER, MISSES_MATTER_MS = {"infer": 0.01, "decode": 0.15, "resize": 0.15, "winners": 0.15}, 0.3
+"""More misses count as worse from this part of the region's modelled time on, and from these milliseconds.
+
+Where buffers happen to lie in memory doubles the L1 misses of a decode, and so moves its time by up to 10 %; a
+network's hardly move."""
+
+
+class BaselineError(EdgeError):
+    """A file of counts that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One region, counted."""
+
+    kind: str
+    """As `Region.kind`."""
+    name: str
+    """Name of the photo or of the model file."""
+    batch: int
+    """Images per call of the network."""
+    counted: Mapping[str, int]
+    """What the counter wrote, by name."""
+
+    @property
+    def label(self) -> str:
+        """Unique within one count."""
+        return f"{self.kind} {self.name}" + (f" batch {self.batch}" if self.kind == "infer" else "")
+
+    @property
+    def counts(self) -> Counts:
+        """What the model takes."""
+        return Counts.of(self.counted)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a results file."""
+        return {"kind": self.kind, "name": self.name, "batch": self.batch, **self.counted}
+
+
+def count(tree: Tree, spec: Spec, names: Mapping[str, str], *, timeout_s: float = 3600) -> list[Cost]:
+    """Counts the regions of a spec, once each, with the packages that run here.
+
+    Args:
+      tree: Where they run.
+      spec: What to run.
+      names: What each photo and model is called in the results, by its path.
+      timeout_s: For all of them.
+
+    Raises:
+      Pi4bError: a program is absent, or a region failed.
+    """
+    with TemporaryDirectory() as scratch:
+        request, counted = Path(scratch) / "spec.json", Path(scratch) / "counts"
+        request.write_text(json.dumps(asdict(spec)))
+        arguments = ["-m", "bench.pi4b.regions", str(request)]
+        here = {"PYTHONPATH": str(own_packages(tree.root.parent))}
+        result = run(tree, arguments, env=here, timeout_s=timeout_s, count=counted)
+        if result.returncode:
+            said = tools.last_line(result.stderr)
+            raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
+        lines = counter.read(counted)
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    return [
+        Cost(kind, names[path], batch, {name: value for name, value in lines[tag].items() if name != "tag"})
+        for tag, (kind, path, batch) in enumerate(found)
+    ]
+
+
+def own_packages(folder: Path) -> Path:
+    """A folder in which the packages that run here, and nothing else, can be imported: others are not arm64's."""
+    links = folder / "packages"
+    links.mkdir(exist_ok=True)
+    for package in (edge, bench):
+        link, target = links / package.__name__, Path(package.__path__[0]).resolve()
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return links
+
+
+def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
+    """A results file and the regions in it.
+
+    Raises:
+      BaselineError: no such file, or another kind of file.
+    """
+    try:
+        result = json.loads(path.read_bytes())
+        if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+            raise BaselineError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
+        costs = [_cost(dict(region)) for region in result["regions"]]
+        if not isinstance(result["versions"], dict):
+            raise TypeError("versions: expected names and values")
+        return result, costs
+    except OSError as error:
+        raise BaselineError(f"{path}: counts cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BaselineError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
+
+
+def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
+    """One line for everything that got worse.
+
+    A region that is gone; over 2 % more instructions; over 2 % more misses of a cache, where misses matter.
+    """
+    found = {cost.label: cost for cost in after}
+    for old in before:
+        if (new := found.get(old.label)) is None:
+            yield f"{old.label}: not counted any more"
+            continue
+        then, now = old.counts, new.counts
+        waits_ms = formula.ms(replace(now, instructions=then.instructions, simd=then.simd)) - formula.ms(then)
+        does_matter = waits_ms > max(MISSES_MATTER_MS, MISSES_MATTER[old.kind] * formula.ms(then))
+        yield from _more(f"{old.label}: instructions", then.instructions, now.instructions)
+        if does_matter:
+            yield from _more(f"{old.label}: L1 misses", then.l1_misses, now.l1_misses)
+            yield from _more(f"{old.label}: L2 misses", then.l2_misses, now.l2_misses)
+
+
+def _more(what: str, then: float, now: float) -> Iterator[str]:
+    if now > then * (1 + TOLERANCE):
+        yield f"{what}, {now:,.0f} against {then:,.0f}, {now / max(then, 1) - 1:+.1%}"
+
+
+def _cost(region: dict[str, Any]) -> Cost:
+    kind, name, batch = str(region["kind"]), str(region["name"]), int(region["batch"])
+    counted = {key: value for key, value in region.items() if isinstance(value, int) and key != "batch"}
+    cost = Cost(kind, name, batch, counted)
+    if kind not in MISSES_MATTER or min(cost.counts.terms()) < 0:  # also: every count that the model takes is there
+        raise ValueError(f"{cost.label}: of no known kind, or a count is negative")
+    return cost

@@ -1,0 +1,45 @@
+"""The QEMU plugin that counts: compiling it, the argument it takes, and reading what it wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from . import tools
+from .tools import Pi4bError
+
+MARK = 9999
+"""The system call that ends a region, as in counter.c."""
+SOURCE = Path(__file__).with_name("counter.c")
+
+
+def plugin_argument(folder: Path, output: Path) -> str:
+    """QEMU's -plugin argument; compiles the plugin into `folder` unless it is there.
+
+    Raises:
+      Pi4bError: there is no compiler, or `output` has a comma, at which QEMU would cut the argument.
+    """
+    if "," in f"{folder}{output.resolve()}":
+        raise Pi4bError(f"{output}: got a path with a comma, which QEMU cannot pass on to the counter")
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+    library = folder / f"counter-{digest}.so"
+    if not library.exists():
+        tools.require("cc")
+        part = library.with_suffix(".part")
+        tools.call(["cc", "-O2", "-shared", "-fPIC", "-o", part, SOURCE], what="compiling the counting plugin")
+        part.replace(library)
+    return f"{library},out={output.resolve()}"
+
+
+def read(path: Path) -> dict[int, dict[str, int]]:
+    """Tag -> counts of each region that was marked; marks below 0 only separate.
+
+    Raises:
+      Pi4bError: the file is absent or cut short.
+    """
+    try:
+        regions = [json.loads(line) for line in path.read_text().splitlines()]
+        return {region["tag"]: region for region in regions if region["tag"] >= 0}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Pi4bError(f"{path}: the counter wrote nothing usable: {error}") from error

@@ -1,0 +1,144 @@
+"""What is published of JPEG decoding on this kind of core, beside what the model says of like photos.
+
+    python -m bench.pi4b.decoding > bench/pi4b/decoding.csv
+
+counts them anew. Nothing here calibrates: the published photos are not ours, and their bits per pixel are not told.
+The ratios of published to modelled time are the range in which a modelled decode is given.
+
+Source: slides of the ESFair 2023 entry "highport", preprocessing on a Raspberry Pi 4B in one thread (read, full decode
+by OpenCV, resize, normalise); the maintainer of libjpeg-turbo, 50 to 80 megapixels a second on one Cortex-A57 at
+1.82 GHz, github.com/libjpeg-turbo/libjpeg-turbo/issues/181.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.outputs import write_output
+
+from ..images import encode
+from ..scene import draw
+from .cost import count
+from .model import CYCLES_PER_MS, CalibrationError, Counts, Formula, Point, checked, table_rows
+from .regions import Spec
+from .tree import RUNTIME, build_tree, default_folder, pinned
+
+DECODING = Path(__file__).with_name("decoding.csv")
+_TERMS = ("instructions", "simd", "l1_misses", "l2_misses", "branch_misses")
+BRANCH_CYCLES = 15
+"""Of a mispredicted branch, tried and not kept. Source: the pipeline of Cortex-A57 and A72 has about 15 stages."""
+_A57 = 3072 * 2048 / 1e3 * 1.82 / 1.8
+"""Thousands of pixels, scaled to 1.8 GHz: divided by megapixels a second gives ms."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published time."""
+
+    source: str
+    width: int
+    height: int
+    quality: int
+    """Of the JPEG that we count; not told by the slides."""
+    low_ms: float
+    high_ms: float
+
+
+PUBLISHED = (
+    Published("highport", 600, 450, 90, 25, 25),
+    Published("highport", 2592, 1936, 90, 300, 300),
+    Published("highport", 5184, 3456, 90, 800, 800),
+    Published("highport", 6000, 4000, 90, 950, 950),
+    Published("libjpeg-turbo", 3072, 2048, 95, _A57 / 80, _A57 / 50),
+)
+
+
+@dataclass(frozen=True)
+class Decode:
+    """A published range of times, and the counts of a like photo."""
+
+    name: str
+    low_ms: float
+    high_ms: float
+    counts: Counts
+
+    def ratios(self, formula: Formula, *, branch_cycles: float = 0) -> tuple[float, float]:
+        """Published over modelled time, low and high.
+
+        Args:
+          formula: Of networks.
+          branch_cycles: Added for each mispredicted branch.
+        """
+        modelled = formula.ms(self.counts) + branch_cycles * self.counts.branch_misses / CYCLES_PER_MS
+        return self.low_ms / modelled, self.high_ms / modelled
+
+
+def read_decodes(path: Path = DECODING) -> list[Decode]:
+    """The rows of the table.
+
+    Raises:
+      CalibrationError: the file is absent or damaged.
+    """
+    found = []
+    for number, row in table_rows(path):
+        where = f"{path}: line {number}"
+        try:
+            name, low_ms, high_ms = row["photo"], float(row["ms_low"]), float(row["ms_high"])
+            counts = Counts(*(float(row[term]) for term in _TERMS))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{where}: {error}") from error
+        for ms in (low_ms, high_ms):
+            checked(Point(name, ms, counts), where)
+        found.append(Decode(name, low_ms, high_ms, counts))
+    return found
+
+
+def decoding_range(decodes: Sequence[Decode], formula: Formula) -> tuple[float, float]:
+    """Lowest and highest ratio of published to modelled time: what a modelled time is multiplied with."""
+    ratios = [ratio for decode in decodes for ratio in decode.ratios(formula)]
+    return min(ratios), max(ratios)
+
+
+def table(decodes: Sequence[Decode], formula: Formula) -> Iterator[str]:
+    """Each published time over its modelled one, also with a term for branches."""
+    yield f"photo                       published ms   / modelled       mispredicted branches at {BRANCH_CYCLES}"
+    for decode in decodes:
+        ms = f"{decode.low_ms:.0f}" + (f" to {decode.high_ms:.0f}" if decode.high_ms > decode.low_ms else "")
+        plain, with_branches = (_pair(decode.ratios(formula, branch_cycles=c)) for c in (0, BRANCH_CYCLES))
+        yield f"  {decode.name:25} {ms:12}   {plain:16} {with_branches}"
+
+
+def _pair(ratios: tuple[float, float]) -> str:
+    low, high = ratios
+    return f"{low:.2f}" + (f" to {high:.2f}" if high > low else "")
+
+
+def main() -> int:
+    """Prints the table; see the module's first lines."""
+    folder = default_folder()
+    tree = build_tree(folder, site_requirements=pinned((*RUNTIME, "opencv-python-headless")))
+    names: dict[str, Published] = {}
+    for published in PUBLISHED:
+        path = folder / "photos" / f"decoding-{published.width}x{published.height}-q{published.quality}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            picture = draw(published.width, published.height, seed=0, index=0)
+            write_output(path, encode(picture, quality=published.quality))
+        names[str(path)] = published
+    costs = count(tree, Spec(photos=tuple(names), winners=True), {path: path for path in names})
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["photo", "ms_low", "ms_high", *_TERMS])
+    for cost in costs:
+        if cost.kind == "winners":
+            p = names[cost.name]
+            name = f"{p.source} {p.width}x{p.height}"
+            table.writerow([name, f"{p.low_ms:.4g}", f"{p.high_ms:.4g}", *map(int, cost.counts.terms())])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

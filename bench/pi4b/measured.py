@@ -1,0 +1,193 @@
+"""What only a board can tell: the same regions timed, the contest's latency, the network layer by layer."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edge import device, selftest
+from edge.classifier import Classifier
+from edge.progress import Progress
+
+from .. import images, latency
+from . import contest
+from .cost import Cost
+from .hardware import CLOCK_HZ
+from .model import CalibrationError, Formula, Point, checked, fit, read_points
+from .regions import PHOTO_KINDS, Region, Spec, regions
+from .tools import Pi4bError
+
+SCHEMA = "edge-board/1"
+BOARD = "Raspberry Pi 4 Model B"
+
+
+def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, Any]:
+    """The report of a board, JSON-ready.
+
+    Args:
+      model: Model file.
+      photos: Folder for generated photos: those that are counted, and 100 of the contest's mix.
+      runs: Timed calls of each region, and passes of the latency protocol.
+      quiet: Whether progress is not shown.
+
+    Raises:
+      Pi4bError: nothing can run here.
+    """
+    if (problem := selftest.environment_problem()) is not None:
+        raise Pi4bError(problem)
+    check = list(selftest.report(model))
+    classifier = Classifier.load(model)
+    watch = latency.Watch()
+    sizes = [str(path) for path, _ in contest.write_photos(photos / "sizes")]
+    spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, contest.BATCH))
+    progress = Progress(2 * len(sizes) + len(spec.batches), unit="region", quiet=quiet)
+    timed = []
+    for region in regions(spec):
+        timed.append(_timed(region, runs))
+        progress.update(len(timed))
+    progress.close()
+    protocol = latency.Protocol(runs=runs, workers=device.usable_cores(), batch_size=contest.BATCH)
+    paths, errors, first_s = latency.draw(classifier, _mix(photos / "mix"), protocol)
+    summary = latency.summarize(list(latency.timings(classifier, paths, protocol)), paths, errors, protocol, first_s)
+    return {
+        "schema": SCHEMA,
+        "check": check,
+        "versions": device.versions(),
+        "model": {"name": model.name, "sha256": classifier.sha256},
+        "regions": timed,
+        "layers": layers(model),
+        "latency": summary,
+        **watch.finish(summary),
+    }
+
+
+def layers(model: Path, *, runs: int = 10) -> list[dict[str, Any]]:
+    """Mean milliseconds of each node of the network on one image and one thread, in order."""
+    side = Classifier.load(model).preprocess.size_px
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    with TemporaryDirectory() as scratch:
+        options.profile_file_prefix = str(Path(scratch) / "profile")
+        session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
+        for _ in range(runs + 1):
+            session.run(None, {"images": np.zeros((1, side, side, 3), np.uint8)})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    spent: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
+            spent.setdefault(key, []).append(event["dur"] / 1e3)
+    # The first call sets up what later ones use.
+    return [{"name": name, "operator": op, "ms": statistics.fmean(ms[1:])} for (name, op), ms in spent.items()]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The report of a board, fit for calibration.
+
+    Raises:
+      CalibrationError: no such file, another kind of file, another machine, or a run that calls itself invalid.
+    """
+    try:
+        report: Any = json.loads(path.read_bytes())
+        if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+            raise CalibrationError(f"{path}: no report of edge-bench board, expected JSON with the schema {SCHEMA}")
+        before = report["machine"]["before"]
+        if BOARD not in str(before["board"]):
+            raise CalibrationError(f"{path}: measured on {before['board']}, expected a {BOARD}")
+        if not report["valid"]:
+            raise CalibrationError(f"{path}: the run calls itself invalid: {'; '.join(map(str, report['reasons']))}")
+        if not 100 <= float(before["clock_max_mhz"]) <= 4000:
+            raise CalibrationError(f"{path}: got a clock of {before['clock_max_mhz']} MHz, expected 100 to 4000")
+        for region in report["regions"]:
+            if not float(region["ms"]) > 0:
+                raise CalibrationError(f"{path}: {region['name']}: got {region['ms']} ms, expected a positive number")
+        str(report["model"]["sha256"])
+        return report
+    except OSError as error:
+        raise CalibrationError(f"{path}: report cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CalibrationError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
+
+
+def network_points(report: Mapping[str, Any], costs: Sequence[Cost], digests: Mapping[str, str]) -> list[Point]:
+    """The networks of a report as points to fit to: counted here, timed there, scaled to 1.8 GHz.
+
+    Raises:
+      CalibrationError: the report is of a model that is not counted.
+    """
+    name, digest = report["model"]["name"], report["model"]["sha256"]
+    if digest not in digests.values():
+        raise CalibrationError(f"the board measured {name} ({digest[:12]}), which is not counted: give it with -m")
+    (counted,) = {name for name, value in digests.items() if value == digest}
+    found = _matched(report, [cost for cost in costs if cost.kind == "infer" and cost.name == counted], rename=counted)
+    return [checked(Point(cost.label, ms, cost.counts), "board") for cost, ms in found]
+
+
+def photo_ratios(
+    reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula
+) -> tuple[float, float] | None:
+    """Lowest and highest ratio of measured to modelled time over all photos; None without a report."""
+    photos = [cost for cost in costs if cost.kind in PHOTO_KINDS]
+    ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, photos)]
+    return (min(ratios), max(ratios)) if ratios else None
+
+
+def table(report: Mapping[str, Any], counted: Sequence[Cost] | None) -> Iterator[str]:
+    """The lines a person reads."""
+    yield from report["check"]
+    yield from latency.table({**report, "peak_memory_mb": latency.peak_memory_mb()})
+    modelled = {} if counted is None else {cost.label: cost.counts for cost in counted}
+    formula = fit(read_points())
+    yield "region                         measured ms   (fastest to slowest)   modelled ms"
+    for region in report["regions"]:
+        label = f"{region['kind']} {region['name']}" + (
+            f" batch {region['batch']}" if region["kind"] == "infer" else ""
+        )
+        told = f"{formula.ms(modelled[label]):11.2f}" if label in modelled else "          -"
+        yield f"  {label:28} {region['ms']:10.2f}   ({region['low_ms']:.2f} to {region['high_ms']:.2f}) {told}"
+    slowest = sorted(report["layers"], key=lambda layer: -layer["ms"])[:10]
+    yield f"slowest of {len(report['layers'])} layers:"
+    for layer in slowest:
+        yield f"  {layer['ms']:8.3f} ms  {layer['operator']:16} {layer['name']}"
+
+
+def _mix(folder: Path) -> list[str]:
+    """100 photos of the contest's mix, generated unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(list(folder.glob("*.jpg"))) < 100:
+        for name, data in images.mix_files(images.ESFAIR, 100):
+            images.write(folder, name, data)
+    return sorted(str(path) for path in folder.glob("*.jpg"))
+
+
+def _timed(region: Region, runs: int) -> dict[str, Any]:
+    region.run()
+    times = []
+    for _ in range(runs):
+        start = perf_counter()
+        region.run()
+        times.append(1e3 * (perf_counter() - start))
+    name = Path(region.path).name
+    times.sort()
+    found = {"ms": statistics.median(times), "low_ms": times[0], "high_ms": times[-1]}
+    return {"kind": region.kind, "name": name, "batch": region.batch, **found}
+
+
+def _matched(
+    report: Mapping[str, Any], costs: Sequence[Cost], *, rename: str | None = None
+) -> Iterator[tuple[Cost, float]]:
+    """Each counted region with its measured time, scaled to 1.8 GHz."""
+    clock = float(report["machine"]["before"]["clock_max_mhz"]) * 1e6 / CLOCK_HZ
+    times = {(r["kind"], rename or r["name"], r["batch"]): float(r["ms"]) * clock for r in report["regions"]}
+    for cost in costs:
+        if (ms := times.get((cost.kind, cost.name, cost.batch))) is not None:
+            yield cost, ms

@@ -1,0 +1,172 @@
+"""Counts -> milliseconds of one Cortex-A72 core at 1.8 GHz: modelled, not measured.
+
+    cycles = max(a instructions + b (L1 misses - L2 misses) + c L2 misses, SIMD operations)
+
+a, b and c are fitted to published times of 17 networks on a Raspberry Pi 4B (calibration.csv), each counted with the
+same engine. For photos there is no such calibration: `decoding` gives the range of what is published.
+
+Source of the times: github.com/Tencent/ncnn, benchmark/README.md of 2023-06-15, Raspberry Pi 4 Model B, 64-bit, at
+1.8 GHz.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.errors import EdgeError
+
+from .hardware import CLOCK_HZ
+
+CALIBRATION = Path(__file__).with_name("calibration.csv")
+
+CYCLES_PER_MS = CLOCK_HZ / 1000
+
+GAIN_OF_4_CORES = (2.5, 4.0)
+"""How many times faster four cores are than one, low and high, when each works on photos of its own.
+
+Low: the best of the same networks with four threads inside (calibration.csv); high: no loss. The winners of the
+contest report 3.4 for photos in parallel."""
+
+
+class CalibrationError(EdgeError):
+    """A calibration that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one region executed."""
+
+    instructions: float
+    simd: float
+    """Instructions for the two vector pipes: at best one of 128 bits a cycle."""
+    l1_misses: float
+    l2_misses: float
+    branch_misses: float = 0
+    """Counted, and no part of the formula: see `decoding`."""
+
+    @classmethod
+    def of(cls, counted: Mapping[str, float]) -> Counts:
+        """From a line of the counter."""
+        simd = sum(counted[name] for name in ("simd_fma", "simd_int_mac", "simd_float", "simd_int"))
+        names = ("l1_misses", "l2_misses", "branch_misses")
+        return cls(counted["instructions"], simd, *(counted[name] for name in names))
+
+    def terms(self) -> tuple[float, ...]:
+        """The values in the order of the fields."""
+        return self.instructions, self.simd, self.l1_misses, self.l2_misses, self.branch_misses
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Cycles per event."""
+
+    per_instruction: float
+    per_l1_miss: float
+    """That L2 answers."""
+    per_l2_miss: float
+
+    def ms(self, counts: Counts) -> float:
+        """Modelled milliseconds of one thread."""
+        cycles = float(_row(counts) @ (self.per_instruction, self.per_l1_miss, self.per_l2_miss))
+        return max(cycles, counts.simd) / CYCLES_PER_MS
+
+
+@dataclass(frozen=True)
+class Point:
+    """A region with a time that was measured on a Raspberry Pi 4B."""
+
+    name: str
+    ms: float
+    """One thread, at 1.8 GHz."""
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a formula tells times, as fractions of the true time."""
+
+    fit_mean: float
+    fit_max: float
+    left_out_mean: float
+    """Each point told by a formula fitted to the others."""
+    left_out_max: float
+
+
+def fit(points: Sequence[Point]) -> Formula:
+    """The formula with the least sum of squared relative errors.
+
+    Raises:
+      CalibrationError: too few points, or points too alike, for three coefficients.
+    """
+    if len(points) < 4:
+        raise CalibrationError(f"calibration: got {len(points)} points, expected at least 4")
+    rows = np.array([_row(point.counts) / (point.ms * CYCLES_PER_MS) for point in points])
+    coefficients, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(points)))
+    if rank < 3:
+        raise CalibrationError("calibration: the points are too alike to tell instructions from cache misses")
+    return Formula(*coefficients.tolist())
+
+
+def validate(points: Sequence[Point]) -> Validation:
+    """Errors of the fit to all points, and of each point by a fit to the others."""
+    formula = fit(points)
+    fitted = [_error(formula, point) for point in points]
+    left_out = [_error(fit([p for p in points if p is not point]), point) for point in points]
+    return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out))
+
+
+def read_points(path: Path = CALIBRATION) -> list[Point]:
+    """The points of a calibration table.
+
+    Raises:
+      CalibrationError: no such file, a column is missing, or a value is no positive number.
+    """
+    points = []
+    for number, row in table_rows(path):
+        try:
+            names = ("instructions", "simd", "l1_misses", "l2_misses")
+            point = Point(row["network"], float(row["ms_1_thread"]), Counts(*(float(row[name]) for name in names)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{path}: line {number}: {error}") from error
+        points.append(checked(point, f"{path}: line {number}"))
+    return points
+
+
+def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of each row of a CSV file with a header.
+
+    Raises:
+      CalibrationError: it cannot be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(enumerate(csv.DictReader(file), 2))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CalibrationError(f"{path}: calibration cannot be read: {error}") from error
+
+
+def checked(point: Point, where: str) -> Point:
+    """The point, if its numbers can be true.
+
+    Raises:
+      CalibrationError: a time or a count is not positive and finite, or L2 misses more than it is asked for.
+    """
+    terms = point.counts.terms()
+    if not (np.isfinite([point.ms, *terms]).all() and min(point.ms, terms[0]) > 0 and min(terms) >= 0):
+        raise CalibrationError(f"{where}: {point.name}: expected positive numbers, got {point.ms} ms, {point.counts}")
+    if point.counts.l2_misses > point.counts.l1_misses:
+        raise CalibrationError(f"{where}: {point.name}: more misses of L2 than of L1")
+    return point
+
+
+def _row(counts: Counts) -> np.ndarray:
+    return np.array([counts.instructions, counts.l1_misses - counts.l2_misses, counts.l2_misses])
+
+
+def _error(formula: Formula, point: Point) -> float:
+    return abs(formula.ms(point.counts) / point.ms - 1)

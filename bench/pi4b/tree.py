@@ -1,0 +1,211 @@
+"""An arm64 Debian with Python and pinned aarch64 wheels, built on any machine without running arm64 code.
+
+    folder/debian-bookworm-KEY/    Debian's Python, unpacked, and a board's /proc and /sys
+    folder/wheels-KEY/             what pip makes of a list of pinned requirements
+    folder/wheel-KEY/              one wheel, as the project's own
+
+A key is a digest of all that went into its folder, so a change builds a new one and everything else is found again.
+A folder appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from . import hardware, tools
+from .tools import Pi4bError
+
+SUITES = {"3.11": "bookworm", "3.13": "trixie"}
+"""Python -> the Debian, and so the Raspberry Pi OS, that brings it."""
+GLIBC = {"3.11": 36, "3.13": 41}
+"""Python -> minor version of that Debian's glibc, the newest manylinux a wheel may ask for."""
+RUNTIME = ("flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf", "psutil")
+"""What `pip install fairedge` brings."""
+
+_DEBIAN_PACKAGES = ("base-files", "python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
+_NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/zoneinfo", "var/cache", "var/lib/apt")
+_HIDING = ("boot", "dev", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp")
+"""Folders of Debian's that would hide this machine's own of the same name."""
+_CHECKOUT = Path(__file__).parents[2]
+_CONSTRAINTS = _CHECKOUT / "constraints"
+_CPU = "cortex-a72"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree that programs run in."""
+
+    root: Path
+    """Debian's root folder."""
+    python: str
+    """"3.11" or "3.13"."""
+    site: tuple[Path, ...]
+    """Folders that are put before Python's own packages."""
+
+    @property
+    def interpreter(self) -> Path:
+        """The arm64 interpreter, which this machine cannot execute by itself."""
+        return self.root / f"usr/bin/python{self.python}"
+
+    @property
+    def launcher(self) -> Path:
+        """A script that executes it under emulation; the guest's `sys.executable`, so that children run as well."""
+        return self.root / "usr/bin/python-pi4b"
+
+    def emulator(self) -> list[str]:
+        """The command line up to Python's own arguments."""
+        return ["qemu-aarch64", "-cpu", _CPU, "-L", str(self.root), "-0", str(self.launcher)]
+
+
+def build_tree(
+    folder: str | os.PathLike[str],
+    *,
+    python: str = "3.11",
+    wheels: Sequence[str | os.PathLike[str]] = (),
+    site_requirements: Sequence[str] | None = None,
+) -> Tree:
+    """Builds a tree, or finds it where an earlier call has left it.
+
+    Args:
+      folder: Where trees are kept; made if needed. About 250 MB for the first.
+      python: "3.11" (bookworm) or "3.13" (trixie).
+      wheels: Wheel files, each unpacked without what it depends on.
+      site_requirements: For pip, as "numpy==2.4.6", each without what it depends on; None: what the runtime needs, as
+        pinned in `constraints/`.
+
+    Raises:
+      Pi4bError: a program is absent, or a download failed.
+    """
+    if python not in SUITES:
+        raise Pi4bError(f"python: got {python!r}, expected {' or '.join(SUITES)}")
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
+    suite = SUITES[python]
+    root = _layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
+    _write_launcher(Tree(root, python, ()))
+    site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
+    if requirements:
+        site.append(_layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements)))
+    return Tree(root, python, tuple(site))
+
+
+def default_folder() -> Path:
+    """Where the commands keep trees: build/pi4b of the checkout.
+
+    Raises:
+      Pi4bError: this is an installed package, without the pinned versions.
+    """
+    if not _CONSTRAINTS.is_dir():
+        raise Pi4bError(f"the Pi 4B emulation needs a checkout, for its pinned versions: no folder {_CONSTRAINTS}")
+    folder = _CHECKOUT / "build" / "pi4b"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def pinned(names: Sequence[str], *, python: str = "3.11") -> list[str]:
+    """The requirements "name==version" of the project's constraints for a Pi.
+
+    Raises:
+      Pi4bError: no checkout with `constraints/` is there, or a name is not pinned.
+    """
+    path = _CONSTRAINTS / f"py{python.replace('.', '')}-aarch64.txt"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise Pi4bError(f"{path}: the pinned versions cannot be read ({error.strerror}); run in a checkout") from error
+    versions = dict(line.split("==", 1) for line in lines if re.match(r"[\w.-]+==", line))
+    if absent := [name for name in names if name not in versions]:
+        raise Pi4bError(f"{path}: no version of {', '.join(absent)}")
+    return [f"{name}=={versions[name]}" for name in names]
+
+
+def _layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None]) -> Path:
+    """The folder that `build` fills, built unless it is there."""
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
+    place = folder / f"{name}-{digest}"
+    if place.is_dir():
+        return place
+    part = Path(mkdtemp(prefix=f".{name}-", dir=folder))
+    try:
+        part.chmod(0o755)
+        build(part)
+        try:
+            part.rename(place)
+        except OSError:
+            if not place.is_dir():  # else another process was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return place
+
+
+def _debian_inputs() -> list[object]:
+    return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, sorted(hardware.files())]
+
+
+def _unpack_debian(part: Path, suite: str) -> None:
+    tools.require("mmdebstrap", "qemu-aarch64")
+    packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
+    # Nothing is executed in it, so that a user needs neither root nor a name space of his own.
+    mode = "root" if os.geteuid() == 0 else "chrootless"
+    options = ["--quiet", f"--mode={mode}", "--variant=extract", "--architectures=arm64", packages]
+    left_out = [f"--exclude=./{name}" for name in (*_NOT_NEEDED, *_HIDING)]
+    with TemporaryDirectory() as scratch:
+        archive = Path(scratch) / "debian.tar"  # a folder would belong to other users where mmdebstrap is not root
+        tools.call(["mmdebstrap", *options, suite, archive], what=f"fetching Debian {suite} for arm64")
+        extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
+        tools.call(extract, what=f"unpacking Debian {suite}")
+    for name, content in hardware.files():
+        path = part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def _write_launcher(tree: Tree) -> None:
+    """The kernel of this machine executes the script itself, whoever asks: no binfmt registration is needed."""
+    text = f'#!/bin/sh\nexec {shlex.join([*tree.emulator(), str(tree.interpreter)])} "$@"\n'
+    if not tree.launcher.exists() or tree.launcher.read_text() != text:  # a tree may have been moved
+        part = tree.launcher.with_name(f".{tree.launcher.name}.{os.getpid()}")
+        part.write_text(text)
+        part.chmod(0o755)
+        part.replace(tree.launcher)
+
+
+def _wheel_layer(folder: Path, wheel: Path) -> Path:
+    try:
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    except OSError as error:
+        raise Pi4bError(f"{wheel}: wheel cannot be read: {error.strerror}") from error
+    return _layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
+
+
+def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
+    """Downloads aarch64 wheels and unpacks them: installing would ask the Python that runs here, not the Pi's."""
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(GLIBC[python], 16, -1)]
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    options += ["--implementation=cp", f"--python-version={python}", *platforms, "--platform=manylinux2014_aarch64"]
+    with TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "download", *options, f"--dest={scratch}", *requirements]
+        tools.call(command, what=f"fetching aarch64 wheels for Python {python}")
+        _unpack(sorted(Path(scratch).glob("*.whl")), part)
+
+
+def _unpack(wheels: Sequence[Path], part: Path) -> None:
+    for wheel in wheels:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(part)
+        except zipfile.BadZipFile as error:
+            raise Pi4bError(f"{wheel}: is no wheel: {error}") from error

@@ -1,0 +1,5 @@
+"""Runs `python -m export.submission`, the same as edge-submit."""
+
+from .cli import main
+
+raise SystemExit(main())

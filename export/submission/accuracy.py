@@ -1,0 +1,128 @@
+"""What run_accuracy.sh runs on the server: every image gets a row; where there are labels, they are scored.
+
+The test set may have labels (`ROOT/<group>/<class>/file`, or a manifest.csv), groups alone (`ROOT/<group>/file`), or
+neither. The commands that score are the project's own: edge-infer and edge-bench score.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import cli as bench_cli
+from bench import dataset
+from edge import cli as edge_cli
+from edge.classifier import Classifier
+from edge.command import DONE, SOME_FAILED
+from edge.errors import InputError
+from edge.predictions import Prediction, csv_fields, meta_path, read, records
+
+PREDICTIONS = "predictions.csv"
+RESULTS = "results.json"
+_LABELLED = "predictions-labelled.csv"
+
+
+def run(
+    data: Path, model: Path, output: Path, *, profile: str, reference: str, tell: Callable[[str], None]
+) -> int:
+    """Classifies a data set and scores it.
+
+    Args:
+      data: Folder of the data set.
+      model: The model file.
+      output: Folder for predictions.csv and, with labels, results.json; they are replaced.
+      profile: Reading of the rules, of `bench.score`.
+      reference: Group that the contest compares against.
+      tell: Takes each line for people.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      InputError: no such folder, or a class that the model does not know beside some that it knows.
+    """
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder, expected DATA_DIR/<group>/<class>/*.jpg")
+    output.mkdir(parents=True, exist_ok=True)
+    predictions, results = output / PREDICTIONS, output / RESULTS
+    results.unlink(missing_ok=True)  # of another data set, if this one has no labels
+    options = ["-m", str(model), "-r", "--probs", "--no-timing", "-q", "-o", str(predictions), "--force"]
+    status = edge_cli.main([*options, "--", str(data)])
+    if status not in (DONE, SOME_FAILED):
+        return status
+    rows = read(predictions).rows
+    failed = [row for row in rows if row.status == "error"]
+    tell(f"{len(rows)} images, {len(failed)} of them could not be used")
+    for row in failed[:10]:
+        tell(f"  {row.path}: {row.error}")
+    samples = _labelled(data, Classifier.load(model).classes)
+    if not samples:
+        for line in _unlabelled(rows):
+            tell(line)
+        return status
+    names = {dataset.as_text(sample).path for sample in samples}
+    classes = Classifier.load(model).classes
+    if strange := sorted({sample.label for sample in samples} - {*classes}):
+        raise InputError(
+            f"{data}: got class {strange[0]!r}, expected those of the model: {', '.join(classes)}; the predictions are "
+            f"in {predictions}"
+        )
+    if others := [row.path for row in rows if row.path not in names]:
+        tell(f"{len(others)} images lie in no class folder and are not scored, as {others[0]}")
+    if reference not in (groups := sorted({sample.group for sample in samples})):
+        tell(f"no group {reference} among {', '.join(groups)}: compared against the one with the fewest images")
+    scored = _keep(predictions, names, output / _LABELLED) if others else predictions
+    score = ["score", "--data", str(data), "--profile", profile, "-o", str(results), "--force", "--", str(scored)]
+    if done := bench_cli.main(score):
+        return done
+    for line in summary(results):
+        tell(line)
+    if len(groups) == 1:
+        tell(f"{groups[0]} is the only group: there is none to compare it with, so SPD and fairness say nothing")
+    return status
+
+
+def summary(results: Path) -> Iterator[str]:
+    """The numbers that the contest asks for, unrounded, of a results file."""
+    result = json.loads(results.read_text(encoding="utf-8"))
+    contest = result["score"]
+    for group, metrics in result["by_group"].items():
+        yield f"accuracy {group} = {metrics['accuracy']['value']}"
+    yield f"accuracy = {contest['accuracy']['value']}"
+    yield f"SPD to {contest['reference_group']} = {contest['spd']['value']}"
+    yield f"fairness = {contest['fairness']['value']}"
+    yield f"(accuracy + fairness) / 3 = {contest['total_of_two_thirds']['value']}"
+
+
+def _labelled(data: Path, classes: tuple[str, ...]) -> list[dataset.Sample]:
+    """The samples of a data set with labels; none where no class is one that the model knows."""
+    try:
+        samples = dataset.index(data)
+    except dataset.DatasetError:
+        if (data / dataset.MANIFEST).exists():
+            raise
+        return []
+    return samples if {sample.label for sample in samples} & {*classes} else []
+
+
+def _unlabelled(rows: list[Prediction]) -> Iterator[str]:
+    """How often each class was answered, in all and in each group."""
+    yield "no labels: predictions alone"
+    groups = {row.path: row.path.split("/")[0] if "/" in row.path else "-" for row in rows}
+    counts = Counter((groups[row.path], row.label or "error") for row in rows)
+    for group in sorted(set(groups.values())):
+        answers = ", ".join(f"{label} {n}" for (name, label), n in sorted(counts.items()) if name == group)
+        yield f"  {group}: {answers}"
+
+
+def _keep(predictions: Path, names: set[str], out: Path) -> Path:
+    """Writes the rows of some images, with the header and the meta."""
+    with open(predictions, "rb") as file, open(out, "wb") as kept:
+        for number, record in enumerate(records(file)):
+            if number == 0 or csv_fields(record)[0] in names:
+                kept.write(record)
+    shutil.copyfile(meta_path(predictions), meta_path(out))
+    return out

@@ -1,0 +1,181 @@
+"""edge-submit: pack what a contest asks for, and try it before the organisers do. Standard output is data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge import __version__
+from edge.command import (
+    DONE, GATE, STATUSES, ArgumentParser, got, positive, printable, run, say, terminations_as_interrupts,
+)
+
+PROGRAM = "edge-submit"
+MACHINES = ("x86_64", "aarch64")
+# As in export.submission.sources and bench.score, which are not imported before the arguments are known to be good.
+_PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
+_EPILOG = f"""\
+examples:
+  edge-submit pack -o submission.zip --team "Our team" --wheels aarch64,x86_64     the bundled model
+  edge-submit pack -m model.onnx --checkpoint RUN -o submission.zip
+  edge-submit check submission.zip --arch aarch64
+
+pack needs a checkout; check runs anywhere, and runs the submission's own code: check what you trust.
+
+{STATUSES}"""
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of edge-submit."""
+    parser = ArgumentParser(prog=PROGRAM, description="Pack a submission, and try it.", epilog=_EPILOG)
+    version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> ArgumentParser:
+        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.add_argument("-q", "--quiet", action="store_true", help="no remarks")
+        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+        return added
+
+    pack = command("pack", "write code, model, execution files and README into one folder or zip")
+    add = pack.add_argument
+    add("-m", "--model", type=Path, metavar="FILE", help="model file (.onnx); default: the bundled one")
+    add("--checkpoint", type=Path, metavar="RUN", help="its run, or its weights as .safetensors (bundled model: known)")
+    add("-o", "--output", type=Path, required=True, metavar="DIR|ZIP", help="folder, or a file that ends in .zip")
+    add("--team", type=_team, default="unnamed team", metavar="NAME", help="for the README")
+    add("--wheels", type=_machines, default=(), metavar="LIST", help="pack wheels for x86_64, aarch64 or both")
+    add("--contest", default="esfair2023", metavar="NAME", help="whose rules (default esfair2023)")
+    add("--force", action="store_true", help="replace a submission that is there")
+
+    check = command("check", "unpack a submission, run it without a network, hold it against every rule")
+    add = check.add_argument
+    add("source", type=Path, metavar="DIR|ZIP", help="a submission")
+    add("--data", type=Path, metavar="SAMPLE", help="labelled data set to take a few images of (else they are drawn)")
+    add("--arch", choices=("aarch64",), help="also run the Pi's file as on its processor (needs qemu-user, mmdebstrap)")
+    add("--timeout", type=positive, metavar="SECONDS", help="of one run (default 600; with --arch 1800)")
+    add("-o", "--output", type=Path, metavar="FILE", help="write the report as JSON")
+    add("--logs", type=Path, metavar="DIR", help="keep the execution files' logs here (else only where one failed)")
+    add("--force", action="store_true", help="replace FILE")
+
+    accuracy = command("accuracy", "what run_accuracy.sh runs: predictions of a data set, and their score")
+    add = accuracy.add_argument
+    add("data", type=Path, metavar="DATA", help="ROOT/<group>/<class>/; without labels ROOT/<group>/, or a folder")
+    add("-m", "--model", type=Path, required=True, metavar="FILE", help="model file (.onnx)")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder; its files are replaced")
+    add("--profile", choices=_PROFILES, default=_PROFILES[0], help=f"reading of the rules (default {_PROFILES[0]})")
+    add("--reference", default="G10", metavar="GROUP", help="the contest's group of reference (default G10)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs edge-submit; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    commands = {"pack": _pack, "check": _check, "accuracy": _accuracy}
+
+    def work() -> int:
+        with terminations_as_interrupts():
+            return commands[arguments.command](arguments)
+
+    return run(PROGRAM, work, verbose=arguments.verbose)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from edge.classifier import DEFAULT_MODEL
+
+    from . import pack, rules
+
+    contest = rules.load(arguments.contest)
+    order = pack.Order(
+        model=arguments.model or DEFAULT_MODEL,
+        checkpoint=arguments.checkpoint,
+        output=arguments.output,
+        team=arguments.team,
+        machines=arguments.wheels,
+        contest=contest,
+        force=arguments.force,
+    )
+    findings = [
+        finding
+        for verdict in pack.pack(order, lambda line: None if arguments.quiet else say(PROGRAM, line))
+        for finding in verdict.findings
+    ]
+    for finding in findings:
+        say(PROGRAM, f"{finding.rule.id} {finding.file}: {finding.what}; to mend it: {finding.rule.fix}")
+    if not arguments.quiet:
+        say(PROGRAM, f"wrote {order.output}; next: edge-submit check {order.output}")
+    return GATE if findings else DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import json
+
+    from edge.outputs import check_output, write_output
+
+    from . import check
+    from .environment import EMULATED_TIMEOUT_S, TIMEOUT_S
+
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
+    if arguments.logs is not None:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
+    logs = arguments.logs or Path(tempfile.mkdtemp(prefix="edge-submit-logs-"))
+    has_failed = False
+
+    def heard(verdict: check.Verdict) -> None:
+        for line in check.lines(verdict):
+            _print(line)
+
+    timeout_s = arguments.timeout or (TIMEOUT_S if arguments.arch is None else EMULATED_TIMEOUT_S)
+    try:
+        order = check.Order(arguments.source, logs.resolve(), arguments.data, arguments.arch is not None, timeout_s)
+        report = check.check(order, heard)
+        has_failed = not report["passed"]
+    finally:
+        if arguments.logs is None and not has_failed:
+            _remove(logs)
+    _print(f"network: {report['network']}")
+    if logs.is_dir():
+        _print(f"logs: {printable(str(logs.resolve()))}")
+    counts = {state: sum(rule["state"] == state for rule in report["rules"]) for state in ("ok", "FAILED", "skipped")}
+    _print(f"{report['contest']}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    if arguments.output is not None:
+        write_output(arguments.output, json.dumps(report, indent=1) + "\n")  # ASCII: names may be no Unicode
+    return GATE if has_failed else DONE
+
+
+def _accuracy(arguments: argparse.Namespace) -> int:
+    from . import accuracy
+
+    return accuracy.run(
+        arguments.data, arguments.model, arguments.output,
+        profile=arguments.profile, reference=arguments.reference, tell=print,
+    )
+
+
+def _print(line: str) -> None:
+    """A line on standard output, whatever of it its encoding has not."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _team(text: str) -> str:
+    if not text.strip() or not text.isprintable() or len(text) > 100:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected a name of one line, up to 100 characters")
+    return text.strip()
+
+
+def _machines(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if not set(names) <= set(MACHINES) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected {', '.join(MACHINES)}, or one of them")
+    return tuple(sorted(names))

@@ -1,0 +1,191 @@
+"""The project's wheel and its pinned aarch64 packages as a Cortex-A72 process, beside the same program here.
+
+Needs qemu-user, mmdebstrap, a C compiler and pip's package index: `make test-pi4b` runs it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pi4b_answers
+from bench import images
+from bench.cli import main
+from bench.pi4b.cost import count, own_packages
+from bench.pi4b.emulator import run
+from bench.pi4b.regions import Spec
+from bench.pi4b.tree import RUNTIME, build_tree, default_folder, pinned
+from edge.classifier import DEFAULT_MODEL
+
+pytestmark = pytest.mark.pi4b
+
+ROOT = Path(__file__).parent.parent
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to the largest: two orders of summation, and no more."""
+SMALL = ("small.jpg", "dermoscope.jpg", "rotated.jpg")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}  # equal wheels for equal sources
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tree(wheel):
+    return build_tree(default_folder(), wheels=[wheel])
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Full and scaled decoding, EXIF, progressive, grey, CMYK, a PNG with alpha, and a broken file."""
+    folder = tmp_path_factory.mktemp("photos of mine")
+    for name, data in images.demo_files():
+        if name not in ("camera.jpg", "square.jpg", "SCAN0001.JPG"):  # more time, nothing that others do not show
+            images.write(folder, name, data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def int8_model(tmp_path_factory, photos):
+    onnx = pytest.importorskip("onnx")
+    from edge.classifier import Classifier
+    from export.quantize import Scheme, quantize
+
+    preprocess = Classifier.load().preprocess
+    own = [preprocess(str(photos / name)) for name in SMALL]
+    pixels = np.stack([np.rot90(image, turn) for image in own for turn in range(4)] + own + own[:1])
+    path = tmp_path_factory.mktemp("model") / "int8.onnx"
+    quantized = quantize(onnx.load(DEFAULT_MODEL), pixels, Scheme("nothing", "minmax", True, False, False))
+    path.write_bytes(quantized.SerializeToString())
+    return path
+
+
+def there(tree, *arguments, status=0, **options):
+    """What a program says under emulation."""
+    result = run(tree, arguments, cwd="/", timeout_s=600, **options)  # not here: the checkout would be imported
+    assert result.returncode == status, f"{arguments} gave {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def here(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def differences(ours, theirs):
+    """One line for everything in which two runs of pi4b_answers.py differ by more than summation."""
+    assert ours["answers"].keys() == theirs["answers"].keys()
+    for name, mine in ours["answers"].items():
+        other = theirs["answers"][name]
+        for key in ("error", "pixels", "whole"):
+            if mine.get(key) != other.get(key):
+                yield f"{name}: {key}"
+        if "logits" in mine:
+            a, b = (np.array(answers["logits"], np.float64) for answers in (mine, other))
+            if a.argmax() != b.argmax() or not np.abs(a - b).max() <= TOLERANCE * np.abs(a).max():
+                yield f"{name}: logits {a} and {b}"
+    for workers, labels in ours["labels"].items():
+        if labels != theirs["labels"][workers]:
+            yield f"labels with {workers} workers"
+
+
+@pytest.fixture(scope="session")
+def answers(photos):
+    return json.loads(here(pi4b_answers.__file__, photos, DEFAULT_MODEL))
+
+
+def test_float32_answers_are_those_of_x86(tree, photos, answers):
+    found = json.loads(there(tree, pi4b_answers.__file__, photos, DEFAULT_MODEL).stdout)
+    assert list(differences(answers, found)) == []
+    assert [name for name, answer in found["answers"].items() if "error" in answer] == ["broken.jpg"]
+    assert found["labels"]["1"] == found["labels"]["4"]
+
+
+def test_int8_answers_are_those_of_x86(tree, photos, int8_model):
+    ours = json.loads(here(pi4b_answers.__file__, photos, int8_model))
+    found = json.loads(there(tree, pi4b_answers.__file__, photos, int8_model).stdout)
+    wrong = list(differences(ours, found))
+    print(f"int8: {len(wrong)} disagreements with x86: {wrong}")
+    assert wrong == []
+
+
+def test_a_planted_fault_is_seen(tree, photos, answers, tmp_path):
+    """The comparison can fail, on every photo."""
+    for name in SMALL:
+        (tmp_path / name).symlink_to(photos / name)
+    found = json.loads(there(tree, pi4b_answers.__file__, tmp_path, DEFAULT_MODEL, "faults").stdout)
+    expected = {"answers": {name: answers["answers"][name] for name in SMALL}, "labels": {}}
+    for fault in pi4b_answers.FAULTS:
+        wrong = list(differences(expected, {"answers": found[fault], "labels": {}}))
+        assert {line.split(":")[0] for line in wrong} == {*SMALL}, fault
+
+
+def test_check_passes_and_names_the_board(tree):
+    said = there(tree, "-m", "edge", "--check").stdout
+    assert "board: Raspberry Pi 4 Model B" in said
+    assert "architecture: aarch64" in said
+    assert "self_test: ok" in said
+
+
+def test_everything_imports_and_nothing_from_here(tree, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    modules = "edge.cli, edge.pipeline, bench.cli, bench.latency, bench.results, bench.pi4b.actions, numpy, PIL, psutil"
+    program = f"import os, sys, edge, {modules}; print(edge.__file__, sys.path, dict(os.environ))"
+    said = there(tree, "-c", program).stdout
+    assert "/wheel-" in said.split()[0]
+    assert "/nowhere" not in said
+
+
+def test_an_onnxruntime_that_kills_a_pi_is_seen(wheel):
+    """1.21.0 uses an instruction that a Cortex-A72 lacks (github.com/microsoft/onnxruntime/issues/23957)."""
+    requirements = [r if not r.startswith("onnxruntime") else "onnxruntime==1.21.0" for r in pinned(RUNTIME)]
+    tree = build_tree(default_folder(), wheels=[wheel], site_requirements=requirements)
+    assert run(tree, ["-c", "import onnxruntime"], timeout_s=240).returncode == -4
+    assert "importing onnxruntime dies with signal 4" in there(tree, "-m", "edge", "--check", status=5).stderr
+
+
+def test_python_3_13_of_trixie(wheel, photos):
+    tree = build_tree(default_folder(), python="3.13", wheels=[wheel])
+    said = there(tree, "-m", "edge", "-q", photos / "rotated.jpg").stdout
+    assert said.splitlines()[1].startswith("rotated.jpg,")
+    assert ",ok," in said
+
+
+def test_two_counts_of_a_region_agree(tree, photos):
+    photo, model = str(photos / "dermoscope.jpg"), str(DEFAULT_MODEL)
+    spec = Spec((photo,), models=(model,), batches=(1,))
+    bare = replace(tree, site=tree.site[1:])  # counted are the packages that run here, not the wheel's
+    one, two = (count(bare, spec, {photo: "photo", model: "model"}) for _ in range(2))
+    assert [cost.label for cost in one] == ["decode photo", "resize photo", "infer model batch 1"]
+    for a, b in zip(one, two, strict=True):
+        for name in ("instructions", "accesses", "l1_misses", "l2_misses"):
+            assert b.counted[name] == pytest.approx(a.counted[name], rel=1e-3, abs=20), (a.label, name)
+        assert b.counted["branch_misses"] == pytest.approx(a.counted["branch_misses"], rel=0.02)
+    decode, resize, infer = (cost.counted for cost in one)
+    assert sum(decode[kind] for kind in decode if kind.startswith("simd")) < 0.5 * decode["instructions"]
+    assert infer["simd_fma"] > 0.3 * infer["instructions"]  # of 86 million multiply-adds four go into one
+    assert infer["crypto"] == 0  # which QEMU's cortex-a72 has and a Pi 4B has not
+    assert infer["l2_misses"] < infer["l1_misses"] < infer["accesses"] < infer["instructions"]
+
+
+def test_a_failing_region_gives_one_line(tree, photos, capsys):
+    assert main(["pi4b", "--no-photos", "-q", "-m", str(photos / "small.jpg")]) == 4
+    broken = str(photos / "broken.jpg")
+    with pytest.raises(Exception, match="broken.jpg: truncated"):
+        count(tree, Spec((broken,)), {broken: "broken"})
+
+
+def test_linked_packages_are_ours_alone(tree):
+    assert {path.name for path in own_packages(tree.root.parent).iterdir()} == {"edge", "bench"}

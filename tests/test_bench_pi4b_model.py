@@ -1,0 +1,199 @@
+"""The formula: fit, left-out errors, bad calibration files, what is published of decoding, the contest's sums."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from bench.cli import main
+from bench.pi4b import contest, decoding, measured, model
+from bench.pi4b.cost import Cost
+from bench.pi4b.model import CalibrationError, Counts, Formula, Point
+
+FORMULA = Formula(0.5, 20.0, 30.0)
+
+
+def points(formula, *, noise=0.0, count=8):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        l2, extra, instructions = rng.uniform(1e5, 1e6), rng.uniform(1e5, 9e6), rng.uniform(1e7, 1e9)
+        counts = Counts(instructions, 0, l2 + extra, l2)
+        cycles = formula.per_instruction * instructions + formula.per_l1_miss * extra + formula.per_l2_miss * l2
+        yield Point(f"net{i}", cycles / 1.8e6 * (1 + noise * rng.uniform(-1, 1)), counts)
+
+
+def test_formula_by_hand():
+    # 1000 x 0.5 + (30 - 10) x 20 + 10 x 30 = 1200 cycles
+    assert FORMULA.ms(Counts(1000, 0, 30, 10)) == pytest.approx(1200 / 1.8e6)
+
+
+def test_vector_operations_are_a_floor():
+    assert FORMULA.ms(Counts(1000, 999, 0, 0)) == pytest.approx(999 / 1.8e6)
+
+
+def test_mispredicted_branches_are_no_part_of_it():
+    assert FORMULA.ms(Counts(1000, 0, 30, 10, 1e9)) == FORMULA.ms(Counts(1000, 0, 30, 10))
+
+
+def test_fit_finds_the_formula_that_made_the_times():
+    found = model.fit(list(points(FORMULA)))
+    assert [found.per_instruction, found.per_l1_miss, found.per_l2_miss] == pytest.approx([0.5, 20, 30])
+    errors = model.validate(list(points(FORMULA)))
+    assert max(errors.fit_max, errors.left_out_max) < 1e-9
+
+
+def test_fit_is_the_least_squared_relative_error():
+    noisy = list(points(FORMULA, noise=0.1))
+
+    def loss(a, b, c):
+        return sum((Formula(a, b, c).ms(point.counts) / point.ms - 1) ** 2 for point in noisy)
+
+    best = model.fit(noisy)
+    found = [best.per_instruction, best.per_l1_miss, best.per_l2_miss]
+    for i in range(3):
+        for step in (0.99, 1.01):
+            moved = [value * (step if k == i else 1) for k, value in enumerate(found)]
+            assert loss(*moved) > loss(*found)
+
+
+def test_left_out_errors_are_of_a_fit_without_the_point():
+    noisy = list(points(FORMULA, noise=0.1))
+    errors = []
+    for i, point in enumerate(noisy):
+        without = model.fit(noisy[:i] + noisy[i + 1 :])
+        errors.append(abs(without.ms(point.counts) - point.ms) / point.ms)
+    found = model.validate(noisy)
+    assert (found.left_out_mean, found.left_out_max) == pytest.approx((np.mean(errors), max(errors)))
+    assert found.left_out_mean > found.fit_mean
+
+
+def test_too_few_or_too_equal_points():
+    with pytest.raises(CalibrationError, match="got 3 points"):
+        model.fit(list(points(FORMULA))[:3])
+    with pytest.raises(CalibrationError, match="too alike"):
+        model.fit(list(points(FORMULA))[:1] * 9)
+
+
+def test_committed_calibration_is_as_good_as_the_docs_say():
+    found = model.read_points()
+    assert len(found) == 17
+    errors = model.validate(found)
+    assert (errors.fit_mean, errors.left_out_mean) == pytest.approx((0.041, 0.052), abs=0.0005)
+    assert (errors.fit_max, errors.left_out_max) == pytest.approx((0.094, 0.141), abs=0.0005)
+
+
+def test_committed_decodes_bracket_the_model_on_a_cortex_a57_only():
+    formula = model.fit(model.read_points())
+    low, high = decoding.decoding_range(decoding.read_decodes(), formula)
+    assert low < 1 < high < 6
+    for decode in decoding.read_decodes():
+        for branch_cycles in (0, decoding.BRANCH_CYCLES):
+            least, most = decode.ratios(formula, branch_cycles=branch_cycles)
+            assert (least < 1 < most) == decode.name.startswith("libjpeg-turbo")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda row: row.update(ms_1_thread="-3"), "line 2: squeezenet: expected positive numbers"),
+        (lambda row: row.update(ms_1_thread="nan"), "line 2: squeezenet: expected positive numbers"),
+        (lambda row: row.update(ms_1_thread="quick"), "line 2: could not convert string to float: 'quick'"),
+        (lambda row: row.update(l2_misses="9e9"), "line 2: squeezenet: more misses of L2 than of L1"),
+        (lambda row: row.pop("simd"), "line 2: "),
+    ],
+)
+def test_bad_calibration_tables(change, expected, tmp_path):
+    with open(model.CALIBRATION, newline="") as file:
+        row = next(csv.DictReader(file))
+    change(row)
+    path = tmp_path / "täble.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
+    with pytest.raises(CalibrationError) as error:
+        model.read_points(path)
+    assert str(error.value).startswith(f"{path}: {expected}")
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        model.read_points(tmp_path / "absent.csv")
+
+
+def counted(kind, name, batch, cycles):
+    others = "l1_misses l2_misses branch_misses simd_fma simd_int_mac simd_float simd_int"
+    return Cost(kind, name, batch, {"instructions": 2 * cycles, **dict.fromkeys(others.split(), 0)})
+
+
+def test_contest_sums_by_hand():
+    # One photo in four is large: 0.25 x (80 + 20) + 0.75 x (8 + 2) = 32.5 ms, and 40 ms for a batch of 4: 42.5 ms.
+    ms = 1_800_000
+    costs = [
+        counted("decode", "large", 1, 80 * ms), counted("resize", "large", 1, 20 * ms),
+        counted("decode", "small", 1, 8 * ms), counted("resize", "small", 1, 2 * ms),
+        counted("winners", "large", 1, 200 * ms), counted("winners", "small", 1, 40 * ms),
+        counted("infer", "net", 1, 12 * ms), counted("infer", "net", 4, 40 * ms),
+    ]  # fmt: skip
+    scale = contest.Scale(FORMULA, (1.0, 2.0), (0.9, 1.1))
+    ours, winners = contest.estimates(costs, {"large": 0.25, "small": 0.75}, scale)
+    assert ours.runtime == "ours" and winners.runtime == "winners"
+    assert ours.one_thread_s == pytest.approx(((32.5 + 9) / 10, (65 + 11) / 10))
+    assert winners.one_thread_s == pytest.approx(((80 + 10.8) / 10, (160 + 13.2) / 10))
+    low, high = ours.one_thread_s
+    assert ours.four_cores_s == pytest.approx((low / 4, high / 2.5))
+    assert ours.score == pytest.approx((1 - high / 250, 1 - low / 400))
+    assert contest.estimates(costs[-2:], {}, scale) == []  # without photos there is nothing to say
+
+
+def test_shares_of_the_mix_add_up():
+    assert sum(contest.mix().values()) == pytest.approx(1)
+    assert contest.mix()[6000, 4000] == pytest.approx(0.32 * 0.35)
+
+
+def report(**changes):
+    regions = [
+        {"kind": "infer", "name": "net.onnx", "batch": 1, "ms": 12.0},
+        {"kind": "decode", "name": "a.jpg", "batch": 1, "ms": 30.0},
+    ]
+    machine = {"before": {"board": "Raspberry Pi 4 Model B Rev 1.5", "clock_max_mhz": 1500.0}}
+    model_part = {"name": "net.onnx", "sha256": "f00"}
+    found = {"schema": measured.SCHEMA, "machine": machine, "valid": True, "reasons": [], "regions": regions}
+    return {**found, "model": model_part, **changes}
+
+
+def test_a_board_gives_points_at_1800_mhz():
+    costs = [counted("infer", "mine.onnx", 1, 18_000_000), counted("decode", "a.jpg", 1, 18_000_000)]
+    (point,) = measured.network_points(report(), costs, {"mine.onnx": "f00"})
+    assert point.ms == pytest.approx(12 * 1500 / 1800)
+    assert measured.photo_ratios([report()], costs, FORMULA) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
+    assert measured.photo_ratios([], costs, FORMULA) is None
+    with pytest.raises(CalibrationError, match=r"measured net.onnx \(f00\), which is not counted"):
+        measured.network_points(report(), costs, {"other.onnx": "bad"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schema": "edge-bench/1"}, "no report of edge-bench board"),
+        ({"machine": {"before": {"board": "VirtualBox", "clock_max_mhz": 1}}}, "measured on VirtualBox"),
+        ({"machine": {}}, "damaged report of a board: KeyError"),
+        ({"valid": False, "reasons": ["throttled"]}, "the run calls itself invalid: throttled"),
+        ({"regions": [{"name": "x", "ms": -1}]}, "x: got -1 ms"),
+        ({"regions": 7}, "damaged report of a board: TypeError"),
+        ({"model": None}, "damaged report of a board: TypeError"),
+    ],
+)
+def test_bad_reports_of_boards(changes, expected, tmp_path, capsys):
+    path = tmp_path / "bo ard.json"
+    path.write_text(json.dumps(report(**changes)))
+    assert main(["pi4b", "--calibrate", str(path)]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith(f"edge-bench: {path}: {expected}") and error.count("\n") == 1
+    path.write_text("{")
+    assert main(["pi4b", "--calibrate", str(path)]) == 3
+
+
+def test_validate_prints_the_errors(capsys):
+    assert main(["pi4b", "--validate"]) == 0
+    said = capsys.readouterr().out
+    assert "error: 4.1% on average, 9.4% at most; left out of the fit, 5.2% and 14.1%" in said
+    assert "resnet50_int8" in said and "highport 6000x4000" in said
