@@ -127,6 +127,7 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_int8_leaves_layers_float_and_fine_tunes(run_folder, tmp_path, capsys):
     data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
     assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0

@@ -46,7 +46,10 @@ def error(model, other, num_images=4, *, side=SIDE):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4", "mobilenet_v3_small", "mobilenet_v2"])
+S4 = pytest.param("mobileone_s4", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("variant", ["mobileone_s0", S4, "mobilenet_v3_small", "mobilenet_v2"])
 def test_equalised_model_gives_the_same_bits(variant):
     model = float_model(variant, side=32)
     for images in (None, pictures(16, 32)):

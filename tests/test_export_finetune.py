@@ -75,6 +75,7 @@ def with_weights(model, values):
     return copied
 
 
+@pytest.mark.slow
 def test_layers_left_float_are_left_alone_and_the_better_file_is_kept():
     model = small_model()
     names = convolutions(model)

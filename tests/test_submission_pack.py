@@ -190,6 +190,7 @@ def other_model(folder):
     return path
 
 
+@pytest.mark.slow
 def test_without_weights_it_is_packed_and_the_rule_is_named(tmp_path):
     verdicts = build(tmp_path / "out", model=other_model(tmp_path))
     found = [finding for verdict in verdicts for finding in verdict.findings]
@@ -200,6 +201,7 @@ def test_without_weights_it_is_packed_and_the_rule_is_named(tmp_path):
     assert "non-commercial" in (tmp_path / "out/LICENSES/model.txt").read_text()
 
 
+@pytest.mark.slow
 def test_weights_as_safetensors_need_no_pytorch(tmp_path):
     path = sources.CHECKOUT / "models/mobileone_s0_ham6_128.safetensors"
     with patch.dict(sys.modules, {"torch": None, "safetensors": None}):
