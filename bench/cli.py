@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "images": lambda: photo_actions.run_images(arguments, parser),
         "latency": lambda: photo_actions.run_latency(arguments),
         "memory": lambda: photo_actions.run_memory(arguments),
-        "pi4b": lambda: _pi4b_actions().run_pi4b(arguments),
+        "pi4b": lambda: _pi4b_actions().run_pi4b(arguments, parser),
         "report": lambda: actions.run_report(arguments),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),

@@ -1,26 +1,33 @@
 """The tree, the emulator, the counter's output and the cost baseline, without emulation."""
 
 import json
+import os
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sample_images import TINY_MODEL
 
 from bench.cli import main
-from bench.pi4b import cost, counter, hardware, tools, tree
+from bench.pi4b import actions, contest, cost, counter, hardware, measured, model, ready, tools, tree
 from bench.pi4b.cost import BaselineError, Cost
 from bench.pi4b.emulator import environment, run
 from bench.pi4b.model import Formula
 from bench.pi4b.regions import Spec
-from bench.pi4b.tools import Pi4bError
+from bench.pi4b.tools import Pi4bError, Unavailable
 from bench.pi4b.tree import Tree, build_tree, pinned
 from edge import device
+from edge.classifier import Classifier
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "docs" / "pi4b-cost.json"
 
 
 FORMULA = Formula(0.5, 17.0, 40.0)
+PARTS = ("versions", "models", "regions")
 
 
 def region(name="net", *, kind="infer", **changes):
@@ -70,6 +77,13 @@ def test_committed_baseline_can_be_read():
     assert result["versions"]["onnxruntime"] in (ROOT / "constraints/py311-aarch64.txt").read_text()
 
 
+def results(**changes):
+    """A results file as bytes, with changes to it or to its only region."""
+    one = {**region().as_json(), **{key: value for key, value in changes.items() if key not in PARTS}}
+    whole = {"schema": cost.SCHEMA, "versions": {"qemu": "7.2.22"}, "models": {"net": "f00"}, "regions": [one]}
+    return json.dumps({**whole, **{key: value for key, value in changes.items() if key in PARTS}}).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -79,6 +93,19 @@ def test_committed_baseline_can_be_read():
         (b'{"schema": "edge-pi4b/1"}', "damaged results of edge-bench pi4b: KeyError"),
         (b'{"schema": "edge-pi4b/1", "versions": {}, "regions": [{}]}', "damaged results of edge-bench pi4b: KeyError"),
         (b'{"schema": "edge-pi4b/1", "versions": 3, "regions": []}', "damaged results of edge-bench pi4b: TypeError"),
+        (results(versions={"numpy": ["2"]}), "damaged results of edge-bench pi4b: TypeError versions"),
+        (results(models=[["a", "b"]]), "damaged results of edge-bench pi4b: TypeError models"),
+        (results(models=None), "damaged results of edge-bench pi4b: TypeError models"),
+        (results(regions={"a": 1}), "damaged results of edge-bench pi4b: ValueError"),
+        (results(instructions=10**400), "larger than any counter"),
+        (results(instructions=float("inf")), "damaged results of edge-bench pi4b: KeyError 'instructions'"),
+        (results(l1_misses=float("nan")), "damaged results of edge-bench pi4b: KeyError 'l1_misses'"),
+        (results(l2_misses=True), "damaged results of edge-bench pi4b: KeyError 'l2_misses'"),
+        (results(l2_misses=-1), "a count is negative"),
+        (results(instructions=0), "a count is negative"),
+        (results(batch=float("inf")), "a region of no known kind"),
+        (results(name=["x"]), "a region of no known kind"),
+        (results(kind=["infer"]), "a region of no known kind"),
         (b"\xff\xfe", "damaged results"),
     ],
 )
@@ -104,16 +131,67 @@ def test_absent_programs_are_named_with_the_command_that_installs_them(monkeypat
     with pytest.raises(Pi4bError) as error:
         tools.require("qemu-aarch64", "mmdebstrap", "cc")
     assert error.value.exit_status == 5
-    packages = "qemu-user mmdebstrap debian-archive-keyring gcc libc6-dev"
+    assert "needs qemu-aarch64 (qemu-user), mmdebstrap (mmdebstrap), cc (gcc), not found" in str(error.value)
+    packages = "qemu-user mmdebstrap gcc"
     assert str(error.value).endswith(f"apt-get install -y --no-install-recommends {packages}")
     assert main(["pi4b", "--cache", str(tmp_path / "new"), "--no-photos"]) == 5
     said = capsys.readouterr().err
     assert said.startswith("edge-bench: the Pi 4B emulation needs ") and said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_there_but_does_not_work_is_named_too(monkeypatch):
+    monkeypatch.setattr(tools.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(tools, "_output", lambda *command: "no such option, no such header")
+    monkeypatch.setattr(tools, "_KEYRINGS", ("nowhere/keys",))
+    with pytest.raises(Unavailable) as error:
+        tools.require(*tools.NEEDED)
+    expected = "plugins of qemu-aarch64 (qemu-user), Debian's keys (debian-archive-keyring), the headers of the C"
+    assert f"needs {expected} library (libc6-dev), not found" in str(error.value)
+    installed = re.search("PI4B_PACKAGES = (.*)", (ROOT / "Makefile").read_text())[1].split()
+    assert {*tools._PACKAGES.values()} == {*installed}
+
+
+def program(folder, name, script):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_a_container_that_forbids_fixed_addresses_is_named(monkeypatch, tmp_path):
+    program(tmp_path, "setarch", "echo 'setarch: failed to set personality: Operation not permitted' >&2; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(Unavailable, match="setarch -R is refused here .setarch: failed to set personality: Operation"):
+        tools.require_fixed_addresses()
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", "7.2.22"),
+        ("qemu-aarch64 version 10.0.8", "10.0.8"),
+        ("qemu-aarch64 version 8.2.2(qemu-8.2.2-1.fc40)", "8.2.2"),
+    ],
+)
+def test_qemu_tells_its_version_and_so_the_counter_its_own(said, version, monkeypatch, tmp_path):
+    program(tmp_path, "qemu-aarch64", f"echo '{said}'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert tools.qemu_version() == version
+    assert counter.api(version) == (2 if version == "10.0.8" else 1)
+
+
+def test_what_says_no_version_is_not_asked_to_count(monkeypatch, tmp_path):
+    program(tmp_path, "qemu-aarch64", "echo nonsense")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(Unavailable, match="got 'nonsense', expected a version"):
+        tools.qemu_version()
 
 
 def test_a_program_that_fails_gives_its_last_line():
     with pytest.raises(Pi4bError, match="^trying failed: sh gave 3: second$"):
-        tools.call(["sh", "-c", "echo first; echo second >&2; exit 3"], what="trying")
+        tools.call(["sh", "-c", "echo first; echo second >&2; exit 3"], what="trying", timeout_s=60)
+    with pytest.raises(Unavailable, match="^trying: sh was not done after 0.5 s$"):
+        tools.call(["sh", "-c", "sleep 60 & wait"], what="trying", timeout_s=0.5, failure=Unavailable)
 
 
 def test_pinned_versions():
@@ -200,7 +278,175 @@ def test_counts_are_read_by_tag(tmp_path):
         counter.read(path)
     assert f"enum {{ MARK = {counter.MARK} }};" in counter.SOURCE.read_text()
     with pytest.raises(Pi4bError, match="path with a comma"):
-        counter.plugin_argument(tmp_path, tmp_path / "a,b")
+        counter.plugin_argument(tmp_path, tmp_path / "a,b", api=1)
+
+
+def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_path, capsys):
+    for name, sign in (("a:b", ":"), ("a,b", ",")):
+        assert main(["pi4b", "--cache", str(tmp_path / name), "--no-photos"]) == 5
+        assert f"got a path with {sign}, expected one without" in capsys.readouterr().err
+        with pytest.raises(Pi4bError, match="got a path with"):
+            build_tree(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, tmp_path):
+    old = [tmp_path / ".debian-bookworm-abc", tmp_path / ".counter-1.so.77.part"]
+    young = [tmp_path / ".wheels-xyz", tmp_path / ".counter-2.so.78.part"]
+    other = tmp_path / "wheels-kept"
+    for folder in (old[0], young[0], other):
+        (folder / "usr").mkdir(parents=True)
+    for file in (old[1], young[1]):
+        file.write_bytes(b"half")
+    for path in (*old, other):
+        os.utime(path, (1, 1))
+    build_tree(tmp_path, site_requirements=[])
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in (*young, other))
+
+
+def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch, tmp_path):
+    limits = []
+
+    def run(*arguments, timeout_s, **others):
+        limits.append(timeout_s)
+        raise Pi4bError("stop")
+
+    monkeypatch.setattr(cost, "run", run)
+    one = Spec(("a.jpg",), models=("m",), batches=(1, 4))
+    for spec in (Spec(), one, replace(one, winners=True)):
+        with pytest.raises(Pi4bError, match="stop"):
+            cost.count(Tree(tmp_path / "root", "3.11", ()), spec, {})
+    assert limits == [60, 60 + 2 * 60 + 5 * 150, 60 + 3 * 60 + 5 * 150]
+
+
+@pytest.fixture
+def gate(monkeypatch, tmp_path):
+    """`edge-bench pi4b --baseline` where everything but the counting is real: (baseline, counts) -> exit status."""
+    versions = {"python": "3.11", "qemu": "7.2.22", "numpy": "2"}
+    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(actions, "_versions", lambda arguments: versions)
+    done = []
+
+    def stand_in(costs):
+        def build(*arguments, **others):
+            done.append("tree")
+            return SimpleNamespace(debian_packages=lambda: {"libc6": "1"})
+
+        monkeypatch.setattr(actions, "build_tree", build)
+        monkeypatch.setattr(cost, "check", lambda tree: None)
+        monkeypatch.setattr(cost, "count", lambda *arguments: costs)
+
+    def check(before, after, *, options=(), **changes):
+        done.clear()
+        stand_in(after)
+        whole = {"versions": versions, "models": {TINY_MODEL.name: Classifier.load(TINY_MODEL).sha256}, **changes}
+        path = tmp_path / "base line.json"
+        path.write_bytes(results(regions=[each.as_json() for each in before], **whole))
+        common = ["--no-photos", "-m", str(TINY_MODEL), "--cache", str(tmp_path)]
+        return main(["pi4b", "--baseline", str(path), *common, *options]), list(done)
+
+    return check
+
+
+def test_gate_keeps_what_costs_no_more(gate, capsys):
+    assert gate([region()], [region(instructions=10_100_000)]) == (0, ["tree"])
+    assert "1 regions cost no more than in" in capsys.readouterr().err
+
+
+def test_gate_refuses_what_costs_more(gate, capsys):
+    assert gate([region()], [region(instructions=10_300_000)]) == (6, ["tree"])
+    said = capsys.readouterr().err.splitlines()
+    assert "infer net batch 1: instructions, 10,300,000 against 10,000,000, +3.0%" in said[0]
+    assert said[1].endswith("(counted with other debian_packages and photos)") and len(said) == 2
+    assert gate([region("a"), region("b")], [region("a")])[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"versions": {"python": "3.11", "qemu": "7.2.22", "numpy": "1"}}, 6, "counted with other versions (numpy)"),
+        ({"models": {"net": "f00"}}, 6, "counted with other models (net, tiny.onnx)"),
+        (
+            {"versions": {"python": "3.11", "qemu": "10.0.2", "numpy": "2"}},
+            5,
+            "counted with QEMU 10.0.2, here is QEMU 7.2.22: their counts cannot be compared",
+        ),
+    ],
+)
+def test_gate_refuses_other_inputs_before_the_count(changes, status, said, gate, capsys):
+    assert gate([region()], [region()], **changes) == (status, [])
+    assert said in capsys.readouterr().err
+
+
+def test_gate_goes_by_the_published_times_alone(gate, monkeypatch):
+    """A board's report moves the formula of the results, not what matters in the comparison."""
+    used = []
+    monkeypatch.setattr(cost, "compare", lambda before, after, formula: used.append(formula) or ())
+    before = model.fit(model.read_points())
+    skewed = [replace(point, ms=9 * point.ms) for point in model.read_points()]
+    monkeypatch.setattr(measured, "network_points", lambda *arguments: skewed)
+    monkeypatch.setattr(measured, "read", lambda path: {})
+    monkeypatch.setattr(measured, "check", lambda *arguments: None)
+    monkeypatch.setattr(measured, "photo_ratios", lambda reports, costs, formula: used.append(formula))
+    monkeypatch.setattr(actions, "check_files", lambda *arguments: None)
+    options = ["--calibrate", "any.json"]
+    assert gate([region()], [region()], options=options)[0] == 0
+    assert used[1] == before and used[0] != before
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--images", "nowhere"], 3, "nowhere"),
+        (["-o", "there.json"], 2, "exists already"),
+        (["-m", "{model}", "-m", "{copy}"], 3, "copy.onnx has the same content as tiny.onnx"),
+        (["-m", "{model}", "-m", "{model}"], 3, "got the name tiny.onnx twice"),
+        (["-m", "nowhere.onnx"], 4, "nowhere.onnx"),
+        (["--calibrate", "there.json"], 3, "no report of edge-bench board"),
+    ],
+)
+def test_inputs_are_looked_at_before_the_work(options, status, said, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "copy.onnx").write_bytes(TINY_MODEL.read_bytes())
+
+    def work(*arguments, **others):
+        raise AssertionError("work before the inputs are known to be good")
+
+    for place, name in ((tools, "require"), (actions, "build_tree"), (cost, "count"), (contest, "write_photos")):
+        monkeypatch.setattr(place, name, work)
+    options = [option.format(model=TINY_MODEL, copy="copy.onnx") for option in options]
+    assert main(["pi4b", "--cache", str(tmp_path / "cache"), *options]) == status
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(Unavailable("no network"), 5), (Pi4bError("the counter does not compile"), None)]
+)
+def test_ready_skips_what_the_machine_lacks_and_nothing_else(failure, status, monkeypatch, capsys):
+    def build(folder):
+        raise failure
+
+    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(tools, "require_fixed_addresses", lambda: None)
+    monkeypatch.setattr(ready, "build_tree", build)
+    if status is None:
+        with pytest.raises(Pi4bError, match="does not compile"):
+            ready.main([])
+        return
+    assert ready.main([]) == status
+    assert capsys.readouterr().err == "SKIPPED: no network\n"
+
+
+def test_ready_names_both_versions_of_qemu(monkeypatch, capsys):
+    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(tools, "qemu_version", lambda: "10.0.8")
+    monkeypatch.setattr(ready, "build_tree", lambda folder: pytest.fail("built"))
+    assert ready.main([str(BASELINE)]) == 5
+    then = json.loads(BASELINE.read_bytes())["versions"]["qemu"]
+    assert f"counted with QEMU {then}, here is QEMU 10.0.8" in capsys.readouterr().err
 
 
 def test_spec_goes_through_json():

@@ -1,6 +1,7 @@
 """The project's wheel and its pinned aarch64 packages as a Cortex-A72 process, beside the same program here.
 
-Needs qemu-user, mmdebstrap, a C compiler and pip's package index: `make test-pi4b` runs it.
+Needs qemu-user, mmdebstrap, a C compiler, Debian's archive and pip's package index: `make test-pi4b` runs it. Where a
+machine lacks one of them the tests are skipped, with the reason.
 """
 
 import json
@@ -16,9 +17,11 @@ import pytest
 import pi4b_answers
 from bench import images
 from bench.cli import main
+from bench.pi4b import actions, cost, tools
 from bench.pi4b.cost import count, own_packages
 from bench.pi4b.emulator import run
 from bench.pi4b.regions import Spec
+from bench.pi4b.tools import Unavailable
 from bench.pi4b.tree import RUNTIME, build_tree, default_folder, pinned
 from edge.classifier import DEFAULT_MODEL
 
@@ -40,9 +43,28 @@ def wheel(tmp_path_factory):
     return path
 
 
+def built(*wheels, **options):
+    try:
+        tools.require(*tools.NEEDED)
+        return build_tree(default_folder(), wheels=wheels, **options)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def tree(wheel):
-    return build_tree(default_folder(), wheels=[wheel])
+    return built(wheel)
+
+
+@pytest.fixture(scope="session")
+def counting_tree(tree):
+    """Counted are the packages that run here, not the wheel's."""
+    bare = replace(tree, site=tree.site[1:])
+    try:
+        cost.check(bare)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    return bare
 
 
 @pytest.fixture(scope="session")
@@ -151,23 +173,22 @@ def test_everything_imports_and_nothing_from_here(tree, monkeypatch):
 def test_an_onnxruntime_that_kills_a_pi_is_seen(wheel):
     """1.21.0 uses an instruction that a Cortex-A72 lacks (github.com/microsoft/onnxruntime/issues/23957)."""
     requirements = [r if not r.startswith("onnxruntime") else "onnxruntime==1.21.0" for r in pinned(RUNTIME)]
-    tree = build_tree(default_folder(), wheels=[wheel], site_requirements=requirements)
+    tree = built(wheel, site_requirements=requirements)
     assert run(tree, ["-c", "import onnxruntime"], timeout_s=240).returncode == -4
     assert "importing onnxruntime dies with signal 4" in there(tree, "-m", "edge", "--check", status=5).stderr
 
 
 def test_python_3_13_of_trixie(wheel, photos):
-    tree = build_tree(default_folder(), python="3.13", wheels=[wheel])
+    tree = built(wheel, python="3.13")
     said = there(tree, "-m", "edge", "-q", photos / "rotated.jpg").stdout
     assert said.splitlines()[1].startswith("rotated.jpg,")
     assert ",ok," in said
 
 
-def test_two_counts_of_a_region_agree(tree, photos):
+def test_two_counts_of_a_region_agree(counting_tree, photos):
     photo, model = str(photos / "dermoscope.jpg"), str(DEFAULT_MODEL)
     spec = Spec((photo,), models=(model,), batches=(1,))
-    bare = replace(tree, site=tree.site[1:])  # counted are the packages that run here, not the wheel's
-    one, two = (count(bare, spec, {photo: "photo", model: "model"}) for _ in range(2))
+    one, two = (count(counting_tree, spec, {photo: "photo", model: "model"}) for _ in range(2))
     assert [cost.label for cost in one] == ["decode photo", "resize photo", "infer model batch 1"]
     for a, b in zip(one, two, strict=True):
         for name in ("instructions", "accesses", "l1_misses", "l2_misses"):
@@ -180,11 +201,22 @@ def test_two_counts_of_a_region_agree(tree, photos):
     assert infer["l2_misses"] < infer["l1_misses"] < infer["accesses"] < infer["instructions"]
 
 
-def test_a_failing_region_gives_one_line(tree, photos, capsys):
-    assert main(["pi4b", "--no-photos", "-q", "-m", str(photos / "small.jpg")]) == 4
-    broken = str(photos / "broken.jpg")
-    with pytest.raises(Exception, match="broken.jpg: truncated"):
-        count(tree, Spec((broken,)), {broken: "broken"})
+def test_a_failing_region_gives_one_line(counting_tree, photos, monkeypatch, capsys):
+    """What fails inside, while it is counted, reaches the person as one line with its reason."""
+    whole, broken = photos / "small.jpg", photos / "broken.jpg"
+    found = [(str(path), path.name, 0.5) for path in (whole, broken)]
+    monkeypatch.setattr(actions, "_contest_photos", lambda folder: found)
+    assert main(["pi4b", "-q"]) == 5
+    said = capsys.readouterr()
+    expected = f"edge-bench: counting failed under emulation with 1: edge.errors.DecodeError: {broken}: truncated"
+    assert said.err.startswith(expected) and said.err.count("\n") == 1 and not said.out
+    assert [each.name for each in count(counting_tree, Spec((str(whole),)), {str(whole): "whole"})] == ["whole"] * 2
+
+
+def test_a_tree_tells_what_debian_it_is_of(tree):
+    found = tree.debian_packages()
+    assert found["python3.11-minimal"].startswith("3.11.2-") and found["libc6"].startswith("2.36-")
+    assert found["zlib1g"].startswith("1:")  # not as in a file's name
 
 
 def test_linked_packages_are_ours_alone(tree):

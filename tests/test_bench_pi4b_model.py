@@ -2,6 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def points(formula, *, noise=0.0, count=8):
         l2, extra, instructions = rng.uniform(1e5, 1e6), rng.uniform(1e5, 9e6), rng.uniform(1e7, 1e9)
         counts = Counts(instructions, 0, l2 + extra, l2)
         cycles = formula.per_instruction * instructions + formula.per_l1_miss * extra + formula.per_l2_miss * l2
-        yield Point(f"net{i}", cycles / 1.8e6 * (1 + noise * rng.uniform(-1, 1)), counts)
+        yield Point(f"net{i}", cycles / 1.8e6 * (1 + noise * rng.uniform(-1, 1)), counts, f"net{i}")
 
 
 def test_formula_by_hand():
@@ -68,6 +70,49 @@ def test_left_out_errors_are_of_a_fit_without_the_point():
     assert found.left_out_mean > found.fit_mean
 
 
+def test_left_out_are_whole_networks():
+    """Two batch sizes of one network tell each other; the error is of a network that is not there at all."""
+    noisy = list(points(FORMULA, noise=0.1))
+    again = [replace(point, name=f"{point.name} batch 4") for point in noisy]
+    alone, twice = model.validate(noisy), model.validate(noisy + again)
+    assert (twice.left_out_mean, twice.left_out_max) == pytest.approx((alone.left_out_mean, alone.left_out_max))
+    assert {p.group for p in model.read_points() if p.name.startswith("resnet18")} == {"resnet18"}
+    with pytest.raises(CalibrationError, match="got 0 points"):
+        model.validate([replace(point, group="one") for point in noisy])
+
+
+def test_no_event_saves_time():
+    """Times that grow with instructions and shrink with misses: the best fit without a limit has a term below 0."""
+    made = [replace(p, ms=p.ms * (1.2 if p.counts.l2_misses < 5e5 else 0.8)) for p in points(Formula(0.5, 20, 0.1))]
+    rows = np.array([model._row(p.counts) / (p.ms * model.CYCLES_PER_MS) for p in made])
+    assert np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0].min() < 0
+    best = model.fit(made)
+    found = [best.per_instruction, best.per_l1_miss, best.per_l2_miss]
+    assert min(found) == 0
+    loss = np.sum((rows @ found - 1) ** 2)
+    rng = np.random.default_rng(1)
+    for _ in range(1000):
+        other = np.maximum(found + rng.normal(0, [0.05, 2, 2]), 0)
+        assert np.sum((rows @ other - 1) ** 2) >= loss
+
+
+def test_the_true_time_lies_in_the_range_that_the_error_gives():
+    """An error e says modelled = true x (1 - e) to true x (1 + e): so true = modelled / (1 + e) to / (1 - e)."""
+    assert model.Validation(0, 0, 0, 0.25).factors() == pytest.approx((0.8, 4 / 3))
+    noisy = list(points(FORMULA, noise=0.2))
+    low, high = model.validate(noisy).factors()
+    for point in noisy:
+        told = model.without(noisy, point.group).ms(point.counts)
+        assert low * told <= point.ms * (1 + 1e-9) and point.ms <= high * told * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("error", [1.0, 7.0, float("nan")])
+def test_an_error_of_all_of_it_gives_no_range(error):
+    with pytest.raises(CalibrationError, match="left out of the fit is told .* wrong") as raised:
+        model.Validation(0, 0, 0, error).factors()
+    assert raised.value.exit_status == 3
+
+
 def test_too_few_or_too_equal_points():
     with pytest.raises(CalibrationError, match="got 3 points"):
         model.fit(list(points(FORMULA))[:3])
@@ -79,8 +124,9 @@ def test_committed_calibration_is_as_good_as_the_docs_say():
     found = model.read_points()
     assert len(found) == 17
     errors = model.validate(found)
-    assert (errors.fit_mean, errors.left_out_mean) == pytest.approx((0.041, 0.052), abs=0.0005)
-    assert (errors.fit_max, errors.left_out_max) == pytest.approx((0.094, 0.141), abs=0.0005)
+    assert (errors.fit_mean, errors.left_out_mean) == pytest.approx((0.041, 0.056), abs=0.0005)
+    assert (errors.fit_max, errors.left_out_max) == pytest.approx((0.094, 0.154), abs=0.0005)
+    assert errors.factors() == pytest.approx((1 - 0.134, 1 + 0.182), abs=0.0005)
 
 
 def test_committed_decodes_bracket_the_model_on_a_cortex_a57_only():
@@ -133,7 +179,7 @@ def test_contest_sums_by_hand():
         counted("winners", "large", 1, 200 * ms), counted("winners", "small", 1, 40 * ms),
         counted("infer", "net", 1, 12 * ms), counted("infer", "net", 4, 40 * ms),
     ]  # fmt: skip
-    scale = contest.Scale(FORMULA, (1.0, 2.0), (0.9, 1.1))
+    scale = contest.Scale(FORMULA, photos=(1.0, 2.0), winners=(1.0, 2.0), network=(0.9, 1.1))
     ours, winners = contest.estimates(costs, {"large": 0.25, "small": 0.75}, scale)
     assert ours.runtime == "ours" and winners.runtime == "winners"
     assert ours.one_thread_s == pytest.approx(((32.5 + 9) / 10, (65 + 11) / 10))
@@ -142,6 +188,25 @@ def test_contest_sums_by_hand():
     assert ours.four_cores_s == pytest.approx((low / 4, high / 2.5))
     assert ours.score == pytest.approx((1 - high / 250, 1 - low / 400))
     assert contest.estimates(costs[-2:], {}, scale) == []  # without photos there is nothing to say
+    ratios = [b / a for a, b in zip(ours.one_thread_s, winners.one_thread_s, strict=True)]
+    assert contest.compared(ours, winners, scale) == pytest.approx(sorted(ratios))  # one error for both
+
+
+def test_a_board_that_measured_ours_says_nothing_of_the_winners():
+    ms = 1_800_000
+    costs = [
+        counted("decode", "a", 1, 10 * ms), counted("resize", "a", 1, 0), counted("winners", "a", 1, 10 * ms),
+        counted("infer", "net", 1, 0), counted("infer", "net", 4, 0),
+    ]  # fmt: skip
+    regions = [{"kind": kind, "name": "a", "batch": 1, "ms": 40.0} for kind in ("decode", "winners")]
+    own = measured.photo_ratios([report(regions=regions[:1])], costs, FORMULA)
+    assert own == pytest.approx((40 * 1500 / 1800 / 10,) * 2)
+    assert measured.photo_ratios([report(regions=regions[1:])], costs, FORMULA) is None
+    scale = contest.Scale(FORMULA, photos=own, winners=(1.0, 5.0), network=(0.9, 1.1))
+    ours, winners = contest.estimates(costs, {"a": 1.0}, scale)
+    assert ours.one_thread_s == pytest.approx((10 / 3, 10 / 3))
+    assert winners.one_thread_s == pytest.approx((1, 5))
+    assert contest.compared(ours, winners, scale) == pytest.approx((0.3, 1.5))  # two errors: all that can be
 
 
 def test_shares_of_the_mix_add_up():
@@ -166,8 +231,23 @@ def test_a_board_gives_points_at_1800_mhz():
     assert point.ms == pytest.approx(12 * 1500 / 1800)
     assert measured.photo_ratios([report()], costs, FORMULA) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
     assert measured.photo_ratios([], costs, FORMULA) is None
-    with pytest.raises(CalibrationError, match=r"measured net.onnx \(f00\), which is not counted"):
-        measured.network_points(report(), costs, {"other.onnx": "bad"})
+    assert point.group == "f00"  # with the other batch sizes, and with other boards
+
+
+def test_a_report_of_which_nothing_is_counted_is_refused_before_the_count(tmp_path, capsys):
+    with pytest.raises(CalibrationError, match=r"^b.json: the board measured net.onnx \(f00\), which is not counted"):
+        measured.check(Path("b.json"), report(), {"other.onnx": "bad"}, (1,))
+    with pytest.raises(CalibrationError, match=r"^b.json: the board measured batch sizes \[1\], expected one of \[2\]"):
+        measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (2,))
+    measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (1, 4))
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(report()))
+    assert main(["pi4b", "--calibrate", str(path)]) == 3
+    assert "which is not counted: give it with -m" in capsys.readouterr().err
+
+
+def region(**changes):
+    return {"kind": "infer", "name": "x", "batch": 1, "ms": 1.0, **changes}
 
 
 @pytest.mark.parametrize(
@@ -177,9 +257,24 @@ def test_a_board_gives_points_at_1800_mhz():
         ({"machine": {"before": {"board": "VirtualBox", "clock_max_mhz": 1}}}, "measured on VirtualBox"),
         ({"machine": {}}, "damaged report of a board: KeyError"),
         ({"valid": False, "reasons": ["throttled"]}, "the run calls itself invalid: throttled"),
-        ({"regions": [{"name": "x", "ms": -1}]}, "x: got -1 ms"),
+        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": float("nan")}}}, "got a clock of 'nan' MHz"),
+        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": 10**400}}}, "got a clock of '1000"),
+        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": [1]}}}, "got a clock of '[1]' MHz"),
+        ({"machine": [1]}, "damaged report of a board: TypeError"),
+        ({"regions": [region(ms=-1)]}, "x: got '-1' ms"),
+        ({"regions": [region(ms=float("inf"))]}, "x: got 'inf' ms"),
+        ({"regions": [region(ms=10**400)]}, "x: got '1000"),
+        ({"regions": [region(ms=True)]}, "x: got 'True' ms"),
+        ({"regions": [region(ms=[])]}, "x: got '[]' ms"),
+        ({"regions": [region(kind=["infer"])]}, "damaged report of a board: TypeError"),
+        ({"regions": [region(batch={})]}, "damaged report of a board: TypeError"),
+        ({"regions": [{"kind": "infer"}]}, "damaged report of a board: KeyError"),
+        ({"regions": [[1]]}, "damaged report of a board: TypeError"),
         ({"regions": 7}, "damaged report of a board: TypeError"),
+        ({"regions": {"a": 1}}, "damaged report of a board: TypeError"),
         ({"model": None}, "damaged report of a board: TypeError"),
+        ({"model": {"name": "x", "sha256": ["f00"]}}, "damaged report of a board: TypeError"),
+        ({"reasons": None, "valid": False}, "damaged report of a board: TypeError"),
     ],
 )
 def test_bad_reports_of_boards(changes, expected, tmp_path, capsys):
@@ -195,5 +290,25 @@ def test_bad_reports_of_boards(changes, expected, tmp_path, capsys):
 def test_validate_prints_the_errors(capsys):
     assert main(["pi4b", "--validate"]) == 0
     said = capsys.readouterr().out
-    assert "error: 4.1% on average, 9.4% at most; left out of the fit, 5.2% and 14.1%" in said
+    assert "error: 4.1% on average, 9.4% at most; left out of the fit, 5.6% and 15.4%" in said
+    assert "a time is therefore given as -13.4%/+18.2%" in said
     assert "resnet50_int8" in said and "highport 6000x4000" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--calibrate", "b.json"], "calibrate"),
+        (["-o", "out.json", "--force"], "output, force"),
+        (["--sample", "3"], "sample"),
+        (["-m", "x.onnx", "--python", "3.13"], "model, python"),
+        (["--no-photos", "--peer", "winners"], "--no-photos: got --images or --peer"),
+    ],
+)
+def test_validate_takes_no_other_option(options, named, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["pi4b", "--validate", *options])
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert named in said.err and said.err.count("\n") == 1 and not said.out
+    assert main(["pi4b", "--validate", "-q"]) == 0

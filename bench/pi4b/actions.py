@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge.classifier import DEFAULT_MODEL, Classifier
-from edge.command import DONE, GATE, SOME_FAILED, fail, say
+from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
 from edge.inputs import collect
 
@@ -20,56 +20,67 @@ from ..actions import PROGRAM, check_files
 from ..results import write_json
 from . import contest, cost, decoding, measured, model, tools
 from .cost import Cost
-from .regions import PHOTO_KINDS, Spec
-from .tree import RUNTIME, SUITES, Tree, build_tree, default_folder, pinned
+from .regions import Spec
+from .tree import RUNTIME, SUITES, build_tree, check_folder, default_folder, pinned
 
 MODELLED = "modelled, not measured: one Cortex-A72 core of a Raspberry Pi 4B at 1.8 GHz"
 
 
-def run_pi4b(arguments: argparse.Namespace) -> int:
+def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Counts, and turns counts into modelled times."""
-    models = arguments.model or [DEFAULT_MODEL]
-    boards = arguments.calibrate or []
-    baseline = None if arguments.baseline is None else cost.read_costs(arguments.baseline)
-    check_files(arguments, [*models, *boards, *filter(None, [arguments.baseline, arguments.images])])
-    loaded = [Classifier.load(path) for path in models]
-    if len({path.name for path in models}) < len(models):
-        raise InputError(f"models: got the name {models[-1].name} twice, expected different ones: results go by name")
-    reports = [measured.read(path) for path in boards]
+    _check_usage(arguments, parser)
     if arguments.validate:
         for line in _validation(model.read_points()):
             print(line)
         return DONE
-    tools.require("qemu-aarch64", "mmdebstrap", "cc", "setarch")
+    models, boards = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
+    check_files(arguments, [*models, *boards, *filter(None, [arguments.baseline, arguments.images])])
+    baseline = None if arguments.baseline is None else cost.read_costs(arguments.baseline)
+    reports = [measured.read(path) for path in boards]
+    loaded = [Classifier.load(path) for path in models]
+    digests = _digests(loaded)
+    batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, contest.BATCH]))
+    for path, report in zip(boards, reports, strict=True):
+        measured.check(path, report, digests, batches)
     folder = (arguments.cache or default_folder()).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    tree = _tree(folder, arguments)
-    photos, unusable = _photos(folder, arguments, loaded[0])
+    check_folder(folder)
+    users, unusable = _users_photos(arguments, loaded[0])
+    tools.require(*tools.NEEDED)
+    versions = _versions(arguments)
+    if baseline is not None and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
+        return status
+    tree = build_tree(folder, python=arguments.python, site_requirements=_requirements(arguments))
+    cost.check(tree)
+    photos = _contest_photos(folder) if arguments.images is None and not arguments.no_photos else users
     names = {str(path.resolve()): path.name for path in models} | {path: name for path, name, _ in photos}
     spec = Spec(
         photos=tuple(path for path, _, _ in photos),
         preprocess=loaded[0].preprocess.to_json(),
         models=tuple(str(path.resolve()) for path in models),
-        batches=tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, contest.BATCH])),
+        batches=batches,
         winners="winners" in arguments.peer,
     )
     costs = cost.count(tree, spec, names)
-    digests = {classifier.path.name: classifier.sha256 for classifier in loaded}
-    points = model.read_points() + [p for report in reports for p in measured.network_points(report, costs, digests)]
+    published = model.read_points()
+    points = published + [p for report in reports for p in measured.network_points(report, costs, digests)]
     formula, validation = model.fit(points), model.validate(points)
-    decodes = decoding.read_decodes()
-    ranges = measured.photo_ratios(reports, costs, formula) or decoding.decoding_range(decodes, formula)
-    scale = contest.Scale(formula, ranges, (1 - validation.left_out_max, 1 + validation.left_out_max))
+    factors = decoding.decoding_range(decoding.read_decodes(), formula)
+    own = measured.photo_ratios(reports, costs, formula) or factors
+    scale = contest.Scale(formula, photos=own, winners=factors, network=validation.factors())
     estimates = contest.estimates(costs, {name: share for _, name, share in photos}, scale)
     result = {
         "schema": cost.SCHEMA,
         "note": MODELLED,
-        "versions": _versions(arguments),
+        "versions": versions,
+        "debian_packages": tree.debian_packages(),
         "models": digests,
+        "photos": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos},
         "regions": [_region(each, scale) for each in costs],
         "formula": asdict(formula),
         "validation": {**asdict(validation), "points": len(points)},
-        "photo_factors": list(ranges),
+        "network_factors": list(scale.network),
+        "photo_factors": list(scale.photos),
+        "winners_factors": list(scale.winners),
         "contest": [asdict(estimate) for estimate in estimates],
     }
     if arguments.output is not None:
@@ -77,7 +88,7 @@ def run_pi4b(arguments: argparse.Namespace) -> int:
     for line in table(costs, scale, estimates, validation, len(points), is_mix=arguments.images is None):
         print(line)
     if baseline is not None:
-        return _gate(arguments.baseline, baseline, costs, result, formula)
+        return _gate(arguments.baseline, baseline, costs, result, model.fit(published))
     return SOME_FAILED if unusable else DONE
 
 
@@ -113,13 +124,16 @@ def table(
         misses = f"{counts.l1_misses:10,.0f} {counts.l2_misses:10,.0f} {counts.branch_misses:13,.0f}"
         yield f"{each.label:{width}} {counts.instructions:13,.0f} {misses}   {low:.1f} to {high:.1f}"
     yield (
-        f"networks: {num_points} published networks are told within {validation.fit_mean:.1%} on average, "
+        f"networks: {num_points} measured times are told within {validation.fit_mean:.1%} on average, "
         f"{validation.fit_max:.1%} at most; left out of the fit, {validation.left_out_mean:.1%} and "
-        f"{validation.left_out_max:.1%}"
+        f"{validation.left_out_max:.1%}: a time is given as {_percents(scale.network)}"
     )
-    low, high = scale.decoding
-    if any(each.kind in PHOTO_KINDS for each in costs):
+    (low, high), (low_of_winners, high_of_winners) = scale.photos, scale.winners
+    kinds = {each.kind for each in costs}
+    if kinds & {"decode", "resize"}:
         yield f"photos: between {low:.2f} and {high:.2f} times the formula, as published (--validate) or measured"
+    if "winners" in kinds:
+        yield f"photos of the winners: between {low_of_winners:.2f} and {high_of_winners:.2f} times, as published"
     if estimates:
         yield f"100 photos of {'the contest mix' if is_mix else 'these'}, modelled seconds:"
     for estimate in estimates:
@@ -130,7 +144,7 @@ def table(
         )
     for ours, theirs in ((a, b) for a in estimates for b in estimates if a.model == b.model):
         if (ours.runtime, theirs.runtime) == ("ours", "winners"):
-            low, high = sorted(b / a for a, b in zip(ours.one_thread_s, theirs.one_thread_s, strict=True))
+            low, high = contest.compared(ours, theirs, scale)
             yield f"  winners / ours, {ours.model}: {low:.1f} to {high:.1f}"
 
 
@@ -140,17 +154,47 @@ def _validation(points: Sequence[model.Point]) -> Iterator[str]:
     yield f"cycles = max({coefficients} + {formula.per_l2_miss:.1f} L2 misses, SIMD operations)"
     yield "network             published ms   modelled   left out of the fit"
     for point in points:
-        others = model.fit([other for other in points if other is not point])
-        fitted, told = formula.ms(point.counts), others.ms(point.counts)
+        fitted, told = formula.ms(point.counts), model.without(points, point.group).ms(point.counts)
         yield f"  {point.name:17} {point.ms:12.1f} {fitted:10.1f} {told:10.1f} ({told / point.ms - 1:+.1%})"
     errors = model.validate(points)
     left_out = f"{errors.left_out_mean:.1%} and {errors.left_out_max:.1%}"
     yield f"error: {errors.fit_mean:.1%} on average, {errors.fit_max:.1%} at most; left out of the fit, {left_out}"
+    yield f"a time is therefore given as {_percents(errors.factors())}"
     yield from decoding.table(decoding.read_decodes(), formula)
 
 
-def _tree(folder: Path, arguments: argparse.Namespace) -> Tree:
-    return build_tree(folder, python=arguments.python, site_requirements=_requirements(arguments))
+def _percents(factors: contest.Range) -> str:
+    return "/".join(f"{factor - 1:+.1%}" for factor in factors)
+
+
+def _check_usage(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """An option that would do nothing is a mistake."""
+    if arguments.no_photos and (arguments.images is not None or arguments.peer):
+        parser.error("--no-photos: got --images or --peer as well, expected one or the other")
+    if not arguments.validate:
+        return
+    plain = vars(parser.parse_args(["pi4b", "--validate"]))
+    talk = ("quiet", "verbose")
+    if given := [name for name, value in vars(arguments).items() if value != plain[name] and name not in talk]:
+        parser.error(f"--validate: got {', '.join(given)} as well, expected no other option")
+
+
+def _digests(loaded: Sequence[Classifier]) -> dict[str, str]:
+    """Name -> SHA-256 of each model.
+
+    Raises:
+      InputError: two have one name, or one content: results go by the one, reports of boards by the other.
+    """
+    names: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for classifier in loaded:
+        name, digest = classifier.path.name, classifier.sha256
+        if name in found:
+            raise InputError(f"models: got the name {name} twice, expected different ones: results go by name")
+        if digest in names:
+            raise InputError(f"models: {name} has the same content as {names[digest]}, expected different models")
+        found[name], names[digest] = digest, name
+    return found
 
 
 def _requirements(arguments: argparse.Namespace) -> list[str]:
@@ -158,14 +202,17 @@ def _requirements(arguments: argparse.Namespace) -> list[str]:
     return pinned(names, python=arguments.python)
 
 
-def _photos(
-    folder: Path, arguments: argparse.Namespace, classifier: Classifier
+def _contest_photos(folder: Path) -> list[tuple[str, str, float]]:
+    """(path, name, share) of each photo to count."""
+    return [(str(path), path.name, share) for path, share in contest.write_photos(folder / "photos")]
+
+
+def _users_photos(
+    arguments: argparse.Namespace, classifier: Classifier
 ) -> tuple[list[tuple[str, str, float]], int]:
-    """(path, name, share) of each photo to count, and how many of the user's cannot be used."""
-    if arguments.no_photos:
-        return [], 0
+    """The same of the user's own, if any, and how many cannot be used."""
     if arguments.images is None:
-        return [(str(path), path.name, share) for path, share in contest.write_photos(folder / "photos")], 0
+        return [], 0
     inputs = collect([str(arguments.images)], recursive=True)
     order = np.random.default_rng(arguments.seed).permutation(len(inputs.paths))[: arguments.sample]
     usable: list[int] = []
@@ -188,9 +235,21 @@ def _region(each: Cost, scale: contest.Scale) -> dict[str, Any]:
 
 def _versions(arguments: argparse.Namespace) -> dict[str, str]:
     """What changes counts."""
-    qemu = subprocess.run(["qemu-aarch64", "--version"], capture_output=True, text=True, check=True).stdout.split()
     versions = dict(requirement.split("==") for requirement in _requirements(arguments))
-    return {"python": arguments.python, "debian": SUITES[arguments.python], "qemu": qemu[2], **versions}
+    return {"python": arguments.python, "debian": SUITES[arguments.python], "qemu": tools.qemu_version(), **versions}
+
+
+def _other_inputs(
+    path: Path, before: Mapping[str, Any], versions: Mapping[str, str], digests: Mapping[str, str]
+) -> int:
+    """The exit status, not 0, when counts cannot be compared with a baseline: found before the count, not after it."""
+    if (problem := cost.other_qemu(path, before, versions["qemu"])) is not None:
+        return fail(PROGRAM, problem, ENVIRONMENT)
+    for what, new in (("versions", versions), ("models", digests)):
+        if before[what] != new:
+            names = ", ".join(sorted({name for name, _ in {*before[what].items()} ^ {*new.items()}}))
+            return fail(PROGRAM, f"{path}: counted with other {what} ({names}): make a new baseline with -o", GATE)
+    return DONE
 
 
 def _gate(
@@ -200,15 +259,21 @@ def _gate(
     now: Mapping[str, Any],
     formula: model.Formula,
 ) -> int:
+    """Compares with a baseline of the same versions and models.
+
+    Args:
+      path: Of the baseline.
+      baseline: As `cost.read_costs` gives it.
+      costs: Counted now.
+      now: The results of now.
+      formula: Of the published times alone, so that no board's report moves what matters.
+    """
     before, old = baseline
-    for what in ("versions", "models"):
-        if before.get(what) != now[what]:
-            changed = {*before.get(what, {}).items()} ^ {*now[what].items()}
-            names = ", ".join(sorted({name for name, _ in changed}))
-            return fail(PROGRAM, f"{path}: counted with other {what} ({names}): make a new baseline with -o", GATE)
     if worse := list(cost.compare(old, costs, formula)):
         for line in worse:
             say(PROGRAM, f"dearer than {path}: {line}")
-        return fail(PROGRAM, f"{len(worse)} counts are over {cost.TOLERANCE:.0%} above {path}", GATE)
+        others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
+        hint = f" (counted with other {' and '.join(others)})" if others else ""
+        return fail(PROGRAM, f"{len(worse)} counts are over {cost.TOLERANCE:.0%} above {path}{hint}", GATE)
     say(PROGRAM, f"{len(old)} regions cost no more than in {path}")
     return DONE

@@ -25,8 +25,10 @@ class Scale:
     """What turns counts into a range of milliseconds of one thread."""
 
     formula: Formula
-    decoding: Range
-    """Factors, low and high, on what photos are modelled to cost."""
+    photos: Range
+    """Factors, low and high, on what decode and resize are modelled to cost."""
+    winners: Range
+    """The same for what the winners do to a photo: other code, so boards that measured ours say nothing of it."""
     network: Range
     """The same for networks."""
 
@@ -36,7 +38,7 @@ class Scale:
 
     def range_ms(self, cost: Cost) -> Range:
         """Between which the true value is believed to lie."""
-        low, high = self.network if cost.kind == "infer" else self.decoding
+        low, high = {"infer": self.network, "winners": self.winners}.get(cost.kind, self.photos)
         return low * self.ms(cost), high * self.ms(cost)
 
 
@@ -52,6 +54,15 @@ class Estimate:
     four_cores_s: Range
     score: Range
     """Of the contest's latency, on four cores."""
+
+
+def compared(ours: Estimate, theirs: Estimate, scale: Scale) -> Range:
+    """How many times longer theirs takes than ours on one thread, low and high."""
+    (low, high), (low_of_theirs, high_of_theirs) = ours.one_thread_s, theirs.one_thread_s
+    if scale.photos == scale.winners:  # one error for both: the ends belong together
+        least, most = sorted((low_of_theirs / low, high_of_theirs / high))
+        return least, most
+    return low_of_theirs / high, high_of_theirs / low
 
 
 def mix() -> dict[tuple[int, int], float]:

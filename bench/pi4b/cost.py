@@ -17,7 +17,7 @@ from . import counter, tools
 from .emulator import run
 from .model import Counts, Formula
 from .regions import Spec
-from .tools import Pi4bError
+from .tools import Pi4bError, Unavailable
 from .tree import Tree
 
 SCHEMA = "edge-pi4b/1"
@@ -28,6 +28,11 @@ MISSES_MATTER, MISSES_MATTER_MS = {"infer": 0.01, "decode": 0.15, "resize": 0.15
 
 Where buffers happen to lie in memory doubles the L1 misses of a decode, and so moves its time by up to 10 %; a
 network's hardly move."""
+
+_START_S, _PHOTO_S, _IMAGE_S = 60, 60, 150
+"""After so long counting is given up: seconds for the imports, each step of a photo, each image of a network.
+
+Several times what the dearest take on one busy core: 24 megapixels decoded in full, MobileOne-S4 at 224 px."""
 
 
 class BaselineError(EdgeError):
@@ -62,18 +67,19 @@ class Cost:
         return {"kind": self.kind, "name": self.name, "batch": self.batch, **self.counted}
 
 
-def count(tree: Tree, spec: Spec, names: Mapping[str, str], *, timeout_s: float = 3600) -> list[Cost]:
+def count(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
     """Counts the regions of a spec, once each, with the packages that run here.
 
     Args:
       tree: Where they run.
       spec: What to run.
       names: What each photo and model is called in the results, by its path.
-      timeout_s: For all of them.
 
     Raises:
-      Pi4bError: a program is absent, or a region failed.
+      Pi4bError: a program is absent, or a region failed, or all took far longer than they should.
     """
+    num_photos = len(spec.photos) * (3 if spec.winners else 2)
+    timeout_s = _START_S + _PHOTO_S * num_photos + _IMAGE_S * len(spec.models) * sum(spec.batches)
     with TemporaryDirectory() as scratch:
         request, counted = Path(scratch) / "spec.json", Path(scratch) / "counts"
         request.write_text(json.dumps(asdict(spec)))
@@ -89,6 +95,20 @@ def count(tree: Tree, spec: Spec, names: Mapping[str, str], *, timeout_s: float 
         Cost(kind, names[path], batch, {name: value for name, value in lines[tag].items() if name != "tag"})
         for tag, (kind, path, batch) in enumerate(found)
     ]
+
+
+def check(tree: Tree) -> None:
+    """Says before the work that nothing can be counted on this machine.
+
+    Raises:
+      Unavailable: addresses cannot be fixed, or QEMU refuses the counter.
+    """
+    tools.require_fixed_addresses()
+    with TemporaryDirectory() as scratch:
+        result = run(tree, ["-c", ""], timeout_s=120, count=Path(scratch) / "counts")
+    if result.returncode and "plugin" in result.stderr:
+        said = tools.last_line(result.stderr)
+        raise Unavailable(f"QEMU {tools.qemu_version()} refuses the counter, which was tried with 7.2 and 10.0: {said}")
 
 
 def own_packages(folder: Path) -> Path:
@@ -114,13 +134,28 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         if not isinstance(result, dict) or result.get("schema") != SCHEMA:
             raise BaselineError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
         costs = [_cost(dict(region)) for region in result["regions"]]
-        if not isinstance(result["versions"], dict):
-            raise TypeError("versions: expected names and values")
+        for what in ("versions", "models"):
+            if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
+                raise TypeError(f"{what}: expected names and values")
         return result, costs
     except OSError as error:
         raise BaselineError(f"{path}: counts cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BaselineError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
+
+
+def other_qemu(path: Path, result: Mapping[str, Any], here: str) -> str | None:
+    """Why counts of this QEMU cannot be compared with a results file, if so: each emulates a program in its own way.
+
+    Args:
+      path: Of the file.
+      result: What is in it.
+      here: Version of the QEMU that is here.
+    """
+    then = result["versions"].get("qemu")
+    if then == here:
+        return None
+    return f"{path}: counted with QEMU {then}, here is QEMU {here}: their counts cannot be compared"
 
 
 def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
@@ -148,9 +183,12 @@ def _more(what: str, then: float, now: float) -> Iterator[str]:
 
 
 def _cost(region: dict[str, Any]) -> Cost:
-    kind, name, batch = str(region["kind"]), str(region["name"]), int(region["batch"])
-    counted = {key: value for key, value in region.items() if isinstance(value, int) and key != "batch"}
+    kind, name, batch = region["kind"], region["name"], region["batch"]
+    counted = {key: value for key, value in region.items() if type(value) is int and key != "batch"}
+    if kind not in (*MISSES_MATTER,) or not isinstance(name, str) or type(batch) is not int:
+        raise ValueError("a region of no known kind, or without a name or a batch size")
     cost = Cost(kind, name, batch, counted)
-    if kind not in MISSES_MATTER or min(cost.counts.terms()) < 0:  # also: every count that the model takes is there
-        raise ValueError(f"{cost.label}: of no known kind, or a count is negative")
+    terms = cost.counts.terms()  # also: every count that the model takes is there
+    if not (0 < terms[0] and all(0 <= term < 2**63 for term in terms)):
+        raise ValueError(f"{cost.label[:80]}: a count is negative, or larger than any counter")
     return cost

@@ -12,7 +12,9 @@
  * Source: Cortex-A72 technical reference manual, 6.2 (caches) and 6.5 (program flow prediction), which does not tell
  * the predictor's size; Arm architecture reference manual, C4.1 (encodings).
  *
- * The declarations are QEMU's plugin interface, version 1, which Debian ships no header for. */
+ * The declarations are QEMU's plugin interface, which Debian ships no header for: version 1 for QEMU up to 8,
+ * version 2 from 9 on (-DAPI=2). From version 3 on instructions are copied out instead of pointed to; QEMU tells which
+ * it has and still takes plugins of version 2. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +25,7 @@ typedef uint64_t plugin_id;
 typedef uint32_t mem_info;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
+typedef struct { const char *target_name; struct { int min, current; } version; } qemu_info;   /* its start */
 enum { NO_REGISTERS = 0, READ_AND_WRITE = 3 };
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
 void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned, void *), int, void *);
@@ -35,9 +38,9 @@ void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
-const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *, void *, size_t);   /* version 1 and 2: the first */
 unsigned qemu_plugin_mem_size_shift(mem_info);
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+__attribute__((visibility("default"))) int qemu_plugin_version = API;
 
 enum { MARK = 9999 };
 
@@ -147,6 +150,7 @@ typedef struct Block {
     enum End how;
 } Block;
 
+static bool does_copy;                                      /* qemu_plugin_insn_data() */
 static FILE *output;
 static int64_t counted_vcpu = -1;                           /* of the thread that has marked */
 static Block *blocks, *before;
@@ -250,7 +254,9 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *translated)
         abort();
     for (size_t i = 0; i < count; i++) {
         struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(translated, i);
-        memcpy(&word, qemu_plugin_insn_data(instruction), sizeof word);
+        const void *data = qemu_plugin_insn_data(instruction, &word, sizeof word);
+        if (!does_copy)
+            memcpy(&word, data, sizeof word);
         block->kinds[kind_of(word)]++;
         qemu_plugin_register_vcpu_mem_cb(instruction, on_access, NO_REGISTERS, READ_AND_WRITE, NULL);
     }
@@ -299,8 +305,9 @@ static void on_exit_of_program(plugin_id id, void *data)
 }
 
 __attribute__((visibility("default")))
-int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
+int qemu_plugin_install(plugin_id id, const qemu_info *info, int argc, char **argv)
 {
+    does_copy = info->version.current >= 3;
     for (int i = 0; i < argc; i++)
         if (!strncmp(argv[i], "out=", 4))
             output = fopen(argv[i] + 4, "w");

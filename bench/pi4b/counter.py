@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from . import tools
@@ -14,7 +15,15 @@ MARK = 9999
 SOURCE = Path(__file__).with_name("counter.c")
 
 
-def plugin_argument(folder: Path, output: Path) -> str:
+def api(qemu: str) -> int:
+    """Version of the plugin interface that a QEMU of this version takes: up to 8 the first, from 9 on the second.
+
+    Source: QEMU, include/qemu/qemu-plugin.h and plugins/plugin.h, which refuse what is older or newer.
+    """
+    return 1 if int(qemu.split(".")[0]) < 9 else 2
+
+
+def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
     """QEMU's -plugin argument; compiles the plugin into `folder` unless it is there.
 
     Raises:
@@ -23,12 +32,16 @@ def plugin_argument(folder: Path, output: Path) -> str:
     if "," in f"{folder}{output.resolve()}":
         raise Pi4bError(f"{output}: got a path with a comma, which QEMU cannot pass on to the counter")
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    library = folder / f"counter-{digest}.so"
+    library = folder / f"counter-{digest}-{api}.so"
     if not library.exists():
-        tools.require("cc")
-        part = library.with_suffix(".part")
-        tools.call(["cc", "-O2", "-shared", "-fPIC", "-o", part, SOURCE], what="compiling the counting plugin")
-        part.replace(library)
+        tools.require("cc", "the headers of the C library")
+        part = library.with_name(f".{library.name}.{os.getpid()}.part")  # another process may compile it as well
+        command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", "-o", part, SOURCE]
+        try:
+            tools.call(command, what="compiling the counting plugin", timeout_s=120)
+            part.replace(library)
+        finally:
+            part.unlink(missing_ok=True)
     return f"{library},out={output.resolve()}"
 
 

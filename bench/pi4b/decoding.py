@@ -92,7 +92,7 @@ def read_decodes(path: Path = DECODING) -> list[Decode]:
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"{where}: {error}") from error
         for ms in (low_ms, high_ms):
-            checked(Point(name, ms, counts), where)
+            checked(Point(name, ms, counts, name), where)
         found.append(Decode(name, low_ms, high_ms, counts))
     return found
 

@@ -10,7 +10,6 @@ bus, its heat. Files outside the tree are this machine's, at the same paths.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,29 +51,14 @@ def run(
     command = tree.emulator()
     if count is not None:
         tools.require("setarch")  # without random addresses two runs give the same counts
-        command = ["setarch", "-R", *command, "-plugin", counter.plugin_argument(tree.root.parent, Path(count))]
+        plugin = counter.plugin_argument(tree.root.parent, Path(count), api=counter.api(tools.qemu_version()))
+        command = ["setarch", "-R", *command, "-plugin", plugin]
     command += [str(tree.interpreter), *(os.fspath(argument) for argument in argv)]
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment(tree, env or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="backslashreplace",
-        start_new_session=True,
-    )
-    with process:
-        try:
-            output, error = process.communicate(timeout=timeout_s)
-        except BaseException as stop:  # also Ctrl-C, which does not reach another session
-            os.killpg(process.pid, signal.SIGKILL)  # with the children that the program has started
-            if isinstance(stop, subprocess.TimeoutExpired):
-                what = " ".join(map(str, argv))[:80]
-                raise Pi4bError(f"{what}: not done after {timeout_s:g} s under emulation") from stop
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, output, error)
+    try:
+        return tools.execute(command, cwd=cwd, env=environment(tree, env or {}), timeout_s=timeout_s)
+    except TimeoutError as stop:
+        what = " ".join(map(str, argv))[:80]
+        raise Pi4bError(f"{what}: not done after {timeout_s:g} s under emulation") from stop
 
 
 def environment(tree: Tree, added: Mapping[str, str]) -> dict[str, str]:

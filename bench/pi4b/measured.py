@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from edge import device, selftest
 from edge.classifier import Classifier
+from edge.command import got
 from edge.progress import Progress
 
 from .. import images, latency
@@ -22,11 +23,12 @@ from . import contest
 from .cost import Cost
 from .hardware import CLOCK_HZ
 from .model import CalibrationError, Formula, Point, checked, fit, read_points
-from .regions import PHOTO_KINDS, Region, Spec, regions
+from .regions import Region, Spec, regions
 from .tools import Pi4bError
 
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
+_LEAST_MS, _MOST_MS = 1e-6, 3.6e6
 
 
 def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def read(path: Path) -> dict[str, Any]:
       CalibrationError: no such file, another kind of file, another machine, or a run that calls itself invalid.
     """
     try:
-        report: Any = json.loads(path.read_bytes())
+        report: Any = json.loads(path.read_bytes())  # NaN and Infinity pass here, and are refused below
         if not isinstance(report, dict) or report.get("schema") != SCHEMA:
             raise CalibrationError(f"{path}: no report of edge-bench board, expected JSON with the schema {SCHEMA}")
         before = report["machine"]["before"]
@@ -105,12 +107,18 @@ def read(path: Path) -> dict[str, Any]:
             raise CalibrationError(f"{path}: measured on {before['board']}, expected a {BOARD}")
         if not report["valid"]:
             raise CalibrationError(f"{path}: the run calls itself invalid: {'; '.join(map(str, report['reasons']))}")
-        if not 100 <= float(before["clock_max_mhz"]) <= 4000:
-            raise CalibrationError(f"{path}: got a clock of {before['clock_max_mhz']} MHz, expected 100 to 4000")
+        if not _is_within(before["clock_max_mhz"], 100, 4000):
+            clock = got(str(before["clock_max_mhz"]))
+            raise CalibrationError(f"{path}: got a clock of {clock} MHz, expected 100 to 4000")
         for region in report["regions"]:
-            if not float(region["ms"]) > 0:
-                raise CalibrationError(f"{path}: {region['name']}: got {region['ms']} ms, expected a positive number")
-        str(report["model"]["sha256"])
+            kind, name, batch = region["kind"], region["name"], region["batch"]
+            if not (isinstance(kind, str) and isinstance(name, str) and type(batch) is int):
+                raise TypeError("a region without a kind, a name or a batch size")
+            if not _is_within(region["ms"], _LEAST_MS, _MOST_MS):
+                ms = got(str(region["ms"]))
+                raise CalibrationError(f"{path}: {name[:80]}: got {ms} ms, expected a positive number below an hour")
+        if not all(isinstance(report["model"][key], str) for key in ("name", "sha256")):
+            raise TypeError("the model's name and digest: expected text")
         return report
     except OSError as error:
         raise CalibrationError(f"{path}: report cannot be read: {error.strerror}") from error
@@ -118,25 +126,47 @@ def read(path: Path) -> dict[str, Any]:
         raise CalibrationError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
 
 
-def network_points(report: Mapping[str, Any], costs: Sequence[Cost], digests: Mapping[str, str]) -> list[Point]:
-    """The networks of a report as points to fit to: counted here, timed there, scaled to 1.8 GHz.
+def check(path: Path, report: Mapping[str, Any], digests: Mapping[str, str], batches: Sequence[int]) -> None:
+    """Says before the count that nothing of a report will be counted.
+
+    Args:
+      path: Of the report.
+      report: As `read` gives it.
+      digests: SHA-256 of each model that will be counted, by name.
+      batches: Batch sizes that will be.
 
     Raises:
-      CalibrationError: the report is of a model that is not counted.
+      CalibrationError: the report is of another model, or of other batch sizes.
     """
     name, digest = report["model"]["name"], report["model"]["sha256"]
     if digest not in digests.values():
-        raise CalibrationError(f"the board measured {name} ({digest[:12]}), which is not counted: give it with -m")
-    (counted,) = {name for name, value in digests.items() if value == digest}
+        raise CalibrationError(
+            f"{path}: the board measured {name[:80]} ({digest[:12]}), which is not counted: give it with -m"
+        )
+    timed = sorted({region["batch"] for region in report["regions"] if region["kind"] == "infer"})
+    if not {*timed} & {*batches}:
+        raise CalibrationError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
+
+
+def network_points(report: Mapping[str, Any], costs: Sequence[Cost], digests: Mapping[str, str]) -> list[Point]:
+    """The networks of a report as points to fit to: counted here, timed there, scaled to 1.8 GHz.
+
+    Args:
+      report: That has passed `check`.
+      costs: Counts, with its network's.
+      digests: SHA-256 of each model, by name.
+    """
+    digest = report["model"]["sha256"]
+    counted = next(name for name, value in digests.items() if value == digest)
     found = _matched(report, [cost for cost in costs if cost.kind == "infer" and cost.name == counted], rename=counted)
-    return [checked(Point(cost.label, ms, cost.counts), "board") for cost, ms in found]
+    return [checked(Point(cost.label, ms, cost.counts, digest), "board") for cost, ms in found]
 
 
 def photo_ratios(
     reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula
 ) -> tuple[float, float] | None:
-    """Lowest and highest ratio of measured to modelled time over all photos; None without a report."""
-    photos = [cost for cost in costs if cost.kind in PHOTO_KINDS]
+    """Lowest and highest ratio of measured to modelled time of our decoding and resizing; None without a report."""
+    photos = [cost for cost in costs if cost.kind in ("decode", "resize")]
     ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, photos)]
     return (min(ratios), max(ratios)) if ratios else None
 
@@ -167,6 +197,10 @@ def _mix(folder: Path) -> list[str]:
         for name, data in images.mix_files(images.ESFAIR, 100):
             images.write(folder, name, data)
     return sorted(str(path) for path in folder.glob("*.jpg"))
+
+
+def _is_within(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high
 
 
 def _timed(region: Region, runs: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Source of the times: github.com/Tencent/ncnn, benchmark/README.md of 2023-06-15,
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class Point:
     ms: float
     """One thread, at 1.8 GHz."""
     counts: Counts
+    group: str
+    """Points of one network, as of two batch sizes or in float32 and int8, are left out together."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,27 @@ class Validation:
     fit_mean: float
     fit_max: float
     left_out_mean: float
-    """Each point told by a formula fitted to the others."""
+    """Each point told by a formula fitted to the other groups."""
     left_out_max: float
+
+    def factors(self) -> tuple[float, float]:
+        """Between which multiples of a modelled time the true one lies, if no error is larger than those left out.
+
+        Modelled = true (1 - e) to true (1 + e), so true = modelled / (1 + e) to modelled / (1 - e).
+
+        Raises:
+          CalibrationError: the error is so large that there is no upper end.
+        """
+        if not self.left_out_max < 1:
+            raise CalibrationError(
+                f"calibration: a network left out of the fit is told {self.left_out_max:.0%} wrong, expected less than "
+                "100%: nothing can be said of others"
+            )
+        return 1 / (1 + self.left_out_max), 1 / (1 - self.left_out_max)
 
 
 def fit(points: Sequence[Point]) -> Formula:
-    """The formula with the least sum of squared relative errors.
+    """The formula with the least sum of squared relative errors among those where no event saves time.
 
     Raises:
       CalibrationError: too few points, or points too alike, for three coefficients.
@@ -106,18 +124,26 @@ def fit(points: Sequence[Point]) -> Formula:
     if len(points) < 4:
         raise CalibrationError(f"calibration: got {len(points)} points, expected at least 4")
     rows = np.array([_row(point.counts) / (point.ms * CYCLES_PER_MS) for point in points])
-    coefficients, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(points)))
-    if rank < 3:
+    if np.linalg.matrix_rank(rows) < 3:
         raise CalibrationError("calibration: the points are too alike to tell instructions from cache misses")
-    return Formula(*coefficients.tolist())
+    return Formula(*_non_negative(rows).tolist())
 
 
 def validate(points: Sequence[Point]) -> Validation:
-    """Errors of the fit to all points, and of each point by a fit to the others."""
+    """Errors of the fit to all points, and of each point by a fit to the other groups.
+
+    Raises:
+      CalibrationError: as `fit`, also without a group.
+    """
     formula = fit(points)
     fitted = [_error(formula, point) for point in points]
-    left_out = [_error(fit([p for p in points if p is not point]), point) for point in points]
+    left_out = [_error(without(points, point.group), point) for point in points]
     return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out))
+
+
+def without(points: Sequence[Point], group: str) -> Formula:
+    """The formula fitted to the other groups."""
+    return fit([point for point in points if point.group != group])
 
 
 def read_points(path: Path = CALIBRATION) -> list[Point]:
@@ -130,7 +156,8 @@ def read_points(path: Path = CALIBRATION) -> list[Point]:
     for number, row in table_rows(path):
         try:
             names = ("instructions", "simd", "l1_misses", "l2_misses")
-            point = Point(row["network"], float(row["ms_1_thread"]), Counts(*(float(row[name]) for name in names)))
+            counts, name = Counts(*(float(row[name]) for name in names)), row["network"]
+            point = Point(name, float(row["ms_1_thread"]), counts, name.removesuffix("_int8"))
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"{path}: line {number}: {error}") from error
         points.append(checked(point, f"{path}: line {number}"))
@@ -166,6 +193,17 @@ def checked(point: Point, where: str) -> Point:
 
 def _row(counts: Counts) -> np.ndarray:
     return np.array([counts.instructions, counts.l1_misses - counts.l2_misses, counts.l2_misses])
+
+
+def _non_negative(rows: np.ndarray) -> np.ndarray:
+    """The x >= 0 with the least |rows x - 1|: the best of the few fits in which some of the three are 0."""
+    fits = []
+    for used in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in (1, 2, 3)):
+        x = np.zeros(3)
+        x[list(used)] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)))[0]
+        if x.min() >= 0:
+            fits.append((float(np.linalg.norm(rows @ x - 1)), x))
+    return min(fits, key=lambda found: found[0])[1]
 
 
 def _error(formula: Formula, point: Point) -> float:

@@ -1,60 +1,181 @@
-"""The programs of the machine that the emulation needs, and the one message when one is absent."""
+"""The programs of the machine that the emulation needs, and the one message when one is absent or does not work.
+
+    python -m bench.pi4b.tools
+
+says which are: exit status 5 and one line.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge.command import DONE, fail
 from edge.errors import EdgeError
 
 _PACKAGES = {
     "qemu-aarch64": "qemu-user",
-    "mmdebstrap": "mmdebstrap debian-archive-keyring",
-    "cc": "gcc libc6-dev",
+    "plugins of qemu-aarch64": "qemu-user",
+    "mmdebstrap": "mmdebstrap",
+    "Debian's keys": "debian-archive-keyring",
+    "cc": "gcc",
+    "the headers of the C library": "libc6-dev",
     "setarch": "util-linux",
 }
-"""Program -> Debian package. Of QEMU the dynamic build: the static one knows no plugins."""
+"""What is needed -> Debian package. Of QEMU the dynamic build: the static one knows no plugins.
+
+The counter declares QEMU's plugin interface itself, so no header of QEMU's is needed; Debian has none."""
+NEEDED = tuple(_PACKAGES)
+
+_KEYRINGS = ("usr/share/keyrings/debian-archive-keyring", "etc/apt/trusted.gpg.d/debian-archive")
+"""Starts of files with the keys that Debian's archive is signed with."""
+_HEADERS = "#include <inttypes.h>\n#include <stdio.h>\n"
 
 
 class Pi4bError(EdgeError):
-    """The emulation cannot run here."""
+    """The emulation does not work."""
 
     exit_status = 5
 
 
-def require(*programs: str) -> None:
-    """Says before the work which programs are absent.
+class Unavailable(Pi4bError):
+    """It cannot work on this machine, whatever the project does: a program, a permission or the network is absent."""
+
+
+def require(*names: str) -> None:
+    """Says before the work what is absent.
+
+    Args:
+      names: Of `NEEDED`.
 
     Raises:
-      Pi4bError: at least one is; the message has the command that installs them.
+      Unavailable: at least one is absent; the message names the package of each and the command that installs them.
     """
-    absent = [name for name in programs if shutil.which(name) is None]
-    if absent:
-        packages = " ".join(_PACKAGES[name] for name in absent)
-        install = f"sudo apt-get install -y --no-install-recommends {packages}"
-        raise Pi4bError(f"the Pi 4B emulation needs {', '.join(absent)}, not found: {install}")
+    if absent := [name for name in names if not _is_there(name)]:
+        packages = list(dict.fromkeys(_PACKAGES[name] for name in absent))
+        each = ", ".join(f"{name} ({_PACKAGES[name]})" for name in absent)
+        install = f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}"
+        raise Unavailable(f"the Pi 4B emulation needs {each}, not found: {install}")
 
 
-def call(command: Sequence[str | Path], *, what: str) -> None:
+def require_fixed_addresses() -> None:
+    """Says before the work that addresses cannot be fixed: two counts of one region would differ.
+
+    Raises:
+      Unavailable: `setarch -R` is refused, as by the system call filter of many containers.
+    """
+    require("setarch")
+    said = subprocess.run(["setarch", "-R", "true"], capture_output=True, text=True, errors="replace", timeout=60)
+    if said.returncode:
+        raise Unavailable(
+            f"setarch -R is refused here ({last_line(said.stderr)}), as in containers that filter personality(): "
+            "with random addresses counts do not repeat"
+        )
+
+
+def qemu_version() -> str:
+    """As "7.2.22".
+
+    Raises:
+      Unavailable: there is no QEMU, or it says something else.
+    """
+    require("qemu-aarch64")
+    said = subprocess.run(
+        ["qemu-aarch64", "--version"], capture_output=True, text=True, errors="replace", timeout=60
+    ).stdout
+    if (found := re.search(r"\bversion (\d+\.\d[\w.]*)", said)) is None:
+        raise Unavailable(f"qemu-aarch64 --version: got {last_line(said)!r}, expected a version")
+    return found[1]
+
+
+def call(command: Sequence[str | Path], *, what: str, timeout_s: float, failure: type[Pi4bError] = Pi4bError) -> None:
     """Runs a program to its end, quietly.
 
     Args:
       command: The program and its arguments.
       what: What it is for, for the message.
+      timeout_s: After so many seconds it is killed.
+      failure: What is raised.
 
     Raises:
-      Pi4bError: it failed; the message has its last line.
+      Pi4bError: it failed, or the time is over; the message has its last line.
     """
-    result = subprocess.run(
-        [str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-    )
+    try:
+        result = execute([str(part) for part in command], timeout_s=timeout_s)
+    except TimeoutError as error:
+        raise failure(f"{what}: {command[0]} was not done after {timeout_s:g} s") from error
     if result.returncode:
         said = last_line(result.stderr.strip() or result.stdout)
-        raise Pi4bError(f"{what} failed: {command[0]} gave {result.returncode}: {said}")
+        raise failure(f"{what} failed: {command[0]} gave {result.returncode}: {said}")
+
+
+def execute(
+    command: Sequence[str],
+    *,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float | None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program and what it starts, without standard input; what it printed is text.
+
+    Raises:
+      TimeoutError: the time is over; it and its children are killed, as by any exception.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+        start_new_session=True,
+    )
+    with process:
+        try:
+            output, error = process.communicate(timeout=timeout_s)
+        except BaseException as stop:  # also Ctrl-C, which does not reach another session
+            os.killpg(process.pid, signal.SIGKILL)  # with the children that the program has started
+            if isinstance(stop, subprocess.TimeoutExpired):
+                raise TimeoutError from stop
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, error)
 
 
 def last_line(text: str) -> str:
     """The last line of what a program said."""
     return (text.strip() or "no message").splitlines()[-1]
+
+
+def _is_there(name: str) -> bool:
+    if name == "plugins of qemu-aarch64":
+        return shutil.which("qemu-aarch64") is None or "-plugin" in _output(["qemu-aarch64", "-h"])
+    if name == "Debian's keys":
+        return any(list(Path("/").glob(f"{start}*")) for start in _KEYRINGS)
+    if name == "the headers of the C library":
+        return shutil.which("cc") is None or "printf" in _output(["cc", "-E", "-x", "c", "-"], _HEADERS)
+    return shutil.which(name) is not None
+
+
+def _output(command: Sequence[str], said: str = "") -> str:
+    return subprocess.run(command, input=said, capture_output=True, text=True, errors="replace", timeout=60).stdout
+
+
+def main() -> int:
+    """Names what is absent; see the module's first lines."""
+    try:
+        require(*NEEDED)
+    except Unavailable as error:
+        return fail("pi4b-tools", str(error), error.exit_status)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,14 +17,16 @@ import re
 import shlex
 import shutil
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from urllib.parse import unquote
 
 from . import hardware, tools
-from .tools import Pi4bError
+from .tools import Pi4bError, Unavailable
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 """Python -> the Debian, and so the Raspberry Pi OS, that brings it."""
@@ -35,6 +37,10 @@ RUNTIME = ("flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protob
 
 _DEBIAN_PACKAGES = ("base-files", "python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
 _NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/zoneinfo", "var/cache", "var/lib/apt")
+_VERSIONS = "etc/debian-packages"
+"""File of a tree: the packages that went into it, as NAME_VERSION_ARCHITECTURE.deb. Nothing is installed by dpkg."""
+_LEFTOVER_S = 6 * 3600
+"""Age from which on a half-built folder is of a process that was killed: no step takes so long."""
 _HIDING = ("boot", "dev", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp")
 """Folders of Debian's that would hide this machine's own of the same name."""
 _CHECKOUT = Path(__file__).parents[2]
@@ -57,6 +63,11 @@ class Tree:
     def interpreter(self) -> Path:
         """The arm64 interpreter, which this machine cannot execute by itself."""
         return self.root / f"usr/bin/python{self.python}"
+
+    def debian_packages(self) -> dict[str, str]:
+        """Name -> version."""
+        names = (self.root / _VERSIONS).read_text().split()
+        return {name: unquote(version) for name, version, _ in (each.rsplit("_", 2) for each in names)}
 
     @property
     def launcher(self) -> Path:
@@ -90,7 +101,9 @@ def build_tree(
     if python not in SUITES:
         raise Pi4bError(f"python: got {python!r}, expected {' or '.join(SUITES)}")
     folder = Path(folder).resolve()
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(folder)
     requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
     suite = SUITES[python]
     root = _layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
@@ -112,6 +125,16 @@ def default_folder() -> Path:
     folder = _CHECKOUT / "build" / "pi4b"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Says before the work that a folder cannot hold trees.
+
+    Raises:
+      Pi4bError: Python would cut its path at a colon, or QEMU at a comma.
+    """
+    if found := {",", ":"} & {*str(folder.resolve())}:
+        raise Pi4bError(f"{folder}: got a path with {' and '.join(sorted(found))}, expected one without")
 
 
 def pinned(names: Sequence[str], *, python: str = "3.11") -> list[str]:
@@ -151,22 +174,39 @@ def _layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None
     return place
 
 
+def _clear_leftovers(folder: Path) -> None:
+    """Removes what builds that were killed have left."""
+    for path in folder.glob(".*"):
+        try:
+            if time.time() - path.stat().st_mtime < _LEFTOVER_S:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue  # another process was faster
+
+
 def _debian_inputs() -> list[object]:
-    return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, sorted(hardware.files())]
+    return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
 
 
 def _unpack_debian(part: Path, suite: str) -> None:
-    tools.require("mmdebstrap", "qemu-aarch64")
+    tools.require("mmdebstrap", "Debian's keys")
     packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
     # Nothing is executed in it, so that a user needs neither root nor a name space of his own.
     mode = "root" if os.geteuid() == 0 else "chrootless"
     options = ["--quiet", f"--mode={mode}", "--variant=extract", "--architectures=arm64", packages]
+    record = f'ls "$1/var/cache/apt/archives" | grep "[.]deb$" > "$1/{_VERSIONS}"'
+    options.append(f"--extract-hook={record}")
     left_out = [f"--exclude=./{name}" for name in (*_NOT_NEEDED, *_HIDING)]
     with TemporaryDirectory() as scratch:
         archive = Path(scratch) / "debian.tar"  # a folder would belong to other users where mmdebstrap is not root
-        tools.call(["mmdebstrap", *options, suite, archive], what=f"fetching Debian {suite} for arm64")
+        fetch: list[str | Path] = ["mmdebstrap", *options, suite, archive]
+        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, failure=Unavailable)
         extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
-        tools.call(extract, what=f"unpacking Debian {suite}")
+        tools.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
     for name, content in hardware.files():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +238,8 @@ def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
     options += ["--implementation=cp", f"--python-version={python}", *platforms, "--platform=manylinux2014_aarch64"]
     with TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", *options, f"--dest={scratch}", *requirements]
-        tools.call(command, what=f"fetching aarch64 wheels for Python {python}")
+        what = f"fetching aarch64 wheels for Python {python}"
+        tools.call(command, what=what, timeout_s=600, failure=Unavailable)
         _unpack(sorted(Path(scratch).glob("*.whl")), part)
 
 
