@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -290,19 +291,20 @@ def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_p
         assert not (tmp_path / name).exists()
 
 
-def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, tmp_path):
-    old = [tmp_path / ".debian-bookworm-abc", tmp_path / ".counter-1.so.77.part"]
-    young = [tmp_path / ".wheels-xyz", tmp_path / ".counter-2.so.78.part"]
+def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, monkeypatch, tmp_path):
+    parts = [tmp_path / ".debian-bookworm-abc", tmp_path / ".counter-1.so.77.part"]
     other = tmp_path / "wheels-kept"
-    for folder in (old[0], young[0], other):
+    for folder in (parts[0], other):
         (folder / "usr").mkdir(parents=True)
-    for file in (old[1], young[1]):
-        file.write_bytes(b"half")
-    for path in (*old, other):
-        os.utime(path, (1, 1))
+    parts[1].write_bytes(b"half")
+    for path in parts:
+        os.utime(path, (1, 1))  # as an archive's folder, unpacked: says nothing of when that was
     build_tree(tmp_path, site_requirements=[])
-    assert not any(path.exists() for path in old)
-    assert all(path.exists() for path in (*young, other))
+    assert all(path.exists() for path in parts)  # another process may be at it
+    later = time.time() + 7 * 3600
+    monkeypatch.setattr(tree, "time", SimpleNamespace(time=lambda: later))
+    build_tree(tmp_path, site_requirements=[])
+    assert not any(path.exists() for path in parts) and other.exists()
 
 
 def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch, tmp_path):

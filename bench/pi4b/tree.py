@@ -178,7 +178,7 @@ def _clear_leftovers(folder: Path) -> None:
     """Removes what builds that were killed have left."""
     for path in folder.glob(".*"):
         try:
-            if time.time() - path.stat().st_mtime < _LEFTOVER_S:
+            if time.time() - path.stat().st_ctime < _LEFTOVER_S:  # mtime may be the unpacked archive's
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
