@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 import zipfile
 from dataclasses import replace
@@ -147,8 +148,8 @@ def test_what_is_there_but_does_not_work_is_named_too(monkeypatch):
     monkeypatch.setattr(tools, "_KEYRINGS", ("nowhere/keys",))
     with pytest.raises(Unavailable) as error:
         tools.require(*tools.NEEDED)
-    expected = "plugins of qemu-aarch64 (qemu-user), Debian's keys (debian-archive-keyring), the headers of the C"
-    assert f"needs {expected} library (libc6-dev), not found" in str(error.value)
+    expected = "Debian trixie's (qemu-user), Debian's keys (debian-archive-keyring), the headers of the C library"
+    assert f"as {expected} (libc6-dev), not found" in str(error.value)
     installed = re.search("PI4B_PACKAGES = (.*)", (ROOT / "Makefile").read_text())[1].split()
     assert {*tools._PACKAGES.values()} == {*installed}
 
@@ -230,7 +231,14 @@ def test_trees_are_found_again_and_change_with_their_wheels(no_debian, tmp_path)
     second = build_tree(tmp_path / "tr ees", wheels=[wheel], site_requirements=[])
     assert second.root == first.root and second.site != first.site
     assert not [path for path in (tmp_path / "tr ees").iterdir() if path.name.startswith(".")]
-    assert first.launcher.read_text().startswith("#!/bin/sh\nexec qemu-aarch64 -cpu cortex-a72 -L '")
+    assert re.match("#!/bin/sh\nexec (/.*/)?qemu-aarch64 -cpu cortex-a72 -L '", first.launcher.read_text())
+
+
+def test_what_runs_is_the_qemu_that_tells_its_version(monkeypatch, tmp_path):
+    """Also where it lies in none of the folders that a program in the tree sees."""
+    program(tmp_path, "qemu-aarch64", "echo mine")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run(Tree(tmp_path, "3.11", ()), ["-c", ""], timeout_s=60).stdout == "mine\n"
 
 
 def test_a_layer_that_fails_leaves_nothing(no_debian, tmp_path):
@@ -280,6 +288,74 @@ def test_counts_are_read_by_tag(tmp_path):
     assert f"enum {{ MARK = {counter.MARK} }};" in counter.SOURCE.read_text()
     with pytest.raises(Pi4bError, match="path with a comma"):
         counter.plugin_argument(tmp_path, tmp_path / "a,b", api=1)
+
+
+QEMU = r"""
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef void (*translated)(uint64_t, void *);
+typedef void (*executed)(unsigned, void *);
+typedef void (*called)(uint64_t, unsigned, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                       uint64_t, uint64_t);
+static translated on_translation; static executed on_execution; static called on_call; static void *block;
+static const uint32_t words[] = {0x91000400, 0x9b017c00, 0x54000040};    /* add, mul, b.eq */
+static int version;
+void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, translated f) { on_translation = f; }
+void qemu_plugin_register_vcpu_tb_exec_cb(void *tb, executed f, int flags, void *data)
+{
+    on_execution = f;
+    block = data;
+}
+void qemu_plugin_register_vcpu_mem_cb(void *insn, void *f, int flags, int which, void *data) {}
+void qemu_plugin_register_vcpu_syscall_cb(uint64_t id, called f) { on_call = f; }
+void qemu_plugin_register_atexit_cb(uint64_t id, void *f, void *data) {}
+size_t qemu_plugin_tb_n_insns(void *tb) { return 3; }
+uint64_t qemu_plugin_tb_vaddr(void *tb) { return 4096; }
+void *qemu_plugin_tb_get_insn(void *tb, size_t i) { return (void *)&words[i]; }
+unsigned qemu_plugin_mem_size_shift(uint32_t info) { return 2; }
+void *qemu_plugin_insn_data(void *insn, void *to, size_t size)
+{
+    if (version < 3)
+        return insn;
+    memcpy(to, insn, size);
+    return (void *)size;                                                 /* how many bytes, no pointer */
+}
+int main(int argc, char **argv)
+{
+    struct { const char *name; int min, current; } info = {"aarch64", 0, version = atoi(argv[2])};
+    void *plugin = dlopen(argv[1], RTLD_NOW);
+    int *wants = dlsym(plugin, "qemu_plugin_version");
+    int (*install)(uint64_t, void *, int, char **) = dlsym(plugin, "qemu_plugin_install");
+    if (*wants > version || *wants < (version > 1 ? 2 : 0) || install(0, &info, 1, argv + 3))
+        return 3;
+    on_translation(0, NULL);
+    on_call(0, 0, 9999, -2, 0, 0, 0, 0, 0, 0, 0);
+    on_execution(0, block);
+    on_execution(0, block);
+    on_execution(1, block);                                              /* of another thread */
+    on_call(0, 0, 9999, 7, 0, 0, 0, 0, 0, 0, 0);
+    return 0;
+}
+"""
+"""What the counter sees of a QEMU, with the interface of any version."""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize(("api", "version"), [(1, 1), (2, 2), (2, 3), (2, 5)])
+def test_counter_counts_with_each_plugin_interface(api, version, tmp_path):
+    (tmp_path / "qemu.c").write_text(QEMU)
+    command = ["cc", "-rdynamic", "-o", str(tmp_path / "qemu"), str(tmp_path / "qemu.c"), "-ldl"]
+    tools.call(command, what="compiling the stand-in", timeout_s=60)
+    library, *arguments = counter.plugin_argument(tmp_path, tmp_path / "counts", api=api).split(",")
+    tools.call([str(tmp_path / "qemu"), library, str(version), *arguments], what="counting", timeout_s=60)
+    (found,) = counter.read(tmp_path / "counts").values()
+    expected = {"tag": 7, "instructions": 6, "integer": 2, "multiply": 2, "branch": 2}
+    assert {name: value for name, value in found.items() if value and name != "branch_misses"} == expected
+    with pytest.raises(Pi4bError, match="counting failed"):  # the other interface's counter is refused
+        other, *_ = counter.plugin_argument(tmp_path, tmp_path / "counts", api=3 - api).split(",")
+        tools.call([str(tmp_path / "qemu"), other, str(version), *arguments], what="counting", timeout_s=60)
 
 
 def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_path, capsys):

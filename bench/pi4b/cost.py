@@ -108,7 +108,7 @@ def check(tree: Tree) -> None:
         result = run(tree, ["-c", ""], timeout_s=120, count=Path(scratch) / "counts")
     if result.returncode and "plugin" in result.stderr:
         said = tools.last_line(result.stderr)
-        raise Unavailable(f"QEMU {tools.qemu_version()} refuses the counter, which was tried with 7.2 and 10.0: {said}")
+        raise Unavailable(f"QEMU {tools.qemu_version()} refuses the counter, which was made for 7 to 10: {said}")
 
 
 def own_packages(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from edge.errors import EdgeError
 
 _PACKAGES = {
     "qemu-aarch64": "qemu-user",
-    "plugins of qemu-aarch64": "qemu-user",
+    "plugins of qemu-aarch64, absent from static builds as Debian trixie's": "qemu-user",
     "mmdebstrap": "mmdebstrap",
     "Debian's keys": "debian-archive-keyring",
     "cc": "gcc",
@@ -155,7 +155,7 @@ def last_line(text: str) -> str:
 
 
 def _is_there(name: str) -> bool:
-    if name == "plugins of qemu-aarch64":
+    if name == "plugins of qemu-aarch64, absent from static builds as Debian trixie's":
         return shutil.which("qemu-aarch64") is None or "-plugin" in _output(["qemu-aarch64", "-h"])
     if name == "Debian's keys":
         return any(list(Path("/").glob(f"{start}*")) for start in _KEYRINGS)

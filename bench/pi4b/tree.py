@@ -76,7 +76,8 @@ class Tree:
 
     def emulator(self) -> list[str]:
         """The command line up to Python's own arguments."""
-        return ["qemu-aarch64", "-cpu", _CPU, "-L", str(self.root), "-0", str(self.launcher)]
+        qemu = shutil.which("qemu-aarch64") or "qemu-aarch64"  # the tree's PATH is not this process's
+        return [qemu, "-cpu", _CPU, "-L", str(self.root), "-0", str(self.launcher)]
 
 
 def build_tree(
