@@ -19,7 +19,8 @@ from edge.errors import EdgeError
 
 from . import fairness, score
 from .evaluation import Frame, Observations, Setting
-from .interval import DRAWS, Bootstrap, bootstrap_interval
+from .interval import DRAWS, bootstrap_interval
+from .joint import joint_draws
 from .results import SCHEMA, number
 
 SAME = "no difference shown"
@@ -242,34 +243,10 @@ def _observations(result: dict[str, Any], order: list[int], classes: list[str], 
 
 def _differences(first: Observations, second: Observations, frame: Frame) -> dict[str, np.ndarray]:
     """Name -> (B, ...) float: B's metric minus A's on the same resampled images."""
-    width = len(first.classes) + 1
-    shape = (len(first.groups), len(first.classes), width)
-    size = int(np.prod(shape))
-    # A joint cell: group, true class, A's answer, B's answer.
-    resampled = Bootstrap.of(
-        first.cells * width + second.cells % width, clusters=first.cluster, sensitive_features=first.group
-    )
-    cells_a = resampled.cells // width
-    cells_b = cells_a // width * width + resampled.cells % width
     # Where the profile drops images, each model's shuffles are drawn apart, as the organisers' runs would be.
-    frames = [frame, Frame(first.counts, first.groups, replace(frame.setting, seed=frame.setting.seed + 1))]
-    chunks = []
-    for drawn in resampled.draw(frame.setting.draws, seed=frame.setting.seed, width=2 * size):
-        both = [
-            one.statistics(_summed(drawn, own, size).reshape(len(drawn), *shape))
-            for one, own in zip(frames, (cells_a, cells_b), strict=True)
-        ]
-        chunks.append({name: both[1][name] - both[0][name] for name in both[0]})
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _summed(counts: np.ndarray, cells: np.ndarray, size: int) -> np.ndarray:
-    """(b, K) counts of joint cells -> (b, size) int64 counts of the cells (K,) they belong to."""
-    order = np.argsort(cells, kind="stable")
-    occurring, starts = np.unique(cells[order], return_index=True)
-    summed = np.zeros((len(counts), size), np.int64)
-    summed[:, occurring] = np.add.reduceat(counts[:, order], starts, axis=1)
-    return summed
+    other = Frame(first.counts, first.groups, replace(frame.setting, seed=frame.setting.seed + 1))
+    a, b = joint_draws([first, second], [frame, other])
+    return {name: b[name] - a[name] for name in a}
 
 
 def _entry(

@@ -48,12 +48,13 @@ class Sample:
     """Kind of its disease, e.g. "malignant"; "" where the manifest does not say."""
 
 
-def index(root: str | os.PathLike[str], *, label_column: str = "class") -> list[Sample]:
+def index(root: str | os.PathLike[str], *, label_column: str = "class", has_files: bool = True) -> list[Sample]:
     """Lists a data set.
 
     Args:
       root: Folder with a manifest.csv, or with <group>/<class>/ folders of images.
       label_column: Column of the manifest that holds the class.
+      has_files: Whether a manifest's images must be there; evidence has a manifest alone.
 
     Returns:
       The samples: a manifest's in its own order, a tree's in natural order (img2 before img10). Hidden files and
@@ -68,7 +69,7 @@ def index(root: str | os.PathLike[str], *, label_column: str = "class") -> list[
         raise DatasetError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}, expected a data set")
     manifest = root / MANIFEST
     if manifest.exists():
-        samples = _read_manifest(manifest, label_column)
+        samples = _read_manifest(manifest, label_column, has_files=has_files)
     elif label_column == "class":
         samples = _scan_tree(root)
     else:
@@ -107,7 +108,7 @@ def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(sorted(name for name in kinds if name in MALIGNANT))
 
 
-def _read_manifest(manifest: Path, label_column: str) -> list[Sample]:
+def _read_manifest(manifest: Path, label_column: str, *, has_files: bool) -> list[Sample]:
     try:
         text = manifest.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,7 +147,7 @@ def _read_manifest(manifest: Path, label_column: str) -> list[Sample]:
                 raise DatasetError(f"{manifest}: row {number}: got path {path}, expected {expected}")
             files_in[folder] = _files_in(manifest.parent / folder)
         # A folder that may be entered but not listed still has its files.
-        if name not in files_in[folder] and not os.path.isfile(manifest.parent / path):
+        if has_files and name not in files_in[folder] and not os.path.isfile(manifest.parent / path):
             raise DatasetError(f"{manifest}: row {number}: no such file: {path}")
         first_row[path] = number
         cluster = path if of_cluster is None else row[of_cluster] or path

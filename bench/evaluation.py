@@ -18,7 +18,6 @@ from . import fairness, score
 from .interval import (
     CONFIDENCE,
     DRAWS,
-    Bootstrap,
     bootstrap_interval,
     effective_n,
     fair_hits,
@@ -196,10 +195,11 @@ class Null:
 class Intervals:
     """Metrics as they stand in a results file."""
 
-    def __init__(self, data: Observations, frame: Frame, values: dict[str, np.ndarray], null: Null | None) -> None:
-        """Runs the bootstrap."""
-        self._frame, self._values = frame, values
-        self._draws = bootstrap(data, frame)
+    def __init__(
+        self, frame: Frame, values: dict[str, np.ndarray], draws: dict[str, np.ndarray], null: Null | None
+    ) -> None:
+        """Takes name -> (...) the metrics of the data, and name -> (B, ...) those of resampled data sets."""
+        self._frame, self._values, self._draws = frame, values, draws
         self._fair = {} if null is None else null.fair
         self._is_large = [bool(n >= fairness.MIN_CELL) for n in frame.sizes]
 
@@ -243,19 +243,6 @@ class Intervals:
         found = bootstrap_interval(float(value), draws, lowest=lowest, highest=highest)
         low, high = found or (None, None)
         return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
-
-
-def bootstrap(data: Observations, frame: Frame) -> dict[str, np.ndarray]:
-    """Name -> (B, ...) float: the metrics of `Frame.statistics` on resampled data sets."""
-    shape = (len(data.groups), len(data.classes), len(data.classes) + 1)
-    size = int(np.prod(shape))
-    resampled = Bootstrap.of(data.cells, clusters=data.cluster, sensitive_features=data.group)
-    chunks = []
-    for drawn in resampled.draw(frame.setting.draws, seed=frame.setting.seed, width=size):
-        counts = np.zeros((len(drawn), size), np.int64)
-        counts[:, resampled.cells] = drawn
-        chunks.append(frame.statistics(counts.reshape(len(drawn), *shape)))
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> Null | None:

@@ -25,6 +25,7 @@ from . import fairness, score
 from .dataset import Sample
 from .evaluation import Frame, Intervals, Metric, Observations, Setting, null_of
 from .interval import CONFIDENCE, images_needed
+from .joint import joint_draws
 from .pairing import MismatchError, has_answer
 
 SCHEMA = "edge-bench/1"
@@ -68,7 +69,7 @@ def metrics(
     contest = _contest(data, frame, counts)
     values = frame.statistics(counts, frame.parts_of_data(data))
     null = null_of(data, frame, values)
-    table = Intervals(data, frame, values, null)
+    table = Intervals(frame, values, joint_draws([data], [frame])[0], null)
     by_group = {name: _group(data, frame, table, counts, index) for index, name in enumerate(data.groups)}
     accuracy = data.rate(is_right)
     contest |= {

@@ -10,6 +10,7 @@ import pytest
 from bench import fairness, score
 from bench.evaluation import Frame, Intervals, Observations, Setting, null_of
 from bench.interval import Bootstrap, bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
+from bench.joint import joint_draws
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold
 
@@ -191,7 +192,7 @@ def intervals(data: Observations) -> Intervals:
     setting = Setting(score.PROFILES["esfair2023"], data.groups[-1], draws=1000)
     frame = Frame(data.counts, data.groups, setting)
     values = frame.statistics(data.counts, frame.parts_of_data(data))
-    return Intervals(data, frame, values, null_of(data, frame, values))
+    return Intervals(frame, values, joint_draws([data], [frame])[0], null_of(data, frame, values))
 
 
 def test_a_planted_gap_is_found_and_chance_is_not() -> None:
@@ -249,5 +250,5 @@ def test_eleven_thousand_images_take_under_two_seconds(num_clusters: int) -> Non
     data = Observations(list("abcdef"), list("0123"), y_true, y_pred, group, cluster)
     frame = Frame(data.counts, data.groups, Setting(score.PROFILES["esfair2023"], "3"))
     start = time.process_time()
-    Intervals(data, frame, frame.statistics(data.counts), None)
+    Intervals(frame, frame.statistics(data.counts), joint_draws([data], [frame])[0], None)
     assert time.process_time() - start < 2
