@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edge.command import DONE, ENVIRONMENT, GATE, ArgumentParser, fail, say
 from edge.errors import EdgeError
-from edge.outputs import check_output, refuse_input
+from edge.outputs import check_output, refuse_input, write_output
 
 PROGRAM = "edge-bench"
 
@@ -162,6 +162,32 @@ def run_show(arguments: argparse.Namespace) -> int:
         raise ResultsError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
     for line in lines:
         print(line)
+    return DONE
+
+
+def run_collect(arguments: argparse.Namespace) -> int:
+    """Adds predictions of model files to the evidence."""
+    from .collect import collect
+
+    found = collect(
+        arguments.data, arguments.predictions, configuration=arguments.name, seed=arguments.seed, folder=arguments.out,
+        label_column=arguments.label, force=arguments.force,
+    )
+    if not arguments.quiet:
+        say(PROGRAM, f"{arguments.out / found.stem}.csv: {len(found.paths)} images of {len(found.runs)} files")
+    return DONE
+
+
+def run_tables(arguments: argparse.Namespace) -> int:
+    """Makes the tables of committed evidence."""
+    check_files(arguments, [*arguments.folder.glob("*.csv"), *arguments.folder.glob("*.json")])
+    from . import tables
+
+    text = tables.markdown(arguments.folder)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        write_output(arguments.output, text)
     return DONE
 
 

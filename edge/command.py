@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
@@ -185,6 +186,13 @@ def whole(text: str, *, least: int) -> int:
         limit = "" if len(text) <= 18 else " with at most 18 digits"
         raise argparse.ArgumentTypeError(f"got {got(text)}, expected a whole number from {least}{limit}")
     return value
+
+
+def plain_name(text: str) -> str:
+    """Argument type: a name that can be a part of a file's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", text):
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected letters, digits, dots, + and -")
+    return text
 
 
 def fraction(text: str) -> float:

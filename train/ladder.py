@@ -15,6 +15,7 @@ from bench import compare, results, score
 from bench.dataset import Sample, as_text, classes_of, index, malignant_classes
 from bench.evaluation import Setting
 from bench.pairing import join
+from bench.tables import cell, difference_cell, markdown_table
 from edge.predictions import Prediction, read
 
 from .checkpoint import CheckpointError
@@ -143,12 +144,12 @@ def write(out: Path, evaluation: dict[str, Any]) -> None:
 
 def table(evaluation: dict[str, Any]) -> Iterator[str]:
     """Markdown: each step's figures with intervals, and what it adds to the one before."""
-    yield "| step | " + " | ".join(name.split(".")[-1].replace("_", " ") for name in _SHOWN) + " | adds to 2/3 |"
-    yield "| --- |" + " --- |" * (len(_SHOWN) + 1)
-    for name, result in evaluation["steps"].items():
-        cells = [_cell(_metric(result, metric)) for metric in _SHOWN]
-        cells.append(_added(evaluation["to_previous"].get(name)))
-        yield f"| {name} | " + " | ".join(cells) + " |"
+    columns = ["step", *(name.split(".")[-1].replace("_", " ") for name in _SHOWN), "adds to 2/3"]
+    rows = (
+        [name, *(cell(_metric(result, metric)) for metric in _SHOWN), _added(evaluation["to_previous"].get(name))]
+        for name, result in evaluation["steps"].items()
+    )
+    yield from markdown_table(columns, rows)
 
 
 def _metric(result: dict[str, Any], name: str) -> dict[str, Any]:
@@ -157,20 +158,10 @@ def _metric(result: dict[str, Any], name: str) -> dict[str, Any]:
     return metric
 
 
-def _cell(metric: dict[str, Any]) -> str:
-    ends = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
-    return "-" if metric["value"] is None else f"{metric['value']:.3f}{ends}"
-
-
 def _added(comparison: dict[str, Any] | None) -> str:
     if comparison is None:
         return ""
-    entry = comparison["metrics"]["score.total_of_two_thirds"]
-    difference = entry["difference"]
-    if difference["value"] is None:
-        return "-"
-    ends = "" if difference["low"] is None else f" [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    return f"{difference['value']:+.3f}{ends}" + (f" {compare.SAME}" if entry["verdict"] == compare.SAME else "")
+    return difference_cell(comparison["metrics"]["score.total_of_two_thirds"]["difference"])
 
 
 def _pairs(samples: Sequence[Sample], path: Path, seed: int | None) -> list[tuple[Sample, Prediction]]:
