@@ -165,6 +165,38 @@ def run_bias(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def run_collect(arguments: argparse.Namespace) -> int:
+    """Adds runs to the evidence."""
+    from .collect import collect
+
+    found = collect(
+        arguments.data,
+        arguments.runs,
+        configuration=arguments.name,
+        folder=arguments.out,
+        label_column=arguments.label,
+        force=arguments.force,
+    )
+    if not arguments.quiet:
+        folds = ", ".join(str(run.fold) for run in found.runs)
+        _say(f"{arguments.out / found.stem}.csv: {len(found.paths)} images of folds {folds}; {found.command}")
+    return DONE
+
+
+def run_offsets(arguments: argparse.Namespace) -> int:
+    """Adds class offsets to the evidence."""
+    from bench import evidence
+
+    from .offsets import with_offsets
+
+    samples = index(arguments.folder, has_files=False)
+    for found in with_offsets(arguments.folder, arguments.name, objective=arguments.objective):
+        evidence.write(arguments.folder, samples, found, force=arguments.force)
+        if not arguments.quiet:
+            _say(f"{arguments.folder / found.stem}.csv: {len(found.paths)} images, offsets of {len(found.runs)} folds")
+    return DONE
+
+
 def run_show(arguments: argparse.Namespace) -> int:
     """Draws a contact sheet."""
     check_output(arguments.output, force=arguments.force)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import __version__
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, plain_name, run
 
 from .config import TrainConfig
 from .recipes import LADDERS, RECIPES
@@ -97,11 +97,26 @@ def build_parser() -> ArgumentParser:
     bias = command("bias", "fit class offsets on out-of-fold predictions; tunes the metric, and says so")
     bias.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of different folds")
     output(bias, "the offsets (JSON) to write", required=True)
-    bias.add_argument("--objective", choices=("contest", "balanced"), default="contest", help="raised (contest)")
     bias.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
+
+    collect = command("collect", "join held-out predictions of runs of all folds into evidence for the tables")
+    collect.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in fold alone")
+    collect.add_argument("--name", type=plain_name, required=True, metavar="NAME", help="of the configuration")
+    collect.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
+    collect.add_argument("--force", action="store_true", help="replace the same configuration and seed")
+
+    text = "add a configuration with class offsets, each fold with those fitted on the others; tunes the metric"
+    offsets = commands.add_parser("offsets", help=text, description=text[0].upper() + text[1:] + ".")
+    offsets.add_argument("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
+    offsets.add_argument("name", type=plain_name, metavar="NAME", help="configuration whose predictions are used")
+    offsets.add_argument("--force", action="store_true", help="replace NAME+offsets")
+    offsets.add_argument("-q", "--quiet", action="store_true", help="no remarks")
+    offsets.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
 
     command("throughput", "time the input pipeline beside a plain DataLoader")
 
+    for each in (bias, offsets):
+        each.add_argument("--objective", choices=("contest", "balanced"), default="contest", help="raised (contest)")
     for each in (fit, ladder, show):
         each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
     for each in (fit, show):

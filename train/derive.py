@@ -17,15 +17,14 @@ import torch
 
 from bench.accuracy import balanced_accuracy
 from bench.dataset import DatasetError, Sample, as_text, index
-from bench.pairing import join
 from bench.score import PROFILES, reference_group
 from edge.outputs import write_output
-from edge.predictions import read
 from edge.preprocess import Preprocess
 
 from . import checkpoint as checkpoints
 from .average import greedy_soup, reestimate_batch_norm
 from .checkpoint import Checkpoint, CheckpointError
+from .collect import held_out_pairs
 from .config import TrainConfig
 from .data import load_images, scale_tensor
 from .heldout import embed, predict
@@ -33,7 +32,7 @@ from .leaks import mark_leaky
 from .marks import check_disjoint, cluster_marks
 from .network import build
 from .posthoc import ClassBias, fit_class_bias, refit_last_layer
-from .run import PREDICTIONS, write_json, write_metrics
+from .run import write_json, write_metrics
 
 _BATCH_SIZE = 64
 _NUM_BN_IMAGES = 2048
@@ -144,14 +143,7 @@ def class_bias(
     """
     states = [checkpoints.load(run) for run in runs]
     samples = [as_text(sample) for sample in index(root, label_column=label_column)]
-    pairs, classes = [], states[0].classes
-    for run, state in zip(runs, states, strict=True):
-        if state.classes != classes or not (run / PREDICTIONS).exists():
-            raise CheckpointError(f"{run}: no held-out predictions of {', '.join(classes)}, expected a finished run's")
-        pairs += join(samples, read(run / PREDICTIONS).rows, subset=True)
-    paths = [sample.path for sample, _ in pairs]
-    if len(paths) != len({*paths}):
-        raise DatasetError("an image is held out by two of the runs, expected runs of different folds")
+    pairs, classes = [pair for part in held_out_pairs(samples, runs, states) for pair in part], states[0].classes
     groups = sorted({sample.group for sample, _ in pairs})
     clusters = sorted({sample.cluster for sample, _ in pairs})
     name = reference_group((s.group for s in samples), profile=PROFILES["esfair2023"], wanted=reference)

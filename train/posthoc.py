@@ -46,6 +46,8 @@ class ClassBias:
     """The metric where each fold is predicted with offsets fitted on the clusters of the others: the honest figure."""
     predictions: np.ndarray
     """(N,) int64. The predictions behind `after`, for a paired comparison with those before."""
+    by_fold: dict[int, np.ndarray]
+    """Fold -> (C,) float64: the offsets behind its predictions, fitted on the other folds."""
 
     @property
     def gain(self) -> float:
@@ -62,8 +64,7 @@ def fit_class_bias(
     reference_group: int,
     objective: Objective = "contest",
     l2: float = 1e-3,
-    num_folds: int = 5,
-    seed: int = 0,
+    folds: np.ndarray | None = None,
 ) -> ClassBias:
     """Fits one offset per class that raises a metric. It TUNES THE METRIC: say so beside every figure made with it.
 
@@ -84,11 +85,10 @@ def fit_class_bias(
       objective: The metric.
       l2: Price of the offsets, in units of the metric. Where nothing is to be gained (5,000 simulated images of equal
         groups) the contest's `gain` is -.003, sd .005, at 1e-3, and -.007 at 0: parity of noise is what gets fitted.
-      num_folds: Of the nested estimate.
-      seed: Of the folds.
+      folds: (N,) integer. Of the nested estimate; None: five are made of the clusters.
 
     Raises:
-      ValueError: other shapes, values that are not finite, or no contest score for want of groups.
+      ValueError: one fold, other shapes, values that are not finite, or no contest score for want of groups.
       DatasetError: fewer clusters than folds.
     """
     x, y, g = log_probabilities, labels.astype(np.int64), groups.astype(np.int64)
@@ -109,15 +109,18 @@ def fit_class_bias(
     before = measure(x.argmax(-1))
     if np.isnan(before):
         raise ValueError(f"the {objective} metric is not defined: expected two groups, one of them {reference_group}")
-    samples = [Sample(str(i), *map(str, row)) for i, row in enumerate(zip(y, g, clusters, strict=True))]
-    fold_of = np.array(list(make_folds(samples, num_folds=num_folds, seed=seed).values()))
-    predictions = np.empty(len(x), np.int64)
-    for fold in range(num_folds):
-        fitted = fold_of != fold
-        bias = _search(x[fitted], y[fitted], g[fitted], num_groups=num_groups, metric=metric, l2=l2)
-        predictions[~fitted] = (x[~fitted] + bias).argmax(-1)
+    if folds is None:
+        samples = [Sample(str(i), *map(str, row)) for i, row in enumerate(zip(y, g, clusters, strict=True))]
+        folds = np.array(list(make_folds(samples).values()))
+    predictions, by_fold = np.empty(len(x), np.int64), {}
+    for fold in np.unique(folds).tolist():
+        fitted = folds != fold
+        if not fitted.any():
+            raise ValueError(f"folds: got {fold} alone, expected two at least: offsets are fitted on the others")
+        by_fold[fold] = _search(x[fitted], y[fitted], g[fitted], num_groups=num_groups, metric=metric, l2=l2)
+        predictions[~fitted] = (x[~fitted] + by_fold[fold]).argmax(-1)
     bias = _search(x, y, g, num_groups=num_groups, metric=metric, l2=l2)
-    return ClassBias(bias, objective, before, measure(predictions), predictions)
+    return ClassBias(bias, objective, before, measure(predictions), predictions, by_fold)
 
 
 def refit_last_layer(

@@ -33,6 +33,7 @@ from .log import CSV, JSONL
 from .marks import cluster_marks, picture_marks
 from .network import Network, build
 from .plan import Parts, Plan, divide
+from .record import CONFIG, describe_machine
 from .session import TrainingData, check_config
 from .teacher import Teacher, load_teacher, soft_labels
 from .weights import Report, load_weights
@@ -103,7 +104,7 @@ def run(
         blank, state = state, checkpoints.load(plan.out)
         _check_same_run(state, blank)
     elif ranks.is_first:
-        _begin(plan, parts, bool(leaks))
+        _begin(plan, parts, bool(leaks), ranks)
     if leaks:
         warn(f"LEAKY: {'; '.join(leaks)}; figures of this run mean little")
         state = mark_leaky(state, leaks, plan.out)
@@ -201,13 +202,14 @@ def _blank(
     )
 
 
-def _begin(plan: Plan, parts: Parts, is_leaky: bool) -> None:
+def _begin(plan: Plan, parts: Parts, is_leaky: bool, ranks: Ranks) -> None:
     """The run's folder, with what is known before the first step."""
     plan.out.mkdir(parents=True, exist_ok=True)
     for name in (checkpoints.NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
         (plan.out / name).unlink(missing_ok=True)
     mark = {"leaky": True} if is_leaky else {}
-    write_json(plan.out / "config.json", {"recipe": plan.recipe, **mark, **plan.config.to_dict()})
+    told = {"recipe": plan.recipe, **mark, **describe_machine(ranks.device), **plan.config.to_dict()}
+    write_json(plan.out / CONFIG, told)
     for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
         if samples or name == "heldout.txt":
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))

@@ -84,8 +84,7 @@ class Teacher:
         """Of all clusters that a member was trained on; None where one does not tell."""
         if any(member.marks is None for member in members):
             self.marks = None
-        identity = [[member.sha256, member.preprocess.to_json()] for member in members]
-        self.sha256 = hashlib.sha256(json.dumps([identity, list(classes)]).encode()).hexdigest()
+        self.sha256 = identity_of([(member.sha256, member.preprocess.to_json()) for member in members], classes)
         """Of all that its answers depend on apart from the pictures."""
         self.device = torch.device("cpu")
         self._networks = [member.network.eval().requires_grad_(False) for member in members]
@@ -122,6 +121,11 @@ class Teacher:
             logits = self._networks[index](images.flip(flip))[:, self._orders[index]]
             answers.append(torch.log_softmax(logits.float(), dim=1))
         return _log_mean(answers)
+
+
+def identity_of(members: Sequence[tuple[str, str]], classes: Sequence[str]) -> str:
+    """SHA-256 of all that a teacher's answers depend on: each member's file and preprocessing, and the classes."""
+    return hashlib.sha256(json.dumps([members, list(classes)]).encode()).hexdigest()
 
 
 def load_teacher(paths: Sequence[Path], *, classes: Sequence[str]) -> Teacher:
@@ -181,7 +185,7 @@ def load_swin(folder: Path) -> Member:
         network=_WithoutMean(model),
         preprocess=preprocess,
         classes=tuple(model.config.id2label[i] for i in range(model.config.num_labels)),
-        sha256=_sha256(folder / "model.safetensors"),
+        sha256=sha256_of(folder / "model.safetensors"),
         marks=None,
     )
 
@@ -210,7 +214,7 @@ def _load_own(path: Path) -> Member:
         network=network,
         preprocess=Preprocess.from_json(state.preprocess),
         classes=tuple(state.classes),
-        sha256=_sha256(path / checkpoint.NAME if path.is_dir() else path),
+        sha256=sha256_of(path / checkpoint.NAME if path.is_dir() else path),
         marks=None if state.leaky else frozenset(state.clusters + state.pictures),  # a leaky run has seen more
     )
 
@@ -280,6 +284,7 @@ def _write(path: Path, array: np.ndarray) -> None:
     os.replace(part, path)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
