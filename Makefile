@@ -79,6 +79,11 @@ heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldou
 	-o "$(CURDIR)/build/heldout.csv" --force
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset
 
+.PHONY: results
+results: $(SLIM)  ## Make the tables of docs/results anew from the predictions there; no data set, no checkpoint
+	@set -e; for folder in $(dir $(wildcard docs/results/*/protocol.json)); do \
+	.venv-slim/bin/edge-bench tables "$$folder" -o "$${folder}tables.md" --force; echo "$${folder}tables.md"; done
+
 .PHONY: route
 route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham6 (ROUTE_ARGS: of edge-train fit)
 	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }
