@@ -22,8 +22,11 @@ from .errors import ModelError
 from .predictions import UNCERTAIN, Prediction
 from .preprocess import Preprocess
 
-DEFAULT_MODEL = Path(__file__).parent / "models" / "mobileone_s0_ham6_128.onnx"
-"""The model that comes with the package; its card lies beside it."""
+FLOAT_MODEL = Path(__file__).parent / "models" / "mobileone_s0_ham6_128.onnx"
+"""The model that comes with the package, as it was trained; its card lies beside it."""
+
+DEFAULT_MODEL = FLOAT_MODEL.with_suffix(".int8.onnx")
+"""The same, quantised: what runs where no model is named."""
 
 SCHEMA = "edge-model/1"
 _INPUT, _OUTPUT = "images", "logits"

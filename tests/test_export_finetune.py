@@ -8,7 +8,7 @@ from torch import nn
 from test_export_equalize import SIDE, float_model
 from test_export_to_onnx import CLASSES, logits_of, pictures
 
-from edge.classifier import DEFAULT_MODEL
+from edge.classifier import FLOAT_MODEL
 from edge.preprocess import Preprocess
 from export import finetune as module
 from export.calibrate import RANGES, collect, session_of
@@ -22,7 +22,7 @@ from train.head import Head
 from train.network import Network
 
 IMAGES = pictures(32, SIDE)
-needs_bundled = pytest.mark.skipif(not DEFAULT_MODEL.exists(), reason="the bundled model is absent")
+needs_bundled = pytest.mark.skipif(not FLOAT_MODEL.exists(), reason="the bundled model is absent")
 
 
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4", "mobilenet_v2", "mobilenet_v3_small"])
@@ -106,7 +106,7 @@ def test_neighbours_are_drawn_back_to_what_cannot_saturate():
 @pytest.mark.slow
 @needs_bundled
 def test_it_learns_to_answer_as_the_float_network():
-    model, images = onnx.load(DEFAULT_MODEL), pictures(64, 128)
+    model, images = onnx.load(FLOAT_MODEL), pictures(64, 128)
     steps = model_scales(model, convolutions(model)[-1:], per_channel=False)
     ranges = {name: RANGES["minmax"](histogram) for name, histogram in collect(model, images).items()}
     reference = run(session_of(model), images)

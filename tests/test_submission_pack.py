@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from sample_submission import CONTEST, build
 
-from edge.classifier import DEFAULT_MODEL, Classifier
+from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL, Classifier
 from edge.errors import InputError, ModelError
 from export.submission import archive, manifest, pack, samples, sources, weights
 from export.submission.card import write_card
@@ -279,9 +279,11 @@ def test_pins_are_those_of_the_constraints(submission):
 
 def test_a_card_is_written_of_what_the_model_says():
     text = write_card(Classifier.load())
-    assert "| accuracy | 0.7746 | 0.7487 to 0.7985 | 1078 |" in text
-    assert "| training: recipe | plain |" in text
+    assert "| accuracy | 0.7922 | 0.7670 to 0.8154 | 1078 |" in text
+    assert "| training: recipe | default |" in text
     assert "no medical device" in text
+    assert "Of the float model" in text
+    assert "Of the float model" not in write_card(Classifier.load(FLOAT_MODEL))
 
 
 def test_pip_says_why_in_one_line(monkeypatch, tmp_path):

@@ -32,6 +32,8 @@ def _lines(classifier: Classifier) -> Iterator[str]:
     if not rows:
         yield "The file states none."
         return
+    if "quantization" in metadata:
+        yield "Of the float model that this int8 form was made from; `edge-export verify` compares the two.\n"
     yield "| | value | 95 % interval | images |\n| --- | --- | --- | --- |"
     yield from rows
 

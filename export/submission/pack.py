@@ -201,7 +201,7 @@ def _write_texts(folder: Path, order: Order, classifier: Classifier, expected: l
     }
     text = _filled("README.md", {f"@{name}@": value for name, value in values.items()})
     (folder / "README.md").write_text(text, encoding="utf-8")
-    card = classifier.path.with_suffix(".md")
+    card = classifier.path.with_name(classifier.path.stem.removesuffix(".int8") + ".md")
     text = _read(card) if card.is_file() else write_card(classifier)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     licences = folder / "LICENSES"
