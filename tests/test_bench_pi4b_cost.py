@@ -1,5 +1,6 @@
 """The tree, the emulator, the counter's output and the cost baseline, without emulation."""
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from sample_images import TINY_MODEL
 
 from bench.cli import main
-from bench.pi4b import actions, contest, cost, counter, hardware, measured, model, ready, tools, tree
+from bench.pi4b import actions, cache, contest, cost, counter, hardware, measured, model, ready, tools, tree
 from bench.pi4b.cost import BaselineError, Cost
 from bench.pi4b.emulator import environment, run
 from bench.pi4b.model import Formula
@@ -378,19 +379,75 @@ def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_p
 
 
 def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, monkeypatch, tmp_path):
-    parts = [tmp_path / ".debian-bookworm-abc", tmp_path / ".counter-1.so.77.part"]
-    other = tmp_path / "wheels-kept"
-    for folder in (parts[0], other):
+    parts = [tmp_path / f"{cache.PART}debian-bookworm-abc", tmp_path / f"{cache.PART}counter-1.so.77"]
+    theirs = [tmp_path / name for name in (".git", ".ssh", ".wheels", ".debian-notes", "wheels-kept", ".bashrc")]
+    for folder in (parts[0], *theirs[:-1]):
         (folder / "usr").mkdir(parents=True)
-    parts[1].write_bytes(b"half")
-    for path in parts:
+    for path in (parts[1], theirs[-1]):
+        path.write_bytes(b"half")
+    for path in (*parts, *theirs):
         os.utime(path, (1, 1))  # as an archive's folder, unpacked: says nothing of when that was
     build_tree(tmp_path, site_requirements=[])
     assert all(path.exists() for path in parts)  # another process may be at it
     later = time.time() + 7 * 3600
-    monkeypatch.setattr(tree, "time", SimpleNamespace(time=lambda: later))
+    monkeypatch.setattr(cache, "time", SimpleNamespace(time=lambda: later))
     build_tree(tmp_path, site_requirements=[])
-    assert not any(path.exists() for path in parts) and other.exists()
+    assert not any(path.exists() for path in parts) and all(path.exists() for path in theirs)
+
+
+def test_what_is_made_is_removed_if_its_process_was_killed(monkeypatch, tmp_path):
+    """The names of half-made things are those that are looked for."""
+    made = []
+
+    def make(part):
+        made.append(part)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache.shutil, "rmtree", lambda *arguments, **options: None)
+    monkeypatch.setattr(Path, "unlink", lambda *arguments, **options: None)
+    for work in (lambda: cache.layer(tmp_path, "wheels", [], make), lambda: cache.put(tmp_path / "a.jpg", make)):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert all(path.name.startswith(cache.PART) and path.parent == tmp_path for path in made) and len(made) == 2
+
+
+def test_two_processes_make_the_same_at_once(monkeypatch, tmp_path):
+    """Each is in the middle of it when the other is done."""
+    def put(part):
+        part.write_bytes(b"one")
+        with monkeypatch.context() as other:
+            other.setattr(cache.os, "getpid", lambda: 7)
+            cache.put(tmp_path / "photo.jpg", lambda again: again.write_bytes(b"one"))
+
+    cache.put(tmp_path / "photo.jpg", put)
+    assert (tmp_path / "photo.jpg").read_bytes() == b"one"
+    done = []
+
+    def build(part):
+        (part / "edge").symlink_to(ROOT / "edge")
+        if not done:
+            done.append(part)
+            done.append(cache.layer(tmp_path, "packages", [], build))
+
+    assert cache.layer(tmp_path, "packages", [], build) == done[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", done[1].name}
+
+
+def test_a_cache_that_can_only_be_read_tells_what_to_do(no_debian, monkeypatch, tmp_path):
+    """Seen at another place than where it was filled, as mounted into a container."""
+    build_tree(tmp_path / "a", site_requirements=[])
+    (tmp_path / "a").rename(tmp_path / "b")
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(cache, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    for work in (lambda: build_tree(tmp_path / "b", site_requirements=[]), lambda: cost.own_packages(tmp_path / "b")):
+        with pytest.raises(Pi4bError, match=r"Read-only file system.*: copy it .* \(cp -a\), .* with --cache") as error:
+            work()
+        assert error.value.exit_status == 5
 
 
 def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch, tmp_path):
@@ -542,9 +599,17 @@ def test_spec_goes_through_json():
     assert Spec.from_json(json.dumps(vars(spec))) == spec
 
 
-def test_packages_are_linked_again_after_a_move(tmp_path):
+def test_packages_are_linked_again_after_a_move(monkeypatch, tmp_path):
     links = cost.own_packages(tmp_path)
-    assert (links / "edge").resolve() == ROOT / "edge"
-    (links / "edge").unlink()
-    (links / "edge").symlink_to(tmp_path)
-    assert (cost.own_packages(tmp_path) / "edge").resolve() == ROOT / "edge"
+    assert (links / "edge").resolve() == ROOT / "edge" and {path.name for path in links.iterdir()} == {"edge", "bench"}
+    monkeypatch.setattr(cost.edge, "__path__", [str(tmp_path / "moved" / "edge")])
+    assert (cost.own_packages(tmp_path) / "edge").readlink() == tmp_path / "moved" / "edge"
+    assert (links / "edge").resolve() == ROOT / "edge"  # a process that counts now still has its own
+
+
+def test_nothing_of_the_users_is_replaced_in_a_cache(tmp_path):
+    for name in ("packages/edge", "packages/bench"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    cost.own_packages(tmp_path)
+    assert (tmp_path / "packages/edge").read_text() == "mine"

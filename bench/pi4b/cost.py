@@ -13,7 +13,7 @@ import bench
 import edge
 from edge.errors import EdgeError
 
-from . import counter, tools
+from . import cache, counter, tools
 from .emulator import run
 from .model import Counts, Formula
 from .regions import Spec
@@ -114,14 +114,13 @@ def check(tree: Tree) -> None:
 
 def own_packages(folder: Path) -> Path:
     """A folder in which the packages that run here, and nothing else, can be imported: others are not arm64's."""
-    links = folder / "packages"
-    links.mkdir(exist_ok=True)
-    for package in (edge, bench):
-        link, target = links / package.__name__, Path(package.__path__[0]).resolve()
-        if not link.is_symlink() or link.readlink() != target:
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-    return links
+    targets = {package.__name__: str(Path(package.__path__[0]).resolve()) for package in (edge, bench)}
+
+    def link(part: Path) -> None:
+        for name, target in targets.items():
+            (part / name).symlink_to(target)
+
+    return cache.layer(folder, "packages", targets, link)
 
 
 def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
-from . import tools
+from . import cache, tools
 from .tools import Pi4bError
 
 MARK = 9999
@@ -35,13 +34,9 @@ def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
     library = folder / f"counter-{digest}-{api}.so"
     if not library.exists():
         tools.require("cc", "the headers of the C library")
-        part = library.with_name(f".{library.name}.{os.getpid()}.part")  # another process may compile it as well
-        command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", "-o", part, SOURCE]
-        try:
-            tools.call(command, what="compiling the counting plugin", timeout_s=120)
-            part.replace(library)
-        finally:
-            part.unlink(missing_ok=True)
+        command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", SOURCE, "-o"]
+        what = "compiling the counting plugin"
+        cache.put(library, lambda part: tools.call([*command, part], what=what, timeout_s=120))
     return f"{library},out={output.resolve()}"
 
 

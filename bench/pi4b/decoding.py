@@ -18,10 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.outputs import write_output
-
 from ..images import encode
 from ..scene import draw
+from . import cache
 from .cost import count
 from .model import CYCLES_PER_MS, CalibrationError, Counts, Formula, Point, checked, table_rows
 from .regions import Spec
@@ -127,7 +126,8 @@ def main() -> int:
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             picture = draw(published.width, published.height, seed=0, index=0)
-            write_output(path, encode(picture, quality=published.quality))
+            data = encode(picture, quality=published.quality)
+            cache.put(path, lambda part: part.write_bytes(data))
         names[str(path)] = published
     costs = count(tree, Spec(photos=tuple(names), winners=True), {path: path for path in names})
     table = csv.writer(sys.stdout, lineterminator="\n")

@@ -94,20 +94,28 @@ def qemu_version() -> str:
     return found[1]
 
 
-def call(command: Sequence[str | Path], *, what: str, timeout_s: float, failure: type[Pi4bError] = Pi4bError) -> None:
+def call(
+    command: Sequence[str | Path],
+    *,
+    what: str,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    failure: type[Pi4bError] = Pi4bError,
+) -> None:
     """Runs a program to its end, quietly.
 
     Args:
       command: The program and its arguments.
       what: What it is for, for the message.
       timeout_s: After so many seconds it is killed.
+      env: Its environment; None: this process's.
       failure: What is raised.
 
     Raises:
       Pi4bError: it failed, or the time is over; the message has its last line.
     """
     try:
-        result = execute([str(part) for part in command], timeout_s=timeout_s)
+        result = execute([str(part) for part in command], env=env, timeout_s=timeout_s)
     except TimeoutError as error:
         raise failure(f"{what}: {command[0]} was not done after {timeout_s:g} s") from error
     if result.returncode:

@@ -5,27 +5,24 @@
     folder/wheel-KEY/              one wheel, as the project's own
 
 A key is a digest of all that went into its folder, so a change builds a new one and everything else is found again.
-A folder appears when it is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shlex
 import shutil
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
-from . import hardware, tools
+from . import cache, hardware, tools
 from .tools import Pi4bError, Unavailable
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
@@ -39,8 +36,6 @@ _DEBIAN_PACKAGES = ("base-files", "python3-minimal", "libpython3-stdlib", "libst
 _NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/zoneinfo", "var/cache", "var/lib/apt")
 _VERSIONS = "etc/debian-packages"
 """File of a tree: the packages that went into it, as NAME_VERSION_ARCHITECTURE.deb. Nothing is installed by dpkg."""
-_LEFTOVER_S = 6 * 3600
-"""Age from which on a half-built folder is of a process that was killed: no step takes so long."""
 _HIDING = ("boot", "dev", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp")
 """Folders of Debian's that would hide this machine's own of the same name."""
 _CHECKOUT = Path(__file__).parents[2]
@@ -104,14 +99,16 @@ def build_tree(
     folder = Path(folder).resolve()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(folder)
+    cache.clear_leftovers(folder)
     requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
     suite = SUITES[python]
-    root = _layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
+    root = cache.layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
     _write_launcher(Tree(root, python, ()))
     site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
     if requirements:
-        site.append(_layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements)))
+        site.append(
+            cache.layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements))
+        )
     return Tree(root, python, tuple(site))
 
 
@@ -155,40 +152,6 @@ def pinned(names: Sequence[str], *, python: str = "3.11") -> list[str]:
     return [f"{name}=={versions[name]}" for name in names]
 
 
-def _layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None]) -> Path:
-    """The folder that `build` fills, built unless it is there."""
-    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
-    place = folder / f"{name}-{digest}"
-    if place.is_dir():
-        return place
-    part = Path(mkdtemp(prefix=f".{name}-", dir=folder))
-    try:
-        part.chmod(0o755)
-        build(part)
-        try:
-            part.rename(place)
-        except OSError:
-            if not place.is_dir():  # else another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return place
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Removes what builds that were killed have left."""
-    for path in folder.glob(".*"):
-        try:
-            if time.time() - path.stat().st_ctime < _LEFTOVER_S:  # mtime may be the unpacked archive's
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        except OSError:
-            continue  # another process was faster
-
-
 def _debian_inputs() -> list[object]:
     return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
 
@@ -203,9 +166,11 @@ def _unpack_debian(part: Path, suite: str) -> None:
     options.append(f"--extract-hook={record}")
     left_out = [f"--exclude=./{name}" for name in (*_NOT_NEEDED, *_HIDING)]
     with TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)  # apt fetches as a user of its own
         archive = Path(scratch) / "debian.tar"  # a folder would belong to other users where mmdebstrap is not root
         fetch: list[str | Path] = ["mmdebstrap", *options, suite, archive]
-        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, failure=Unavailable)
+        here = {**os.environ, "TMPDIR": scratch}  # removed with it, also where mmdebstrap is killed
+        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, failure=Unavailable)
         extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
         tools.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
     for name, content in hardware.files():
@@ -218,10 +183,12 @@ def _write_launcher(tree: Tree) -> None:
     """The kernel of this machine executes the script itself, whoever asks: no binfmt registration is needed."""
     text = f'#!/bin/sh\nexec {shlex.join([*tree.emulator(), str(tree.interpreter)])} "$@"\n'
     if not tree.launcher.exists() or tree.launcher.read_text() != text:  # a tree may have been moved
-        part = tree.launcher.with_name(f".{tree.launcher.name}.{os.getpid()}")
-        part.write_text(text)
-        part.chmod(0o755)
-        part.replace(tree.launcher)
+        cache.put(tree.launcher, lambda part: _write_program(part, text))
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def _wheel_layer(folder: Path, wheel: Path) -> Path:
@@ -229,7 +196,7 @@ def _wheel_layer(folder: Path, wheel: Path) -> Path:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     except OSError as error:
         raise Pi4bError(f"{wheel}: wheel cannot be read: {error.strerror}") from error
-    return _layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
+    return cache.layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
 
 
 def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
