@@ -132,8 +132,7 @@ class Preprocess:
         if pixels.shape != shape or pixels.dtype != np.uint8:
             raise ValueError(f"out: got {pixels.shape} {pixels.dtype}, expected {shape} uint8")
         start = perf_counter()
-        needed_size = self._needed_size if self.draft_factor else None
-        decoded = decode(source, needed_size=needed_size, limits=limits, admit=admit)
+        decoded = self._decode(source, limits, admit)
         middle = perf_counter()
         self._place(decoded, pixels)
         end = perf_counter()
@@ -165,6 +164,11 @@ class Preprocess:
             raise ValueError(f"preprocess: got {got}, expected the keys {', '.join(names)}")
         arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**arguments)
+
+    def _decode(self, source: Source, limits: PixelLimits, admit: Admit | None) -> Decoded:
+        """The picture with no more pixels than `_place` needs."""
+        needed_size = self._needed_size if self.draft_factor else None
+        return decode(source, needed_size=needed_size, limits=limits, admit=admit)
 
     def _needed_size(self, width: int, height: int) -> tuple[int, int]:
         fill_width, fill_height = self.fill_size(width, height)

@@ -2,8 +2,11 @@
 
 import gc
 import json
+import sys
+from collections import Counter
 
 import pytest
+from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
 from bench import images
@@ -11,6 +14,8 @@ from bench.cli import main
 from bench.pi4b import measured, regions
 from bench.pi4b.regions import Spec
 from edge.classifier import Classifier
+from edge.memory import MemoryGate
+from edge.preprocess import Preprocess
 
 SMALL_MIX = (images.SizeClass(100, ((64, 48, 50), (96, 64, 50))),)
 
@@ -30,10 +35,58 @@ def test_regions_run_the_shipped_code(tmp_path):
     for region in found:
         region.run()  # a second call does the same again
     _, resize, one, three = (region.run() for region in found)
-    assert resize.size == preprocess.fill_size(640, 480)
     assert (one.shape[0], three.shape[0]) == (1, 3)
-    pixels, offset = preprocess(str(path)), (preprocess.size_px - resize.height) // 2
-    assert pixels[offset : offset + resize.height].tobytes() == resize.tobytes()
+    assert resize.tobytes() == preprocess(str(path)).tobytes()
+
+
+def executed(work):
+    """(file, function) -> calls of the runtime's functions and of those of Pillow and numpy that it calls."""
+    found = Counter()
+
+    def see(frame, event, argument):
+        code = frame.f_code
+        if event == "call" and ("/edge/" in code.co_filename or "/PIL/" in code.co_filename):
+            found[code.co_filename, code.co_name] += 1
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch", "crop"])
+@pytest.mark.parametrize("kind", ["turned", "transparent", "grey"])
+@pytest.mark.parametrize("planted", [False, True])
+def test_whatever_the_runtime_does_to_a_photo_is_in_its_regions(kind, resize, planted, monkeypatch, tmp_path):
+    """Also a loop around a step that somebody adds to it."""
+    picture = photo(300, 200)
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encoded(picture, exif=exif)
+    else:
+        data = encoded(picture.convert("RGBA" if kind == "transparent" else "L"), "PNG")
+    path = tmp_path / "photo"
+    path.write_bytes(data)
+    if planted:
+        for name in ("_place", "_decode"):
+            step = getattr(Preprocess, name)
+            monkeypatch.setattr(Preprocess, name, lambda *a, step=step: [step(*a) for _ in range(10)][-1])
+    preprocess, gate = Preprocess(resize=resize), MemoryGate()
+
+    def shipped():
+        with gate.image() as admit:
+            return preprocess.load(str(path), admit=admit)
+
+    whole = executed(shipped)
+    decode, place = regions.regions(Spec((str(path),), preprocess.to_json()))
+    counted = executed(decode.run) + executed(place.run)
+    assert {key: counted[key] for key, number in whole.items() if counted[key] < number} == {}
+    resizes = [sum(n for (_, name), n in calls.items() if name == "resize") for calls in (whole, counted)]
+    assert resizes[0] == resizes[1] and (resizes[0] >= 10) == planted
+    assert place.run().tobytes() == shipped().pixels.tobytes()
 
 
 def test_program_names_what_it_marks(tmp_path, capsys):

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from edge.decode import Decoded, decode
+from edge.decode import Admit, Decoded, PixelLimits, Source
+from edge.memory import MemoryGate
 from edge.preprocess import Preprocess
 
 from . import counter
@@ -86,22 +86,34 @@ def regions(spec: Spec) -> Iterator[Region]:
 
 
 def _photo(path: str, preprocess: Preprocess) -> Iterator[Region]:
-    decoded: list[Decoded] = []
+    """All that a worker of the pipeline does to a photo, in two steps: `Preprocess.load`, each time without the other.
 
-    def needed_size(width: int, height: int) -> tuple[int, int]:
-        fill_width, fill_height = preprocess.fill_size(width, height)
-        return preprocess.draft_factor * fill_width, preprocess.draft_factor * fill_height
+    So whatever is added to the shipped code is counted, in the one or the other.
+    """
+    decoded: list[Decoded] = []
+    gate = MemoryGate()
+
+    class Decoding(Preprocess):
+        """Ends where the decoder does."""
+
+        def _place(self, picture: Decoded, out: np.ndarray) -> None:
+            decoded[:] = [picture]
+
+    class Placing(Preprocess):
+        """Begins there."""
+
+        def _decode(self, source: Source, limits: PixelLimits, admit: Admit | None) -> Decoded:
+            return decoded[0]
+
+    decoding, placing = (kind.from_json(preprocess.to_json()) for kind in (Decoding, Placing))
+    (out,) = np.empty((1, preprocess.size_px, preprocess.size_px, 3), np.uint8)  # a row of a batch
 
     def read_and_decode() -> None:
-        decoded[:] = [decode(path, needed_size=needed_size if preprocess.draft_factor else None)]
-
-    def resize() -> Image.Image:
-        (picture,) = decoded
-        size = preprocess.fill_size(*picture.size)
-        return picture.image.resize(size, Image.Resampling.BILINEAR, box=picture.box)
+        with gate.image() as admit:
+            decoding.load(path, out=out, admit=admit)
 
     yield Region("decode", path, 1, read_and_decode)
-    yield Region("resize", path, 1, resize)
+    yield Region("resize", path, 1, lambda: placing.load(path, out=out).pixels)
 
 
 def _bound(function: Callable[..., object], *arguments: object) -> Callable[[], object]:
