@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 from . import cache, hardware, tools
-from .tools import Pi4bError, Unavailable
+from .tools import Pi4bError
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 """Python -> the Debian, and so the Raspberry Pi OS, that brings it."""
@@ -92,7 +92,8 @@ def build_tree(
         pinned in `constraints/`.
 
     Raises:
-      Pi4bError: a program is absent, or a download failed.
+      Unavailable: a program is absent, or the network.
+      Pi4bError: a download failed for another reason, as a version that does not exist.
     """
     if python not in SUITES:
         raise Pi4bError(f"python: got {python!r}, expected {' or '.join(SUITES)}")
@@ -161,7 +162,7 @@ def _unpack_debian(part: Path, suite: str) -> None:
     packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
     # Nothing is executed in it, so that a user needs neither root nor a name space of his own.
     mode = "root" if os.geteuid() == 0 else "chrootless"
-    options = ["--quiet", f"--mode={mode}", "--variant=extract", "--architectures=arm64", packages]
+    options = [f"--mode={mode}", "--variant=extract", "--architectures=arm64", packages]
     record = f'ls "$1/var/cache/apt/archives" | grep "[.]deb$" > "$1/{_VERSIONS}"'
     options.append(f"--extract-hook={record}")
     left_out = [f"--exclude=./{name}" for name in (*_NOT_NEEDED, *_HIDING)]
@@ -170,7 +171,7 @@ def _unpack_debian(part: Path, suite: str) -> None:
         archive = Path(scratch) / "debian.tar"  # a folder would belong to other users where mmdebstrap is not root
         fetch: list[str | Path] = ["mmdebstrap", *options, suite, archive]
         here = {**os.environ, "TMPDIR": scratch}  # removed with it, also where mmdebstrap is killed
-        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, failure=Unavailable)
+        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, fetches=True)
         extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
         tools.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
     for name, content in hardware.files():
@@ -202,12 +203,13 @@ def _wheel_layer(folder: Path, wheel: Path) -> Path:
 def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
     """Downloads aarch64 wheels and unpacks them: installing would ask the Python that runs here, not the Pi's."""
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(GLIBC[python], 16, -1)]
-    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-    options += ["--implementation=cp", f"--python-version={python}", *platforms, "--platform=manylinux2014_aarch64"]
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=3", "--no-deps"]
+    options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+    options += [*platforms, "--platform=manylinux2014_aarch64"]
     with TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", *options, f"--dest={scratch}", *requirements]
         what = f"fetching aarch64 wheels for Python {python}"
-        tools.call(command, what=what, timeout_s=600, failure=Unavailable)
+        tools.call(command, what=what, timeout_s=600, fetches=True)
         _unpack(sorted(Path(scratch).glob("*.whl")), part)
 
 
