@@ -18,12 +18,12 @@ import pi4b_answers
 from bench import images
 from bench.cli import main
 from bench.pi4b import actions, cost, tools
+from bench.pi4b.actions import BUNDLED
 from bench.pi4b.cost import count
 from bench.pi4b.emulator import run
 from bench.pi4b.regions import Spec
 from bench.pi4b.tools import Unavailable
 from bench.pi4b.tree import RUNTIME, build_tree, default_folder, pinned
-from edge.classifier import DEFAULT_MODEL
 
 pytestmark = pytest.mark.pi4b
 
@@ -33,22 +33,28 @@ TOLERANCE = 1e-4
 SMALL = ("small.jpg", "dermoscope.jpg", "rotated.jpg")
 
 
+def available(work):
+    """What `work` gives; skips where the machine lacks what it needs."""
+    try:
+        tools.require(*tools.NEEDED)
+        return work()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}  # equal wheels for equal sources
-    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    # Equal wheels for equal sources; lines that are not folded, so that what pip says of the network is found.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "COLUMNS": "9999"}
+    command = [sys.executable, "-m", "build", "--outdir", folder, ROOT]
+    available(lambda: tools.call(command, what="building the wheel", timeout_s=600, env=environment, fetches=True))
     (path,) = folder.glob("*.whl")
     return path
 
 
 def built(*wheels, **options):
-    try:
-        tools.require(*tools.NEEDED)
-        return build_tree(default_folder(), wheels=wheels, **options)
-    except Unavailable as error:
-        pytest.skip(str(error))
+    return available(lambda: build_tree(default_folder(), wheels=wheels, **options))
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +66,7 @@ def tree(wheel):
 def counting_tree(tree):
     """Counted are the packages that run here, not the wheel's."""
     bare = replace(tree, site=tree.site[1:])
-    try:
-        cost.check(bare)
-    except Unavailable as error:
-        pytest.skip(str(error))
+    available(lambda: cost.check(bare))
     return bare
 
 
@@ -83,11 +86,11 @@ def int8_model(tmp_path_factory, photos):
     from edge.classifier import Classifier
     from export.quantize import Scheme, quantize
 
-    preprocess = Classifier.load().preprocess
+    preprocess = Classifier.load(BUNDLED[0]).preprocess
     own = [preprocess(str(photos / name)) for name in SMALL]
     pixels = np.stack([np.rot90(image, turn) for image in own for turn in range(4)] + own + own[:1])
     path = tmp_path_factory.mktemp("model") / "int8.onnx"
-    quantized = quantize(onnx.load(DEFAULT_MODEL), pixels, Scheme("nothing", "minmax", True, False, False))
+    quantized = quantize(onnx.load(BUNDLED[0]), pixels, Scheme("nothing", "minmax", True, False, False))
     path.write_bytes(quantized.SerializeToString())
     return path
 
@@ -122,13 +125,18 @@ def differences(ours, theirs):
             yield f"labels with {workers} workers"
 
 
+@pytest.fixture(scope="session", params=BUNDLED, ids=[path.name for path in BUNDLED])
+def bundled(request):
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def answers(photos):
-    return json.loads(here(pi4b_answers.__file__, photos, DEFAULT_MODEL))
+def answers(photos, bundled):
+    return json.loads(here(pi4b_answers.__file__, photos, bundled))
 
 
-def test_float32_answers_are_those_of_x86(tree, photos, answers):
-    found = json.loads(there(tree, pi4b_answers.__file__, photos, DEFAULT_MODEL).stdout)
+def test_answers_are_those_of_x86(tree, photos, answers, bundled):
+    found = json.loads(there(tree, pi4b_answers.__file__, photos, bundled).stdout)
     assert list(differences(answers, found)) == []
     assert [name for name, answer in found["answers"].items() if "error" in answer] == ["broken.jpg"]
     assert found["labels"]["1"] == found["labels"]["4"]
@@ -142,11 +150,11 @@ def test_int8_answers_are_those_of_x86(tree, photos, int8_model):
     assert wrong == []
 
 
-def test_a_planted_fault_is_seen(tree, photos, answers, tmp_path):
+def test_a_planted_fault_is_seen(tree, photos, answers, bundled, tmp_path):
     """The comparison can fail, on every photo."""
     for name in SMALL:
         (tmp_path / name).symlink_to(photos / name)
-    found = json.loads(there(tree, pi4b_answers.__file__, tmp_path, DEFAULT_MODEL, "faults").stdout)
+    found = json.loads(there(tree, pi4b_answers.__file__, tmp_path, bundled, "faults").stdout)
     expected = {"answers": {name: answers["answers"][name] for name in SMALL}, "labels": {}}
     for fault in pi4b_answers.FAULTS:
         wrong = list(differences(expected, {"answers": found[fault], "labels": {}}))
@@ -186,7 +194,7 @@ def test_python_3_13_of_trixie(wheel, photos):
 
 
 def test_two_counts_of_a_region_agree(counting_tree, photos):
-    photo, model = str(photos / "dermoscope.jpg"), str(DEFAULT_MODEL)
+    photo, model = str(photos / "dermoscope.jpg"), str(BUNDLED[0])
     spec = Spec((photo,), models=(model,), batches=(1,))
     one, two = (count(counting_tree, spec, {photo: "photo", model: "model"}) for _ in range(2))
     assert [cost.label for cost in one] == ["decode photo", "resize photo", "infer model batch 1"]
