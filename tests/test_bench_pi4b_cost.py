@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -83,6 +86,11 @@ def test_a_region_that_is_gone_is_seen():
     assert compare([region("a"), region("b")], [region("b")]) == ["infer a batch 1: not counted any more"]
 
 
+def test_a_region_that_nothing_watches_is_seen():
+    expected = ["infer b batch 1: not in the baseline, which has to be made anew"]
+    assert compare([region("a")], [region("a"), region("b")]) == expected
+
+
 def test_committed_baseline_can_be_read():
     result, costs = cost.read_costs(BASELINE)
     assert result["note"].startswith("modelled, not measured")
@@ -110,6 +118,8 @@ def results(**changes):
         (results(models=[["a", "b"]]), "damaged results of edge-bench pi4b: TypeError models"),
         (results(models=None), "damaged results of edge-bench pi4b: TypeError models"),
         (results(regions={"a": 1}), "damaged results of edge-bench pi4b: ValueError"),
+        (results(regions=[]), "there is no region"),
+        (results(regions=[region().as_json()] * 2), "infer net batch 1 is there twice"),
         (results(instructions=10**400), "larger than any counter"),
         (results(instructions=float("inf")), "damaged results of edge-bench pi4b: KeyError 'instructions'"),
         (results(l1_misses=float("nan")), "damaged results of edge-bench pi4b: KeyError 'l1_misses'"),
@@ -176,6 +186,25 @@ def test_a_container_that_forbids_fixed_addresses_is_named(monkeypatch, tmp_path
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(Unavailable, match="setarch -R is refused here .setarch: failed to set personality: Operation"):
         tools.require_fixed_addresses()
+
+
+@pytest.mark.parametrize(
+    ("said", "failure"),
+    [
+        ("Could not load plugin /a/counter.so: plugin requires API version 1, but this QEMU supports only a minimum "
+         "version of 2", Unavailable),
+        ("Could not load plugin /a: /a: cannot open shared object file: No such file or directory", Pi4bError),
+        ("Could not load plugin /a.so: undefined symbol: qemu_plugin_new", Pi4bError),
+        ("Fatal Python error: init_fs_encoding", Pi4bError),
+    ],
+)  # fmt: skip
+def test_only_a_qemu_of_another_age_is_no_fault_of_the_counter(said, failure, monkeypatch, tmp_path):
+    monkeypatch.setattr(tools, "require_fixed_addresses", lambda: None)
+    monkeypatch.setattr(tools, "qemu_version", lambda: "11.0.0")
+    monkeypatch.setattr(cost, "run", lambda *a, **o: SimpleNamespace(returncode=1, stderr=f"qemu-aarch64: {said}\n"))
+    with pytest.raises(Pi4bError, match=re.escape(said)) as error:
+        cost.check(Tree(tmp_path, "3.11", ()))
+    assert type(error.value) is failure
 
 
 @pytest.mark.parametrize(
@@ -349,6 +378,32 @@ def test_time_is_limited(monkeypatch, tmp_path):
     assert not status.exists() or "zombie" in status.read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_ended_leaves_no_process_and_no_file(number, tmp_path):
+    """The programs here are in a session of their own, which no signal of the terminal reaches."""
+    scratch, started = tmp_path / "scratch", tmp_path / "started"
+    scratch.mkdir()
+    program(tmp_path, "mmdebstrap", f"mkdir $TMPDIR/mmdebstrap.xyz; sleep 61 & echo $$ $! > '{started}.part'; "
+            f"mv '{started}.part' '{started}'; wait")  # fmt: skip
+    text = f"""if True:
+        from bench.pi4b import tools, tree
+        from edge.command import run
+        tools.require = lambda *names: None
+        run("build", lambda: tree.build_tree({str(tmp_path / "cache")!r}) and 0)"""
+    here = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
+    build = subprocess.Popen([sys.executable, "-c", text], env=here, stderr=subprocess.PIPE, text=True)
+    with build:
+        while not started.exists():
+            assert build.poll() is None
+            time.sleep(0.02)
+        build.send_signal(number)
+        assert build.communicate()[1] == "build: interrupted\n"
+    for child in started.read_text().split():
+        status = Path(f"/proc/{child}/status")
+        assert not status.exists() or "zombie" in status.read_text()
+    assert not [*scratch.iterdir(), *(tmp_path / "cache").iterdir()]
+
+
 def test_counts_are_read_by_tag(tmp_path):
     path = tmp_path / "counts"
     path.write_text('{"tag": -2, "instructions": 1}\n{"tag": 0, "instructions": 5}\n{"tag": -1, "instructions": 2}\n')
@@ -419,14 +474,19 @@ def test_counter_counts_with_each_plugin_interface(api, version, tmp_path):
     (tmp_path / "qemu.c").write_text(QEMU)
     command = ["cc", "-rdynamic", "-o", str(tmp_path / "qemu"), str(tmp_path / "qemu.c"), "-ldl"]
     tools.call(command, what="compiling the stand-in", timeout_s=60)
-    library, *arguments = counter.plugin_argument(tmp_path, tmp_path / "counts", api=api).split(",")
+    folder = tmp_path / "a=b c"  # QEMU takes what is before the first "=" for a name
+    folder.mkdir()
+    library, *arguments = counter.plugin_argument(folder, folder / "counts", api=api).split(",")
+    (name, library), (given, path) = (part.split("=", 1) for part in (library, *arguments))
+    assert (name, given, path) == ("file", "out", str(folder / "counts"))
     tools.call([str(tmp_path / "qemu"), library, str(version), *arguments], what="counting", timeout_s=60)
-    (found,) = counter.read(tmp_path / "counts").values()
+    (found,) = counter.read(folder / "counts").values()
     expected = {"tag": 7, "instructions": 6, "integer": 2, "multiply": 2, "branch": 2}
     assert {name: value for name, value in found.items() if value and name != "branch_misses"} == expected
     with pytest.raises(Pi4bError, match="counting failed"):  # the other interface's counter is refused
-        other, *_ = counter.plugin_argument(tmp_path, tmp_path / "counts", api=3 - api).split(",")
-        tools.call([str(tmp_path / "qemu"), other, str(version), *arguments], what="counting", timeout_s=60)
+        other, *_ = counter.plugin_argument(folder, folder / "counts", api=3 - api).split(",")
+        command = [str(tmp_path / "qemu"), other.removeprefix("file="), str(version), *arguments]
+        tools.call(command, what="counting", timeout_s=60)
 
 
 def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_path, capsys):
@@ -565,6 +625,8 @@ def test_gate_refuses_what_costs_more(gate, capsys):
     assert "infer net batch 1: instructions, 10,300,000 against 10,000,000, +3.0%" in said[0]
     assert said[1].endswith("(counted with other debian_packages and photos)") and len(said) == 2
     assert gate([region("a"), region("b")], [region("a")])[0] == 6
+    assert gate([region("a")], [region("a"), region("b")])[0] == 6
+    assert gate([], [region("a")])[0] == 3
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,18 @@ def test_a_board_gives_points_at_1800_mhz():
     assert point.ms == pytest.approx(12 * 1500 / 1800)
     assert measured.photo_ratios([report()], costs, FORMULA) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
     assert measured.photo_ratios([], costs, FORMULA) is None
-    assert point.group == "f00"  # with the other batch sizes, and with other boards
+
+
+def test_all_that_boards_measured_is_left_out_together():
+    """Also float32 and int8 of one network, which are two files: what tells one tells nearly the other."""
+    costs = [counted("infer", name, 1, 18_000_000) for name in ("a.onnx", "a.int8.onnx")]
+    digests = {"a.onnx": "f00", "a.int8.onnx": "f08"}
+    reports = [report(), report(model={"name": "net.onnx", "sha256": "f08"})]
+    found = [point for each in reports for point in measured.network_points(each, costs, digests)]
+    assert [point.name for point in found] == ["infer a.onnx batch 1", "infer a.int8.onnx batch 1"]
+    published = model.read_points()
+    alone, both = model.without(published, ""), model.without(published + found, found[0].group)
+    assert found[0].group not in {point.group for point in published} and both == alone
 
 
 def test_a_report_of_which_nothing_is_counted_is_refused_before_the_count(tmp_path, capsys):

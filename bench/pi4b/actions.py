@@ -273,9 +273,10 @@ def _gate(
     before, old = baseline
     if worse := list(cost.compare(old, costs, formula)):
         for line in worse:
-            say(PROGRAM, f"dearer than {path}: {line}")
+            say(PROGRAM, f"{path}: {line}")
         others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
         hint = f" (counted with other {' and '.join(others)})" if others else ""
-        return fail(PROGRAM, f"{len(worse)} counts are over {cost.TOLERANCE:.0%} above {path}{hint}", GATE)
+        what = f"{len(worse)} counts are over {cost.TOLERANCE:.0%} above {path}, or in only one of the two"
+        return fail(PROGRAM, f"{what}{hint}", GATE)
     say(PROGRAM, f"{len(old)} regions cost no more than in {path}")
     return DONE

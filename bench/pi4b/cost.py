@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,14 +103,18 @@ def check(tree: Tree) -> None:
     """Says before the work that nothing can be counted on this machine.
 
     Raises:
-      Unavailable: addresses cannot be fixed, or QEMU refuses the counter.
+      Unavailable: addresses cannot be fixed, or QEMU refuses the counter for its age.
+      Pi4bError: it cannot load the counter, or run Python, for another reason.
     """
     tools.require_fixed_addresses()
     with TemporaryDirectory() as scratch:
         result = run(tree, ["-c", ""], timeout_s=120, count=Path(scratch) / "counts")
-    if result.returncode and "plugin" in result.stderr:
-        said = tools.last_line(result.stderr)
+    if not result.returncode:
+        return
+    said = tools.last_line(result.stderr)
+    if "API version" in said:  # Source: QEMU, plugins/loader.c
         raise Unavailable(f"QEMU {tools.qemu_version()} refuses the counter, which was made for 7 to 10: {said}")
+    raise Pi4bError(f"nothing can be counted with QEMU {tools.qemu_version()}, which gave {result.returncode}: {said}")
 
 
 def own_packages(folder: Path) -> Path:
@@ -137,6 +142,11 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         for what in ("versions", "models"):
             if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
                 raise TypeError(f"{what}: expected names and values")
+        labels = Counter(cost.label for cost in costs)
+        if twice := [label for label, number in labels.items() if number > 1]:
+            raise ValueError(f"{twice[0][:80]} is there twice")
+        if not costs:
+            raise ValueError("there is no region")
         return result, costs
     except OSError as error:
         raise BaselineError(f"{path}: counts cannot be read: {error.strerror}") from error
@@ -161,9 +171,12 @@ def other_qemu(path: Path, result: Mapping[str, Any], here: str) -> str | None:
 def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
     """One line for everything that got worse.
 
-    A region that is gone; over 2 % more instructions; over 2 % more misses of a cache, where misses matter.
+    A region that is gone, or new, so that nothing would watch it; over 2 % more instructions; over 2 % more misses of a
+    cache, where misses matter.
     """
     found = {cost.label: cost for cost in after}
+    known = {cost.label for cost in before}
+    yield from (f"{label}: not in the baseline, which has to be made anew" for label in found if label not in known)
     for old in before:
         if (new := found.get(old.label)) is None:
             yield f"{old.label}: not counted any more"

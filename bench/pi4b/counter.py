@@ -37,7 +37,7 @@ def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
         command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", SOURCE, "-o"]
         what = "compiling the counting plugin"
         cache.put(library, lambda part: tools.call([*command, part], what=what, timeout_s=120))
-    return f"{library},out={output.resolve()}"
+    return f"file={library},out={output.resolve()}"  # without file= QEMU cuts a path at its first "="
 
 
 def read(path: Path) -> dict[int, dict[str, int]]:

@@ -28,6 +28,9 @@ from .tools import Pi4bError
 
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
+_GROUP = "boards"
+"""All that was measured on boards is left out of the fit together: which files are one network, in float32 and int8 or
+at two sizes, cannot be told from them."""
 _LEAST_MS, _MOST_MS = 1e-6, 3.6e6
 
 
@@ -159,7 +162,7 @@ def network_points(report: Mapping[str, Any], costs: Sequence[Cost], digests: Ma
     digest = report["model"]["sha256"]
     counted = next(name for name, value in digests.items() if value == digest)
     found = _matched(report, [cost for cost in costs if cost.kind == "infer" and cost.name == counted], rename=counted)
-    return [checked(Point(cost.label, ms, cost.counts, digest), "board") for cost, ms in found]
+    return [checked(Point(cost.label, ms, cost.counts, _GROUP), "board") for cost, ms in found]
 
 
 def photo_ratios(

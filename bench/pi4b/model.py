@@ -86,7 +86,7 @@ class Point:
     """One thread, at 1.8 GHz."""
     counts: Counts
     group: str
-    """Points of one network, as of two batch sizes or in float32 and int8, are left out together."""
+    """Points of one network, as in float32 and int8, are left out together, and so are those of boards."""
 
 
 @dataclass(frozen=True)

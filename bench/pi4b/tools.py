@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from edge.command import DONE, fail
+from edge.command import DONE, fail, terminations_as_interrupts
 from edge.errors import EdgeError
 
 _PACKAGES = {
@@ -151,8 +152,9 @@ def execute(
 
     Raises:
       TimeoutError: the time is over; it and its children are killed, as by any exception.
+      KeyboardInterrupt: Ctrl-C, or SIGTERM or SIGHUP to this process.
     """
-    process = subprocess.Popen(
+    with terminations_as_interrupts(), subprocess.Popen(
         command,
         cwd=cwd,
         env=env,
@@ -162,12 +164,12 @@ def execute(
         text=True,
         errors="backslashreplace",
         start_new_session=True,
-    )
-    with process:
+    ) as process:
         try:
             output, error = process.communicate(timeout=timeout_s)
-        except BaseException as stop:  # also Ctrl-C, which does not reach another session
-            os.killpg(process.pid, signal.SIGKILL)  # with the children that the program has started
+        except BaseException as stop:  # also Ctrl-C and SIGTERM, which do not reach another session
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the children that the program has started
             if isinstance(stop, subprocess.TimeoutExpired):
                 raise TimeoutError from stop
             raise
