@@ -11,7 +11,7 @@ from sample_images import TINY_MODEL, encoded, photo
 
 from bench import images
 from bench.cli import main
-from bench.pi4b import measured, regions
+from bench.pi4b import contest, cost, measured, regions
 from bench.pi4b.regions import Spec
 from edge.classifier import Classifier
 from edge.memory import MemoryGate
@@ -122,3 +122,34 @@ def test_board_writes_a_report_that_only_a_pi_4_may_calibrate_with(small_photos,
     assert main(command) == 2  # it exists
     assert main(["pi4b", "--calibrate", str(out)]) == 3
     assert "expected a Raspberry Pi 4 Model B" in capsys.readouterr().err
+
+
+def counts_file(path, model, photos):
+    """Counts of a model and photos, each region at 1.8 million cycles of instructions: a millisecond and no more."""
+    zeros = ("simd_fma", "simd_int_mac", "simd_float", "simd_int", "branch_misses", "l1_misses", "l2_misses")
+    kinds = [("infer", "mine.onnx"), *(("decode", name) for name in photos)]
+    regions = [
+        {"kind": kind, "name": name, "batch": 1, "instructions": 1_800_000, **dict.fromkeys(zeros, 0)}
+        for kind, name in kinds
+    ]
+    found = {"schema": cost.SCHEMA, "versions": {}, "models": {"mine.onnx": model}, "photos": photos}
+    path.write_text(json.dumps({**found, "regions": regions}))
+    return path
+
+
+def test_counts_beside_a_board_are_of_the_same_content(small_photos, tmp_path, capsys):
+    """By whatever name: another model is refused before the measurement, another photo has no time beside it."""
+    out, folder = tmp_path / "board.json", tmp_path / "photos"
+    digest = Classifier.load(TINY_MODEL).sha256
+    common = ["board", "-q", "-m", str(TINY_MODEL), "--photos", str(folder), "--runs", "2", "-o", str(out)]
+    other = counts_file(tmp_path / "other.json", "f00", {})
+    assert main([*common, "--counts", str(other)]) == 3
+    said = capsys.readouterr().err
+    assert f"{other}: counts of mine.onnx, expected tiny.onnx ({digest[:12]}), which is measured" in said
+    assert not folder.exists()
+    (path, _), (again, _) = contest.write_photos(folder / "sizes")
+    photos = {"renamed.jpg": measured.digests([str(path)])["64x48.jpg"], again.name: "f00"}
+    assert main([*common, "--counts", str(counts_file(tmp_path / "counts.json", digest, photos))]) == 0
+    lines = {line.split()[1]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if "decode" in line}
+    assert float(lines["64x48.jpg"]) > 0 and lines["96x64.jpg"] == "-"
+    assert json.loads(out.read_bytes())["photos"] == measured.digests([str(path), str(again)])

@@ -198,10 +198,10 @@ def test_a_board_that_measured_ours_says_nothing_of_the_winners():
         counted("decode", "a", 1, 10 * ms), counted("resize", "a", 1, 0), counted("winners", "a", 1, 10 * ms),
         counted("infer", "net", 1, 0), counted("infer", "net", 4, 0),
     ]  # fmt: skip
-    regions = [{"kind": kind, "name": "a", "batch": 1, "ms": 40.0} for kind in ("decode", "winners")]
-    own = measured.photo_ratios([report(regions=regions[:1])], costs, FORMULA)
+    regions = [{"kind": kind, "name": "a.jpg", "batch": 1, "ms": 40.0} for kind in ("decode", "winners")]
+    own = measured.photo_ratios([report(regions=regions[:1])], costs, FORMULA, {"a": "ba5e"})
     assert own == pytest.approx((40 * 1500 / 1800 / 10,) * 2)
-    assert measured.photo_ratios([report(regions=regions[1:])], costs, FORMULA) is None
+    assert measured.photo_ratios([report(regions=regions[1:])], costs, FORMULA, {"a": "ba5e"}) is None
     scale = contest.Scale(FORMULA, photos=own, winners=(1.0, 5.0), network=(0.9, 1.1))
     ours, winners = contest.estimates(costs, {"a": 1.0}, scale)
     assert ours.one_thread_s == pytest.approx((10 / 3, 10 / 3))
@@ -222,15 +222,23 @@ def report(**changes):
     machine = {"before": {"board": "Raspberry Pi 4 Model B Rev 1.5", "clock_max_mhz": 1500.0}}
     model_part = {"name": "net.onnx", "sha256": "f00"}
     found = {"schema": measured.SCHEMA, "machine": machine, "valid": True, "reasons": [], "regions": regions}
-    return {**found, "model": model_part, **changes}
+    return {**found, "model": model_part, "photos": {"a.jpg": "ba5e"}, **changes}
 
 
 def test_a_board_gives_points_at_1800_mhz():
     costs = [counted("infer", "mine.onnx", 1, 18_000_000), counted("decode", "a.jpg", 1, 18_000_000)]
     (point,) = measured.network_points(report(), costs, {"mine.onnx": "f00"})
     assert point.ms == pytest.approx(12 * 1500 / 1800)
-    assert measured.photo_ratios([report()], costs, FORMULA) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
-    assert measured.photo_ratios([], costs, FORMULA) is None
+    here = {"a.jpg": "ba5e"}
+    assert measured.photo_ratios([report()], costs, FORMULA, here) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
+    assert measured.photo_ratios([], costs, FORMULA, here) is None
+
+
+def test_photos_are_known_by_their_content():
+    costs = [counted("decode", "a.jpg", 1, 18_000_000), counted("decode", "b.jpg", 1, 36_000_000)]
+    other = {"a.jpg": "f00d", "b.jpg": "ba5e"}
+    assert measured.photo_ratios([report()], costs, FORMULA, other) == pytest.approx((1.25, 1.25))  # 25 ms, of b.jpg
+    assert measured.photo_ratios([report()], costs, FORMULA, {"a.jpg": "f00d"}) is None
 
 
 def test_all_that_boards_measured_is_left_out_together():
@@ -285,6 +293,8 @@ def region(**changes):
         ({"regions": {"a": 1}}, "damaged report of a board: TypeError"),
         ({"model": None}, "damaged report of a board: TypeError"),
         ({"model": {"name": "x", "sha256": ["f00"]}}, "damaged report of a board: TypeError"),
+        ({"photos": ["a.jpg"]}, "damaged report of a board: TypeError"),
+        ({"photos": {"a.jpg": 7}}, "damaged report of a board: TypeError"),
         ({"reasons": None, "valid": False}, "damaged report of a board: TypeError"),
     ],
 )

@@ -67,7 +67,11 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     points = published + [p for report in reports for p in measured.network_points(report, costs, digests)]
     formula, validation = model.fit(points), model.validate(points)
     factors = decoding.decoding_range(decoding.read_decodes(), formula)
-    own = measured.photo_ratios(reports, costs, formula) or factors
+    contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
+    for path, report in zip(boards, reports, strict=True):
+        if photos and measured.photo_ratios([report], costs, formula, contents) is None:
+            say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
+    own = measured.photo_ratios(reports, costs, formula, contents) or factors
     scale = contest.Scale(formula, photos=own, winners=factors, network=validation.factors())
     estimates = contest.estimates(costs, {name: share for _, name, share in photos}, scale)
     result = {
@@ -76,7 +80,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "versions": versions,
         "debian_packages": tree.debian_packages(),
         "models": digests,
-        "photos": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos},
+        "photos": contents,
         "regions": [_region(each, scale) for each in costs],
         "formula": asdict(formula),
         "validation": {**asdict(validation), "points": len(points)},
@@ -98,10 +102,12 @@ def run_board(arguments: argparse.Namespace) -> int:
     """Measures on the board that this runs on."""
     path = arguments.model or BUNDLED[-1]
     check_files(arguments, [path, *([] if arguments.counts is None else [arguments.counts])])
-    counts = None if arguments.counts is None else cost.read_costs(arguments.counts)
+    counts, costs = (None, []) if arguments.counts is None else cost.read_costs(arguments.counts)
+    if counts is not None:
+        measured.check_counts(arguments.counts, counts, path)
     report = measured.measure(path, arguments.photos, runs=arguments.runs, quiet=arguments.quiet)
     write_json(arguments.output, report)
-    for line in measured.table(report, None if counts is None else counts[1]):
+    for line in measured.table(report, counts, costs):
         print(line)
     if not arguments.quiet:
         say(PROGRAM, f"wrote {arguments.output}: edge-bench pi4b --calibrate {arguments.output} uses it")

@@ -139,7 +139,7 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         if not isinstance(result, dict) or result.get("schema") != SCHEMA:
             raise BaselineError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
         costs = [_cost(dict(region)) for region in result["regions"]]
-        for what in ("versions", "models"):
+        for what in ("versions", "models", "photos"):
             if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
                 raise TypeError(f"{what}: expected names and values")
         labels = Counter(cost.label for cost in costs)

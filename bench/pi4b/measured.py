@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -67,6 +68,7 @@ def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, A
         "check": check,
         "versions": device.versions(),
         "model": {"name": model.name, "sha256": classifier.sha256},
+        "photos": digests(sizes),
         "regions": timed,
         "layers": layers(model),
         "latency": summary,
@@ -93,6 +95,11 @@ def layers(model: Path, *, runs: int = 10) -> list[dict[str, Any]]:
             spent.setdefault(key, []).append(event["dur"] / 1e3)
     # The first call sets up what later ones use.
     return [{"name": name, "operator": op, "ms": statistics.fmean(ms[1:])} for (name, op), ms in spent.items()]
+
+
+def digests(photos: Iterable[str]) -> dict[str, str]:
+    """Name -> SHA-256 of each file."""
+    return {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in photos}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -122,6 +129,9 @@ def read(path: Path) -> dict[str, Any]:
                 raise CalibrationError(f"{path}: {name[:80]}: got {ms} ms, expected a positive number below an hour")
         if not all(isinstance(report["model"][key], str) for key in ("name", "sha256")):
             raise TypeError("the model's name and digest: expected text")
+        photos = report["photos"]
+        if not (isinstance(photos, dict) and all(isinstance(digest, str) for digest in photos.values())):
+            raise TypeError("the photos' digests: expected names and text")
         return report
     except OSError as error:
         raise CalibrationError(f"{path}: report cannot be read: {error.strerror}") from error
@@ -129,20 +139,20 @@ def read(path: Path) -> dict[str, Any]:
         raise CalibrationError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
 
 
-def check(path: Path, report: Mapping[str, Any], digests: Mapping[str, str], batches: Sequence[int]) -> None:
+def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
     """Says before the count that nothing of a report will be counted.
 
     Args:
       path: Of the report.
       report: As `read` gives it.
-      digests: SHA-256 of each model that will be counted, by name.
+      models: SHA-256 of each model that will be counted, by name.
       batches: Batch sizes that will be.
 
     Raises:
       CalibrationError: the report is of another model, or of other batch sizes.
     """
     name, digest = report["model"]["name"], report["model"]["sha256"]
-    if digest not in digests.values():
+    if digest not in models.values():
         raise CalibrationError(
             f"{path}: the board measured {name[:80]} ({digest[:12]}), which is not counted: give it with -m"
         )
@@ -151,41 +161,73 @@ def check(path: Path, report: Mapping[str, Any], digests: Mapping[str, str], bat
         raise CalibrationError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
 
 
-def network_points(report: Mapping[str, Any], costs: Sequence[Cost], digests: Mapping[str, str]) -> list[Point]:
+def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
+    """Says before the measurement that counts are of another model.
+
+    Args:
+      path: Of the counts.
+      counts: As `cost.read_costs` gives them.
+      model: That will be measured.
+
+    Raises:
+      CalibrationError: they are.
+    """
+    if (digest := Classifier.load(model).sha256) not in counts["models"].values():
+        names = ", ".join(counts["models"])[:80] or "no model"
+        raise CalibrationError(f"{path}: counts of {names}, expected {model.name} ({digest[:12]}), which is measured")
+
+
+def network_points(report: Mapping[str, Any], costs: Sequence[Cost], models: Mapping[str, str]) -> list[Point]:
     """The networks of a report as points to fit to: counted here, timed there, scaled to 1.8 GHz.
 
     Args:
       report: That has passed `check`.
       costs: Counts, with its network's.
-      digests: SHA-256 of each model, by name.
+      models: SHA-256 of each model, by name.
     """
-    digest = report["model"]["sha256"]
-    counted = next(name for name, value in digests.items() if value == digest)
-    found = _matched(report, [cost for cost in costs if cost.kind == "infer" and cost.name == counted], rename=counted)
+    found = _matched(report, [cost for cost in costs if cost.kind == "infer"], models)
     return [checked(Point(cost.label, ms, cost.counts, _GROUP), "board") for cost, ms in found]
 
 
 def photo_ratios(
-    reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula
+    reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula, photos: Mapping[str, str]
 ) -> tuple[float, float] | None:
-    """Lowest and highest ratio of measured to modelled time of our decoding and resizing; None without a report."""
-    photos = [cost for cost in costs if cost.kind in ("decode", "resize")]
-    ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, photos)]
+    """Lowest and highest ratio of measured to modelled time of our decoding and resizing.
+
+    Args:
+      reports: Of boards.
+      costs: Counts.
+      formula: Turns them into times.
+      photos: SHA-256 of each photo that was counted, by name.
+
+    Returns:
+      None where no report is of a photo that was counted.
+    """
+    ours = [cost for cost in costs if cost.kind in ("decode", "resize")]
+    ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, ours, photos)]
     return (min(ratios), max(ratios)) if ratios else None
 
 
-def table(report: Mapping[str, Any], counted: Sequence[Cost] | None) -> Iterator[str]:
-    """The lines a person reads."""
+def table(report: Mapping[str, Any], counts: Mapping[str, Any] | None, costs: Sequence[Cost]) -> Iterator[str]:
+    """The lines a person reads.
+
+    Args:
+      report: Of this board.
+      counts: As `cost.read_costs` gives them, None without.
+      costs: The regions of `counts`.
+    """
     yield from report["check"]
     yield from latency.table({**report, "peak_memory_mb": latency.peak_memory_mb()})
-    modelled = {} if counted is None else {cost.label: cost.counts for cost in counted}
+    modelled = {(cost.kind, cost.name, cost.batch): cost.counts for cost in costs}
+    names = {} if counts is None else _names(report, {**counts["models"], **counts["photos"]})
     formula = fit(read_points())
     yield "region                         measured ms   (fastest to slowest)   modelled ms"
     for region in report["regions"]:
         label = f"{region['kind']} {region['name']}" + (
             f" batch {region['batch']}" if region["kind"] == "infer" else ""
         )
-        told = f"{formula.ms(modelled[label]):11.2f}" if label in modelled else "          -"
+        counted = modelled.get((region["kind"], names.get(region["name"], ""), region["batch"]))
+        told = "          -" if counted is None else f"{formula.ms(counted):11.2f}"
         yield f"  {label:28} {region['ms']:10.2f}   ({region['low_ms']:.2f} to {region['high_ms']:.2f}) {told}"
     slowest = sorted(report["layers"], key=lambda layer: -layer["ms"])[:10]
     yield f"slowest of {len(report['layers'])} layers:"
@@ -220,11 +262,19 @@ def _timed(region: Region, runs: int) -> dict[str, Any]:
 
 
 def _matched(
-    report: Mapping[str, Any], costs: Sequence[Cost], *, rename: str | None = None
+    report: Mapping[str, Any], costs: Sequence[Cost], digests: Mapping[str, str]
 ) -> Iterator[tuple[Cost, float]]:
-    """Each counted region with its measured time, scaled to 1.8 GHz."""
+    """Each region that was counted of a file that the board had too, with its measured time, scaled to 1.8 GHz."""
+    names = _names(report, digests)
     clock = float(report["machine"]["before"]["clock_max_mhz"]) * 1e6 / CLOCK_HZ
-    times = {(r["kind"], rename or r["name"], r["batch"]): float(r["ms"]) * clock for r in report["regions"]}
+    times = {(r["kind"], names.get(r["name"]), r["batch"]): float(r["ms"]) * clock for r in report["regions"]}
     for cost in costs:
         if (ms := times.get((cost.kind, cost.name, cost.batch))) is not None:
             yield cost, ms
+
+
+def _names(report: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
+    """A board's name of a file -> the name here of one with the same content; `digests` has those, by name."""
+    ours = {digest: name for name, digest in digests.items()}
+    theirs = {**report["photos"], report["model"]["name"]: report["model"]["sha256"]}
+    return {name: ours[digest] for name, digest in theirs.items() if digest in ours}
