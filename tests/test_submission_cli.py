@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sample_submission import CONTEST, build
 
+from bench.pi4b.tools import Pi4bError, Unavailable
 from edge.command import GATE, INPUT, MODEL, USAGE
 from export.submission import check, cli, emulation, rules, sources, trial
 from export.submission.archive import files_below
@@ -208,16 +209,18 @@ def test_pack_writes_and_says_what_is_broken(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out.zip").is_file()
 
 
-def test_emulation_without_its_programs_is_skipped(submission, tmp_path, monkeypatch):
-    from bench.pi4b.tools import Pi4bError
+@pytest.mark.parametrize(
+    ("raised", "state"), [(Unavailable, "skipped"), (Pi4bError, "FAILED")], ids=["no programs", "no such version"]
+)
+def test_emulation_skips_what_the_machine_lacks_alone(submission, tmp_path, monkeypatch, raised, state):
+    def fails(*_, **__):
+        raise raised("the reason")
 
-    def absent(*_, **__):
-        raise Pi4bError("mmdebstrap: not found")
-
-    monkeypatch.setattr(emulation.tree, "build_tree", absent)
+    monkeypatch.setattr(emulation.tree, "build_tree", fails)
     bench = trial.Trial(submission, tmp_path, tmp_path, CONTEST, check.find_isolation())
     verdict = check._tried(CONTEST.rule("aarch64"), bench, emulation.aarch64)
-    assert (verdict.state, verdict.skipped) == ("skipped", "mmdebstrap: not found")
+    assert verdict.state == state
+    assert "the reason" in (verdict.skipped or verdict.findings[0].what)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.classifier import DEFAULT_MODEL, Classifier
+from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL, Classifier
 from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
 from edge.inputs import collect
@@ -23,7 +23,7 @@ from .cost import Cost
 from .regions import Spec
 from .tree import RUNTIME, SUITES, build_tree, check_folder, default_folder, pinned
 
-BUNDLED = (DEFAULT_MODEL,)
+BUNDLED = (FLOAT_MODEL, DEFAULT_MODEL)
 """What is counted unless other models are named."""
 MODELLED = "modelled, not measured: one Cortex-A72 core of a Raspberry Pi 4B at 1.8 GHz"
 

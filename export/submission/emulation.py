@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from bench.pi4b import emulator, tree
-from bench.pi4b.tools import Pi4bError
+from bench.pi4b.tools import Pi4bError, Unavailable
 
 from . import samples, sources
 from .stage import Problems, Skipped, Trial
@@ -37,8 +37,11 @@ def aarch64(trial: Trial) -> Problems:
         pi = tree.build_tree(
             tree.default_folder(), python=_PYTHON, wheels=[*own, *packed], site_requirements=[] if packed else pins
         )
-    except Pi4bError as error:
+    except Unavailable as error:
         raise Skipped(str(error)) from error
+    except Pi4bError as error:  # such as a pinned version that does not exist
+        yield requirements.name, str(error)
+        return
     images, output = trial.scratch / "images of the pi", trial.scratch / "output" / _NAME
     images.mkdir()
     for number, path in enumerate(samples.images_of(trial.folder / "samples/images")[:_IMAGES]):
