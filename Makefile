@@ -23,7 +23,7 @@ PYTEST_ARGS ?=
 # Processes that share the tests; each may take a gigabyte.
 JOBS ?= 2
 BENCH_ARGS ?=
-# A short training, to see every step work; the default recipe takes an hour on two cores.
+# A short training, to see every step work; the default recipe takes an hour or two on one core.
 ROUTE_ARGS ?= --num-conv-branches 1 --sizes-px 64 --epochs 8
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from . import __version__
 from .errors import EdgeError
 
 DONE = 0
@@ -63,6 +64,20 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line on standard error, exit status 2."""
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def add_commands(self, *, quiet: str = "no remarks") -> Callable[[str, str], ArgumentParser]:
+        """Adds `--version`, and gives what adds a command, of a name and a text, with the flags that all have."""
+        version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
+        self.add_argument("--version", action="version", version=version)
+        commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+        def command(name: str, text: str) -> ArgumentParser:
+            added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+            added.add_argument("-q", "--quiet", action="store_true", help=quiet)
+            added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+            return added
+
+        return command
 
     def _flags(self) -> Iterator[str]:
         for action in self._actions:

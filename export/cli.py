@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge import __version__
 from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, fraction, natural, run, whole
 
 PROGRAM = "edge-export"
@@ -28,15 +26,7 @@ RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
 def build_parser() -> ArgumentParser:
     """The parser of edge-export."""
     parser = ArgumentParser(prog=PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
-    version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> ArgumentParser:
-        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        added.add_argument("-q", "--quiet", action="store_true", help="no remarks")
-        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
-        return added
+    command = parser.add_commands()
 
     def output(to: ArgumentParser, text: str, *, required: bool) -> None:
         to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)

@@ -272,7 +272,7 @@ def wait_for_rows(path, count, process):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_stopped_in_the_middle_resumes_to_the_unbroken_file(tmp_path, stop):
     folder = folder_of_photos(tmp_path / "photos", 1)
-    content = encoded(photo(640, 480))
+    content = encoded(photo(1200, 900))
     names = [f"img{i}.jpg" for i in range(400)]
     for name in names:
         (folder / name).write_bytes(content)
@@ -377,8 +377,9 @@ def test_interrupted_while_starting_is_130_and_one_line(photos):
 
 def test_interrupted_twice_ends_as_interrupted_once(tmp_path):
     folder = folder_of_photos(tmp_path / "photos", 1)
-    for i in range(300):
-        (folder / f"img{i}.jpg").write_bytes(encoded(photo(640, 480)))
+    (folder / "img0.jpg").write_bytes(encoded(photo(640, 480)))
+    for i in range(1, 3000):  # so many that a busy machine gets to send its signals before they are done
+        os.link(folder / "img0.jpg", folder / f"img{i}.jpg")
     command = [*COMMAND, str(folder), "-o", str(tmp_path / "out.csv"), "-w", "3"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for_rows(tmp_path / "out.csv.part", 10, process)

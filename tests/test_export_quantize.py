@@ -188,7 +188,7 @@ def test_same_bytes_in_another_process(model, quantized, tmp_path):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.save(tmp_path / "images.npy", IMAGES)
     program = (
-        "import numpy, onnx; from export.quantize import quantize; model = onnx.load('model.onnx');"
+        "import numpy, onnx; from export.quantize import Quantizer; model = onnx.load('model.onnx');"
         "file = Quantizer(model, numpy.load('images.npy'))(marks_sha256={'calibration': 'c0ffee'});"
         "open('int8.onnx', 'wb').write(file.SerializeToString())"
     )

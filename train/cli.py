@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge import __version__
 from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, plain_name, run
 
 from .config import TrainConfig
@@ -36,16 +34,12 @@ _PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors":
 def build_parser() -> ArgumentParser:
     """The parser of edge-train."""
     parser = ArgumentParser(prog=_PROGRAM, description="Train a network for the skin-lesion runtime.", epilog=_EPILOG)
-    version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    with_talk = parser.add_commands(quiet="no progress, no remarks")
 
     def command(name: str, text: str) -> ArgumentParser:
-        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added = with_talk(name, text)
         added.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
         added.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
-        added.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
         return added
 
     def output(to: ArgumentParser, text: str, *, required: bool) -> None:
@@ -106,12 +100,10 @@ def build_parser() -> ArgumentParser:
     collect.add_argument("--force", action="store_true", help="replace the same configuration and seed")
 
     text = "add a configuration with class offsets, each fold with those fitted on the others; tunes the metric"
-    offsets = commands.add_parser("offsets", help=text, description=text[0].upper() + text[1:] + ".")
+    offsets = with_talk("offsets", text)
     offsets.add_argument("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
     offsets.add_argument("name", type=plain_name, metavar="NAME", help="configuration whose predictions are used")
     offsets.add_argument("--force", action="store_true", help="replace NAME+offsets")
-    offsets.add_argument("-q", "--quiet", action="store_true", help="no remarks")
-    offsets.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
 
     command("throughput", "time the input pipeline beside a plain DataLoader")
 

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge import __version__
 from edge.command import (
     DONE, GATE, STATUSES, ArgumentParser, got, positive, printable, run, say, terminations_as_interrupts,
 )
@@ -31,15 +30,7 @@ pack needs a checkout; check runs anywhere, and runs the submission's own code: 
 def build_parser() -> ArgumentParser:
     """The parser of edge-submit."""
     parser = ArgumentParser(prog=PROGRAM, description="Pack a submission, and try it.", epilog=_EPILOG)
-    version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> ArgumentParser:
-        added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        added.add_argument("-q", "--quiet", action="store_true", help="no remarks")
-        added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
-        return added
+    command = parser.add_commands()
 
     pack = command("pack", "write code, model, execution files and README into one folder or zip")
     add = pack.add_argument
