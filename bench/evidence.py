@@ -92,7 +92,7 @@ class Evidence:
     config: dict[str, Any] | None
     """All settings of the runs; None for a model file."""
     offsets: dict[str, Any] | None
-    """Class offsets added to the logits: `objective` and, fitted on the other folds, `by_fold`."""
+    """Class offsets added to the logits: `objective`, `form` and, fitted on the other folds, `by_fold`."""
     runs: list[RunRecord]
     """One for each fold, in their order."""
     paths: list[str]

@@ -30,6 +30,7 @@ _RUN_COLUMNS = (
     "configuration", "seed", "folds", "made by", "steps", "images seen", "hours", "begun with", "taught by", "commit",
     "PyTorch", "machine",
 )
+_OBJECTIVES = {"contest": "the contest's total of two thirds", "balanced": "balanced accuracy", "accuracy": "accuracy"}
 _DIFFERENCES = _FIGURES | {"PQD": "fairness.pqd"}
 
 
@@ -86,7 +87,8 @@ def _introduction(folder: Folder, panel: Panel) -> Iterator[str]:
     excluded = _listed("; in no comparison of groups: ", protocol.exclude)
     masked = _listed("; masked, as the data has none: ", protocol.mask)
     yield f"compares with {panel.reference}{excluded}{masked}."
-    yield "Intervals: 95 %, bootstrap over clusters, of the mean over seeds; rates against coverage Wilson's."
+    yield "Intervals: 95 %, bootstrap over clusters, of the mean over seeds; of recall and of rates against coverage"
+    yield "Wilson's."
 
 
 def _figures(folder: Folder, panel: Panel) -> Iterator[str]:
@@ -107,14 +109,30 @@ def _figures(folder: Folder, panel: Panel) -> Iterator[str]:
     yield from markdown_table(["configuration", *_PARITY], parity)
     yield ""
     yield from markdown_table(["accuracy", *groups], by_group)
+    yield ""
+    yield from _recalls(folder, panel)
+
+
+def _recalls(folder: Folder, panel: Panel) -> Iterator[str]:
+    classes = sorted({sample.label for sample in folder.samples})
+    rows = []
+    for name in folder.configurations:
+        data, _ = panel.pooled(name)
+        is_right = data.y_true == data.y_pred
+        of_class = [data.y_true == data.classes.index(label) for label in classes]
+        rows.append([name, *(cell(data.rate(is_right, chosen)) for chosen in of_class)])
+    yield from markdown_table(["recall", *classes], rows)
 
 
 def _warnings(folder: Folder) -> Iterator[str]:
     for name, (first, *_) in folder.configurations.items():
         if first.offsets is not None:
             yield ""
-            yield f"{name}: class offsets, fitted for each fold on the predictions of the others to raise the"
-            yield f"{first.offsets['objective']} metric. They tune the metric; no prediction need be better for it."
+            is_one = first.offsets["form"] == "prior"
+            what = "one number times the log share of the classes" if is_one else "class offsets"
+            yield f"{name}: {what}, fitted for each fold on the predictions of the others to raise"
+            raised = _OBJECTIVES[first.offsets["objective"]]
+            yield f"{raised}. That tunes the figure; no prediction need be better for it."
     if len({len(seeds[0].paths) for seeds in folder.configurations.values()}) > 1:
         yield ""
         yield "Rows with other numbers of images are of other folds: the differences below compare the same images."

@@ -7,15 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edge.command import DONE, GATE, say
 from edge.outputs import check_output, write_output
 from edge.preprocess import Preprocess
-from train.checkpoint import Checkpoint, CheckpointError, load
+from train.checkpoint import CheckpointError, load
 from train.config import TrainConfig
-from train.head import to_linear
-from train.network import Network, build
+from train.network import build
 
 from .cli import PROGRAM
 from .origin import origin_of
@@ -38,9 +35,6 @@ def run_onnx(arguments: argparse.Namespace) -> int:
         **({"leaky": True} if state.leaky else {}),
     }
     calibration = (state.metrics or {}).get("calibration") or {}
-    if arguments.class_bias is not None:
-        training["class_bias"] = _add_bias(model, arguments.class_bias, state)
-        calibration = {}  # fitted on other logits
     if not calibration and not arguments.quiet:
         say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
     metadata = {
@@ -50,7 +44,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
         "temperature": str(calibration.get("temperature", 1.0)),
         "license": arguments.license,
     }
-    if state.metrics is not None and arguments.class_bias is None:  # with offsets they are of another model
+    if state.metrics is not None:
         metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
     exported, remark = to_onnx(model, preprocess=preprocess, metadata=metadata)
     if remark and not arguments.quiet:
@@ -112,33 +106,6 @@ def run_info(arguments: argparse.Namespace) -> int:
         for remark in found["remarks"]:
             say(PROGRAM, remark)
     return DONE
-
-
-def _add_bias(model: Network, path: Path, state: Checkpoint) -> dict[str, Any]:
-    """Adds class offsets to the last layer; returns what is to be said of them.
-
-    Raises:
-      ExportError: no file of edge-train bias for these classes, or a cosine head.
-    """
-    from .to_onnx import ExportError
-
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        classes, offsets = list(found["classes"]), torch.tensor(found["bias"], dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path}: cannot be read, expected a file of edge-train bias: {error}") from error
-    if classes != state.classes or offsets.shape != (len(classes),):
-        raise ExportError(f"{path}: offsets of {', '.join(classes)}, expected those of {', '.join(state.classes)}")
-    if model.head.kind != "linear":
-        raise ExportError(
-            f"{path}: the offsets were fitted beside cosines, which the folded layer multiplies by a feature's length; "
-            "expected a run with a linear head (edge-train refit makes one)"
-        )
-    folded = to_linear(model.head)
-    with torch.no_grad():
-        model.head = type(model.head)(folded.in_features, folded.out_features)
-        model.head.fc.load_state_dict({"weight": folded.weight, "bias": folded.bias + offsets})
-    return {name: found[name] for name in ("bias", "objective", "before", "after", "note") if name in found}
 
 
 def _write(arguments: argparse.Namespace, content: bytes, classes: list[str]) -> None:

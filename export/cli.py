@@ -34,7 +34,6 @@ def build_parser() -> ArgumentParser:
 
     to_onnx = command("onnx", "write the model file of the runtime")
     to_onnx.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
-    to_onnx.add_argument("--class-bias", type=Path, metavar="FILE", help="offsets of edge-train bias, folded in")
     weights = command("weights", "write the weights in training form (safetensors)")
     for each in (to_onnx, weights):
         each.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")

@@ -19,7 +19,8 @@ SAMPLES = samples_of()
 
 def test_what_is_written_is_read_again(tmp_path):
     runs = [RunRecord(0, 120, steps=7, seconds=1.5, machine="a", temperature=0.9), RunRecord(1, 120, commit="abc+")]
-    written = evidence_of(SAMPLES, runs=runs, offsets={"objective": "contest", "by_fold": {"0": [0.5, -0.5, 0.0]}})
+    offsets = {"objective": "contest", "form": "classes", "by_fold": {"0": [0.5, -0.5, 0.0]}}
+    written = evidence_of(SAMPLES, runs=runs, offsets=offsets)
     evidence.write(tmp_path / "new", SAMPLES, written, force=False)
     found = evidence.read(tmp_path / "new", "plain_seed0")
     for name in ("configuration", "seed", "classes", "command", "config", "offsets", "runs", "paths"):

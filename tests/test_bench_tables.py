@@ -150,7 +150,8 @@ def test_runs_are_told_by_their_records_and_origins_by_their_hashes(tmp_path):
 
 
 def test_the_command_writes_what_it_prints_and_nothing_where_it_may_not(tmp_path, capsys):
-    a, b = evidence_of(SAMPLES, "a"), evidence_of(SAMPLES, "b", offsets={"objective": "contest", "by_fold": {}})
+    offsets = {"objective": "contest", "form": "classes", "by_fold": {}}
+    a, b = evidence_of(SAMPLES, "a"), evidence_of(SAMPLES, "b", offsets=offsets)
     folder = folder_of(tmp_path, SAMPLES, [a, b], differences=[["a", "b"]], coverage=["b"])
     assert main(["tables", str(folder)]) == 0
     printed = capsys.readouterr().out

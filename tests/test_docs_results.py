@@ -22,6 +22,9 @@ def test_offsets_are_of_the_predictions_beside_them(folder):
     offsets = pytest.importorskip("train.offsets")
     for name, seeds in load(folder).configurations.items():
         if seeds[0].offsets is not None:
-            base, objective = name.removesuffix(offsets.SUFFIX), seeds[0].offsets["objective"]
-            for kept, made in zip(seeds, offsets.with_offsets(folder, base, objective=objective), strict=True):
+            objective, form = seeds[0].offsets["objective"], seeds[0].offsets["form"]
+            base = name.removesuffix(offsets.SUFFIXES[form])
+            again = offsets.with_offsets(folder, base, objective=objective, form=form)
+            for kept, made in zip(seeds, again, strict=True):
+                assert kept.runs == made.runs and kept.offsets == made.offsets
                 assert kept.stem == made.stem and (kept.ppm == made.ppm).all(), "edge-train offsets --force"

@@ -3,7 +3,6 @@ import json
 import sys
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
 from safetensors import safe_open
@@ -174,21 +173,6 @@ def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):
     save(replace(state, metrics=metrics), tmp_path / "calibrated.pt")
     assert main(["onnx", str(tmp_path / "calibrated.pt"), "-o", str(tmp_path / "t.onnx"), "-q"]) == 0
     assert Classifier.load(tmp_path / "t.onnx").temperature == 1.75
-
-
-def test_class_bias_is_folded_in(run_folder, tmp_path, capsys):
-    offsets = tmp_path / "bias.json"
-    offsets.write_text(json.dumps({"classes": [*COLOURS], "bias": [0.5, 0.0, -0.5], "objective": "balanced"}))
-    plain, biased = tmp_path / "plain.onnx", tmp_path / "biased.onnx"
-    assert main(["onnx", str(run_folder), "-o", str(plain), "-q"]) == 0
-    assert main(["onnx", str(run_folder), "-o", str(biased), "--class-bias", str(offsets), "-q"]) == 0
-    images = labelled_images(2)[0]
-    a, b = (Classifier.load(path) for path in (plain, biased))
-    assert b.logits(images) - a.logits(images) == pytest.approx(np.tile([0.5, 0.0, -0.5], (2, 1)), abs=1e-4)
-    assert json.loads(b.metadata["training"])["class_bias"]["objective"] == "balanced" and "metrics" not in b.metadata
-    offsets.write_text(json.dumps({"classes": ["ash"], "bias": [0.5]}))
-    assert main(["onnx", str(run_folder), "-o", str(biased), "--class-bias", str(offsets), "--force"]) == 6
-    assert "offsets of ash, expected those of ash, birch, Cedar" in capsys.readouterr().err
 
 
 def test_without_its_packages(run_folder, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from train.cli import main
 from train.recipes import RECIPES
 from train.record import command_of
 from train.teacher import load_teacher
+from train.temperature import fit_temperature
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
@@ -165,7 +166,10 @@ def test_offsets_of_a_fold_come_from_the_others_alone(tmp_path):
     before, after = ((one.ppm.argmax(1) == labels).mean() for one in (biased, found))
     assert after > before + 0.1
     assert found.offsets["objective"] == "balanced" and set(found.offsets["by_fold"]) == {"0", "1", "2"}
-    assert [run.temperature for run in found.runs] == [None] * 3
+    for run in found.runs:  # one that answers the offsets' logits, fitted as a run fits its own
+        rows = found.folds == run.fold
+        logits = np.log(np.maximum(biased.probabilities[rows], 1e-12)) + found.offsets["by_fold"][str(run.fold)]
+        assert run.temperature == pytest.approx(fit_temperature(logits, labels[rows]), rel=1e-3)
     for fold, bias in found.offsets["by_fold"].items():
         rows = found.folds == int(fold)
         expected = np.log(np.maximum(biased.probabilities[rows], 1e-12)) + bias
@@ -180,6 +184,16 @@ def test_offsets_of_a_fold_come_from_the_others_alone(tmp_path):
     assert main(["offsets", str(again), "plain", "--objective", "balanced", "-q"]) == 0
     by_fold = evidence.read(again, "plain+offsets_seed0").offsets["by_fold"]
     assert by_fold["0"] == found.offsets["by_fold"]["0"] and by_fold["1"] != found.offsets["by_fold"]["1"]
+
+
+def test_one_number_for_all_classes_has_its_own_name(tmp_path):
+    samples = samples_of(600)
+    base = evidence_of(samples, num_folds=3, skill=1.5, temperature=0.9)
+    folder = folder_of(tmp_path / "a", samples, [base], configurations=["plain", "plain+prior"])
+    assert main(["offsets", str(folder), "plain", "--objective", "accuracy", "--form", "prior"]) == 0
+    found = evidence.read(folder, "plain+prior_seed0")
+    assert found.offsets["form"] == "prior" and "plain+prior: one number" in markdown(folder)
+    assert found.command == "edge-train offsets FOLDER plain --objective accuracy --form prior"
 
 
 def test_offsets_need_evidence_of_two_folds(tmp_path, capsys):

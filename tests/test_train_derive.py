@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import shutil
@@ -57,7 +58,7 @@ def test_what_comes_of_a_leaky_run_is_leaky(place, tmp_path):
         assert state.leaky and state.data_name == "data (LEAKY)" and (out / "LEAKY.txt").exists()
         assert all(json.loads((out / name).read_text())["leaky"] for name in ("config.json", "metrics.json"))
     runs = [leaky, place / "other"]
-    found = class_bias(place / "data", runs, label_column="class", objective="balanced", reference=None)
+    found = class_bias(place / "data", runs, label_column="class", objective="balanced")
     assert found["leaky"] is True
 
 
@@ -102,4 +103,53 @@ def test_class_bias_of_out_of_fold_predictions(place, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="no held-out predictions"):
         (tmp_path / "bare").mkdir()
         (tmp_path / "bare" / "checkpoint.pt").write_bytes((place / "1" / "checkpoint.pt").read_bytes())
-        class_bias(place / "data", [tmp_path / "bare"], label_column="class", objective="contest", reference=None)
+        class_bias(place / "data", [tmp_path / "bare"], label_column="class", objective="contest")
+
+
+def test_shift_adds_the_offsets_and_measures_anew(place, tmp_path, capsys):
+    bias, out = tmp_path / "bias.json", tmp_path / "shifted"
+    data, run = str(place / "data"), str(place / "other")
+    fitted = ["bias", data, str(place / "start"), "-o", str(bias), "--objective", "accuracy", "--form", "prior"]
+    assert main(fitted) == 0
+    found = json.loads(bias.read_text())
+    assert found["folds"] == [0] and found["form"] == "prior"
+    found["bias"] = [20.0, -10.0, -10.0]  # all are ash now
+    bias.write_text(json.dumps(found))
+    assert main(["shift", data, run, "--bias", str(bias), "--out", str(out)]) == 0
+    old, new = checkpoints.load(place / "other"), checkpoints.load(out)
+    assert torch.equal(new.weights["head.fc.bias"], old.weights["head.fc.bias"] + torch.tensor(found["bias"]))
+    assert all(torch.equal(t, old.weights[name]) for name, t in new.weights.items() if name != "head.fc.bias")
+    assert new.recipe == "smoke with class offsets (accuracy, prior)"
+    assert new.metrics["accuracy"]["n"] == 12
+    with (out / "heldout_predictions.csv").open(newline="") as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"ash"}
+    assert main(["shift", data, run, "--bias", str(bias), "--out", str(out)]) == 2
+
+
+def test_shift_refuses_offsets_fitted_on_what_it_is_measured_on(place, tmp_path, capsys):
+    bias, good = tmp_path / "bias.json", tmp_path / "good.json"
+    data, shifted = str(place / "data"), ["--out", str(tmp_path / "x")]
+    assert main(["bias", data, str(place / "start"), str(place / "other"), "-o", str(bias)]) == 0
+    assert main(["shift", data, str(place / "other"), "--bias", str(bias), *shifted]) == 6
+    assert "fitted on the held-out images of folds 0, 2" in capsys.readouterr().err
+    assert main(["bias", data, str(place / "start"), "-o", str(good)]) == 0
+    found = json.loads(good.read_text())
+    assert main(["shift", data, str(place / "1"), "--bias", str(good), *shifted]) == 4
+    assert "has cosines for logits" in capsys.readouterr().err
+    for damage, status, said in (
+        ({"folds_sha256": ["0" * 64]}, 6, "of another folds file"),
+        ({"classes": ["ash"], "bias": [0.5]}, 4, "offsets of ash, expected a number for each of ash, birch, Cedar"),
+        ({"bias": [0.0, float("nan"), 0.0]}, 4, "expected a number for each"),
+        ({"folds": None}, 4, "expected a file of edge-train bias"),
+    ):
+        bias.write_text(json.dumps({**found, **damage}))
+        assert main(["shift", data, str(place / "other"), "--bias", str(bias), *shifted]) == status
+        assert said in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_offsets_of_a_leaky_run_make_a_leaky_run(place, tmp_path):
+    bias, out = tmp_path / "bias.json", tmp_path / "x"
+    assert main(["bias", str(place / "data"), str(place / "start"), "-o", str(bias)]) == 0
+    bias.write_text(json.dumps({**json.loads(bias.read_text()), "leaky": True}))
+    assert main(["shift", str(place / "data"), str(place / "other"), "--bias", str(bias), "--out", str(out)]) == 0
+    assert checkpoints.load(out).leaky and "bias.json" in (out / "LEAKY.txt").read_text()

@@ -63,6 +63,30 @@ def test_contest_gains_on_images_not_seen():
     assert contest((x + found.bias).argmax(1), labels, groups) > contest(x.argmax(1), labels, groups) + 0.04
 
 
+def test_planted_expectation_is_found_with_one_number():
+    tau = 0.5  # trained as if the classes were more alike than they are
+    x, labels, groups, clusters = posteriors(20, n=6000, offset=-tau * np.log(PRIOR))
+    found = fit_class_bias(x, labels, groups, clusters, reference_group=0, objective="accuracy", form="prior")
+    log_prior = np.log(np.bincount(labels) / len(labels))
+    by_one_number = found.bias / (log_prior - log_prior.mean())
+    np.testing.assert_allclose(by_one_number, by_one_number[0])
+    assert by_one_number[0] == pytest.approx(tau, abs=0.2) and found.form == "prior"
+    assert found.before == np.mean(x.argmax(1) == labels) and found.after == np.mean(found.predictions == labels)
+    assert found.gain > 0.02
+
+
+def test_one_number_is_the_best_of_its_grid_and_the_smallest_of_equals():
+    x, labels, groups, clusters = posteriors(21, n=300)
+    found = fit_class_bias(x, labels, groups, clusters, reference_group=0, objective="accuracy", form="prior", l2=0)
+    log_prior = np.log(np.bincount(labels)) - np.log(np.bincount(labels)).mean()
+    accuracies = {i: np.mean((x + i / 16 * log_prior).argmax(1) == labels) for i in range(-16, 17)}
+    best = [i for i, accuracy in accuracies.items() if accuracy == max(accuracies.values())]
+    assert found.bias == pytest.approx(min(best, key=abs) / 16 * log_prior, abs=1e-12)
+    sure = 50 * np.eye(6)[labels]  # no offset of the grid moves an answer
+    same = fit_class_bias(sure, labels, groups, clusters, reference_group=0, objective="balanced", form="prior")
+    assert (same.bias == 0).all() and same.gain == 0
+
+
 @pytest.mark.parametrize("objective", ["contest", "balanced"])
 def test_noise_gains_nothing_on_images_not_seen(objective):
     gains, fitted = [], []

@@ -146,6 +146,15 @@ def run_refit(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def run_shift(arguments: argparse.Namespace) -> int:
+    """Adds class offsets to the last layer."""
+    from . import derive
+
+    _check_run(arguments)
+    derive.shift(arguments.data, arguments.run, arguments.bias, arguments.out, label_column=arguments.label)
+    return DONE
+
+
 def run_bias(arguments: argparse.Namespace) -> int:
     """Fits class offsets."""
     check_output(arguments.output, force=arguments.force)
@@ -156,6 +165,7 @@ def run_bias(arguments: argparse.Namespace) -> int:
         arguments.runs,
         label_column=arguments.label,
         objective=arguments.objective,
+        form=arguments.form,
         reference=arguments.reference,
     )
     write_json(arguments.output, found)
@@ -190,7 +200,9 @@ def run_offsets(arguments: argparse.Namespace) -> int:
     from .offsets import with_offsets
 
     samples = index(arguments.folder, has_files=False)
-    for found in with_offsets(arguments.folder, arguments.name, objective=arguments.objective):
+    for found in with_offsets(
+        arguments.folder, arguments.name, objective=arguments.objective, form=arguments.form
+    ):
         evidence.write(arguments.folder, samples, found, force=arguments.force)
         if not arguments.quiet:
             _say(f"{arguments.folder / found.stem}.csv: {len(found.paths)} images, offsets of {len(found.runs)} folds")

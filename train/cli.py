@@ -28,6 +28,8 @@ DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<clas
 
 {STATUSES}"""
 
+_OBJECTIVES = ("contest", "balanced", "accuracy")
+
 _PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors": "safetensors"}
 
 
@@ -84,7 +86,10 @@ def build_parser() -> ArgumentParser:
     soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of one start and --search")
     refit = command("refit", "fit the last layer anew on images of all classes and groups alike")
     refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
-    for each in (soup, refit):
+    shift = command("shift", "add class offsets of edge-train bias to a run's last layer, and measure anew")
+    shift.add_argument("run", type=Path, metavar="RUN", help="a finished run whose held-out fold had no part in them")
+    shift.add_argument("--bias", type=Path, required=True, metavar="FILE", help="of edge-train bias")
+    for each in (soup, refit, shift):
         each.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
         each.add_argument("--force", action="store_true", help="replace the run in NEW")
 
@@ -103,12 +108,18 @@ def build_parser() -> ArgumentParser:
     offsets = with_talk("offsets", text)
     offsets.add_argument("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
     offsets.add_argument("name", type=plain_name, metavar="NAME", help="configuration whose predictions are used")
-    offsets.add_argument("--force", action="store_true", help="replace NAME+offsets")
+    offsets.add_argument("--force", action="store_true", help="replace NAME+offsets, or NAME+prior")
 
     command("throughput", "time the input pipeline beside a plain DataLoader")
 
     for each in (bias, offsets):
-        each.add_argument("--objective", choices=("contest", "balanced"), default="contest", help="raised (contest)")
+        each.add_argument("--objective", choices=_OBJECTIVES, default="contest", help="raised (contest)")
+        each.add_argument(
+            "--form",
+            choices=("classes", "prior"),
+            default="classes",
+            help="an offset for each class (classes), or one number times the log share of the classes (prior)",
+        )
     for each in (fit, ladder, show):
         each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
     for each in (fit, show):

@@ -7,6 +7,7 @@ images as the runs it came from. What chooses, chooses on a part that is neither
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,9 @@ from .config import TrainConfig
 from .data import load_images, scale_tensor
 from .heldout import embed, predict
 from .leaks import mark_leaky
-from .marks import check_disjoint, cluster_marks
+from .marks import OverlapError, check_disjoint, cluster_marks
 from .network import build
-from .posthoc import ClassBias, fit_class_bias, refit_last_layer
+from .posthoc import ClassBias, Form, Objective, fit_class_bias, refit_last_layer
 from .run import write_json, write_metrics
 
 _BATCH_SIZE = 64
@@ -128,14 +129,64 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
     _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [])
 
 
+def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str) -> None:
+    """Adds class offsets to the last layer; its temperature and its figures are measured anew.
+
+    Args:
+      root: The data set.
+      run: A finished run.
+      bias: A file of `class_bias`, fitted on other folds than the run holds out, whose figures it would flatter.
+      out: Folder of the new run.
+      label_column: The manifest's class column.
+
+    Raises:
+      CheckpointError: no such run; a file that is none of `class_bias` or of other classes; a cosine head.
+      OverlapError: the offsets were fitted on the fold that the run holds out, or on folds of another file.
+    """
+    state = checkpoints.load(run)
+    try:
+        found = json.loads(bias.read_text(encoding="utf-8"))
+        classes, offsets = list(found["classes"]), torch.tensor(found["bias"], dtype=torch.float32)
+        folds, hashes = [*map(int, found["folds"])], list(found["folds_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{bias}: cannot be read, expected a file of edge-train bias: {error}") from error
+    if classes != state.classes or offsets.shape != (len(classes),) or not bool(torch.isfinite(offsets).all()):
+        expected = ", ".join(state.classes)
+        raise CheckpointError(f"{bias}: offsets of {', '.join(classes)}, expected a number for each of {expected}")
+    if TrainConfig.from_dict(state.config).model.head != "linear":
+        raise CheckpointError(
+            f"{run}: has cosines for logits, which use multiplies by the length of the feature: no offset fits all; "
+            "expected a linear head (edge-train refit makes one)"
+        )
+    is_same_file = hashes == [str(state.folds_sha256)]
+    if state.hold_out is not None and (state.hold_out in folds or not is_same_file):
+        got = ", ".join(map(str, folds)) + ("" if is_same_file else " of another folds file")
+        raise OverlapError(
+            f"{bias}: fitted on the held-out images of folds {got}; {run} holds out {state.hold_out}: "
+            "expected offsets of the other folds' runs alone"
+        )
+    weights = {**state.weights}
+    weights["head.fc.bias"] = weights["head.fc.bias"] + offsets.to(weights["head.fc.bias"])
+    recipe = f"{state.recipe} with class offsets ({found['objective']}, {found['form']})"
+    leaky = [name for name, is_leaky in ((run.name, state.leaky), (bias.name, found.get("leaky", False))) if is_leaky]
+    samples = index(root, label_column=label_column)
+    _write(out, replace(state, result=weights, recipe=recipe), run, root, samples, leaky=leaky)
+
+
 def class_bias(
-    root: Path, runs: Sequence[Path], *, label_column: str, objective: str, reference: str | None
+    root: Path,
+    runs: Sequence[Path],
+    *,
+    label_column: str,
+    objective: Objective,
+    form: Form = "classes",
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """Fits class offsets on the held-out predictions of several runs, each image predicted by a run that held it out.
 
     Returns:
-      JSON-ready: classes and their `bias`, the `objective`, the metric `before` and `after` (nested: no offset is
-      measured on a cluster it was fitted on), and what they were fitted on.
+      JSON-ready: classes and their `bias`, the `objective`, the `form`, the metric `before` and `after` (nested: no
+      offset is measured on a cluster it was fitted on), and what they were fitted on.
 
     Raises:
       CheckpointError: a run without held-out predictions, or of other classes.
@@ -154,16 +205,19 @@ def class_bias(
         np.array([groups.index(sample.group) for sample, _ in pairs]),
         np.array([clusters.index(sample.cluster) for sample, _ in pairs]),
         reference_group=groups.index(name),
-        objective="balanced" if objective == "balanced" else "contest",
+        objective=objective,
+        form=form,
     )
     return {
         "classes": classes,
         "bias": [round(float(value), 6) for value in found.bias],
         "objective": found.objective,
+        "form": found.form,
         "before": round(found.before, 6),
         "after": round(found.after, 6),
         "images": len(pairs),
         "folds": [state.hold_out for state in states],
+        "folds_sha256": sorted({str(state.folds_sha256) for state in states}),
         "note": "fitted on out-of-fold predictions to raise this metric; `after` is nested",
         **({"leaky": True} if any(state.leaky for state in states) else {}),
     }

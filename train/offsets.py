@@ -16,18 +16,20 @@ from bench.evidence import Evidence, EvidenceError
 from bench.protocol import Protocol, read_protocol
 from bench.score import PROFILES, reference_group
 
-from .posthoc import Objective, fit_class_bias
+from .posthoc import Form, Objective, fit_class_bias
+from .temperature import fit_temperature
 
-SUFFIX = "+offsets"
+SUFFIXES: dict[Form, str] = {"classes": "+offsets", "prior": "+prior"}
 
 
-def with_offsets(folder: Path, configuration: str, *, objective: Objective) -> list[Evidence]:
-    """For every seed of `configuration` the same predictions with offsets, as `configuration`+offsets.
+def with_offsets(folder: Path, configuration: str, *, objective: Objective, form: Form) -> list[Evidence]:
+    """For every seed of `configuration` the same predictions with offsets, as `configuration` with a suffix.
 
     Args:
       folder: Its protocol says which group is the reference, and which are left out of the fit.
       configuration: Whose predictions are used.
       objective: What the offsets are to raise. They tune it.
+      form: An offset for each class, or one number times the log share of the classes.
 
     Raises:
       EvidenceError: no such configuration, or one of a single fold.
@@ -36,10 +38,12 @@ def with_offsets(folder: Path, configuration: str, *, objective: Objective) -> l
     stems = sorted(file.stem for file in folder.glob(f"{configuration}_seed*.json"))
     if not stems:
         raise EvidenceError(f"{folder}: no evidence of {configuration}, expected some of edge-train collect")
-    return [_with_offsets(evidence.read(folder, stem), samples, protocol, objective) for stem in stems]
+    return [_with_offsets(evidence.read(folder, stem), samples, protocol, objective, form) for stem in stems]
 
 
-def _with_offsets(base: Evidence, samples: list[Sample], protocol: Protocol, objective: Objective) -> Evidence:
+def _with_offsets(
+    base: Evidence, samples: list[Sample], protocol: Protocol, objective: Objective, form: Form
+) -> Evidence:
     if len(base.runs) < 2:
         raise EvidenceError(f"{base.stem}: got one fold, expected two at least: offsets are fitted on the others")
     sample_of = {sample.path: sample for sample in samples}
@@ -61,18 +65,24 @@ def _with_offsets(base: Evidence, samples: list[Sample], protocol: Protocol, obj
             np.array([clusters[sample.cluster] for sample in fitted]),
             reference_group=groups.index(reference),
             objective=objective,
+            form=form,
             folds=base.folds[compared],
         )
     except ValueError as error:  # a label that the model does not know, or no image of the reference
         raise EvidenceError(f"{base.stem}: no offsets can be fitted: {error}") from error
     x = x + np.stack([found.by_fold[fold] for fold in base.folds.tolist()])
     p = np.exp(x - x.max(1, keepdims=True))
+    labels = np.array([base.classes.index(sample.label) for sample in chosen])
+
+    def temperature_of(fold: int) -> float:
+        return fit_temperature(x[base.folds == fold], labels[base.folds == fold])
+
     by_fold = {str(fold): [round(float(value), 6) for value in bias] for fold, bias in found.by_fold.items()}
     return replace(
         base,
-        configuration=base.configuration + SUFFIX,
-        command=f"edge-train offsets FOLDER {base.configuration} --objective {objective}",
-        offsets={"objective": objective, "by_fold": by_fold},
-        runs=[replace(run, temperature=None) for run in base.runs],  # fitted on other logits
+        configuration=base.configuration + SUFFIXES[form],
+        command=f"edge-train offsets FOLDER {base.configuration} --objective {objective} --form {form}",
+        offsets={"objective": objective, "form": form, "by_fold": by_fold},
+        runs=[replace(run, temperature=round(temperature_of(run.fold), 6)) for run in base.runs],
         ppm=evidence.to_ppm(p / p.sum(1, keepdims=True), x.argmax(1)),
     )

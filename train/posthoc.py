@@ -20,7 +20,8 @@ from bench.fairness import MIN_CELL
 
 from .splits import make_folds
 
-Objective = Literal["contest", "balanced"]
+Objective = Literal["contest", "balanced", "accuracy"]
+Form = Literal["classes", "prior"]
 _Shape = tuple[int, ...]
 _Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(..., G, C) hits and (G, C) images -> (...) float."""
@@ -30,6 +31,9 @@ _REACH = 8
 """A line search looks 8 steps to each side; a finer offset than 1/16 is noise on some thousand images."""
 _PRIOR_STARTS = (0.0, 0.5, 1.0)
 """Where searches start: - tau log prior, from nothing to all of the logit adjustment of arXiv 2007.07314."""
+_TAUS = np.arange(-16, 17) / 16
+"""Of the form "prior". At 1 a network that was taught all classes equally often expects them as often as they come, at
+-1 one that was taught them as they come expects them equally often."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class ClassBias:
     """(C,) float64, sum 0: add it to the bias of the last layer. Fitted on all images."""
     objective: Objective
     """What was maximised."""
+    form: Form
+    """Among which offsets."""
     before: float
     """The metric of the predictions as they were."""
     after: float
@@ -63,17 +69,20 @@ def fit_class_bias(
     *,
     reference_group: int,
     objective: Objective = "contest",
+    form: Form = "classes",
     l2: float = 1e-3,
     folds: np.ndarray | None = None,
 ) -> ClassBias:
-    """Fits one offset per class that raises a metric. It TUNES THE METRIC: say so beside every figure made with it.
+    """Fits offsets of the classes that raise a metric. It TUNES THE METRIC: say so beside every figure made with it.
 
     "contest" maximises (accuracy + fairness) / 3 of the contest: offsets move errors between the classes, and so
     between groups with different mixes of classes, which need not make any prediction better. "balanced" maximises the
-    mean recall of the classes and knows of no groups.
+    mean recall of the classes, "accuracy" the share of right answers; both know of no groups.
 
-    The maximum of metric - l2 * sum_c (b_c - mean b)^2 is sought one class at a time over a grid, coarse to fine, from
-    three starts: a metric of counts has steps and no gradient to follow.
+    The form "classes" has an offset for each class: the maximum of metric - l2 * sum_c (b_c - mean b)^2 is sought one
+    class at a time over a grid, coarse to fine, from three starts: a metric of counts has steps and no gradient to
+    follow. The form "prior" has one number, tau, and the offsets tau * log p_c, p_c being the share of class c: how
+    much more the network shall expect what is common. One number fits less noise than C - 1 (the grid has 33).
 
     Args:
       log_probabilities: (N, C) float64, finite. OUT-OF-FOLD, of networks that have not seen the image: a network is so
@@ -83,6 +92,7 @@ def fit_class_bias(
       clusters: (N,) integer. No cluster is in two folds of the nested estimate.
       reference_group: Group that the contest's SPD compares against.
       objective: The metric.
+      form: Of the offsets.
       l2: Price of the offsets, in units of the metric. Where nothing is to be gained (5,000 simulated images of equal
         groups) the contest's `gain` is -.003, sd .005, at 1e-3, and -.007 at 0: parity of noise is what gets fitted.
       folds: (N,) integer. Of the nested estimate; None: five are made of the clusters.
@@ -98,6 +108,8 @@ def fit_class_bias(
     def metric(hits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         if objective == "balanced":
             return mean_defined(ratio(hits.sum(-2), sizes.sum(-2)))
+        if objective == "accuracy":
+            return ratio(hits.sum((-2, -1)), sizes.sum((-2, -1)))
         profile, compared = score.PROFILES[score.DEFAULT], range(num_groups)
         sums = hits.sum(-1), sizes.sum(-1)
         return score.parts(*sums, reference=reference_group, compared=compared, profile=profile).two_thirds
@@ -112,15 +124,16 @@ def fit_class_bias(
     if folds is None:
         samples = [Sample(str(i), *map(str, row)) for i, row in enumerate(zip(y, g, clusters, strict=True))]
         folds = np.array(list(make_folds(samples).values()))
+    search = _search if form == "classes" else _search_prior
     predictions, by_fold = np.empty(len(x), np.int64), {}
     for fold in np.unique(folds).tolist():
         fitted = folds != fold
         if not fitted.any():
             raise ValueError(f"folds: got {fold} alone, expected two at least: offsets are fitted on the others")
-        by_fold[fold] = _search(x[fitted], y[fitted], g[fitted], num_groups=num_groups, metric=metric, l2=l2)
+        by_fold[fold] = search(x[fitted], y[fitted], g[fitted], num_groups=num_groups, metric=metric, l2=l2)
         predictions[~fitted] = (x[~fitted] + by_fold[fold]).argmax(-1)
-    bias = _search(x, y, g, num_groups=num_groups, metric=metric, l2=l2)
-    return ClassBias(bias, objective, before, measure(predictions), predictions, by_fold)
+    bias = search(x, y, g, num_groups=num_groups, metric=metric, l2=l2)
+    return ClassBias(bias, objective, form, before, measure(predictions), predictions, by_fold)
 
 
 def refit_last_layer(
@@ -185,10 +198,7 @@ def _check(x: np.ndarray, *of_images: np.ndarray) -> None:
 def _search(x: np.ndarray, y: np.ndarray, g: np.ndarray, *, num_groups: int, metric: _Metric, l2: float) -> np.ndarray:
     """(C,) float64 offsets, sum 0; of several starts the best."""
     num_classes = x.shape[1]
-    support = np.bincount(y, minlength=num_classes)
-    log_prior = np.log(np.maximum(support, 1))
-    log_prior[support == 0] = log_prior[support > 0].mean()  # of an absent class nothing is known: it stays in between
-    sizes = _cells(g, y, (num_groups, num_classes))
+    log_prior, sizes = _log_prior(y, num_classes), _cells(g, y, (num_groups, num_classes))
     best, best_value = np.zeros(num_classes), -np.inf
 
     def values_of(bias: np.ndarray, c: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +213,7 @@ def _search(x: np.ndarray, y: np.ndarray, g: np.ndarray, *, num_groups: int, met
             before = -np.inf
             while value > before:
                 before = value
-                for c in np.flatnonzero(support).tolist():
+                for c in np.unique(y).tolist():
                     candidates, values = values_of(bias, c, step * np.arange(-_REACH, _REACH + 1))
                     top = int(values.argmax())
                     if values[top] > value + 1e-12:
@@ -211,6 +221,28 @@ def _search(x: np.ndarray, y: np.ndarray, g: np.ndarray, *, num_groups: int, met
         if value > best_value:
             best, best_value = bias, value
     return np.asarray(best - best.mean())
+
+
+def _search_prior(
+    x: np.ndarray, y: np.ndarray, g: np.ndarray, *, num_groups: int, metric: _Metric, l2: float
+) -> np.ndarray:
+    """(C,) float64 offsets tau * log prior, sum 0; of equally good ones the smallest."""
+    log_prior = _log_prior(y, x.shape[1])
+    log_prior -= log_prior.mean()
+    sizes = _cells(g, y, (num_groups, x.shape[1]))
+    taus = sorted(_TAUS.tolist(), key=abs)
+    answers = [(x + tau * log_prior).argmax(-1) for tau in taus]
+    hits = np.stack([_cells(g, y, sizes.shape, weights=answer == y) for answer in answers])
+    values = metric(hits, sizes) - l2 * np.square(taus) * np.square(log_prior).sum()
+    return np.asarray(taus[int(values.argmax())] * log_prior)  # NaN where nothing is defined: argmax gives the first, 0
+
+
+def _log_prior(y: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C,) float64 logarithms of the numbers of images."""
+    support = np.bincount(y, minlength=num_classes)
+    log_prior = np.log(np.maximum(support, 1))
+    log_prior[support == 0] = log_prior[support > 0].mean()  # of an absent class nothing is known: it stays in between
+    return np.asarray(log_prior)
 
 
 def _hits(x: np.ndarray, y: np.ndarray, g: np.ndarray, c: int, offsets: np.ndarray, shape: _Shape) -> np.ndarray:
