@@ -278,9 +278,11 @@ def test_pins_are_those_of_the_constraints(submission):
 
 
 def test_a_card_is_written_of_what_the_model_says():
-    text = write_card(Classifier.load())
-    assert "| accuracy | 0.7922 | 0.7670 to 0.8154 | 1078 |" in text
-    assert "| training: recipe | default |" in text
+    model = Classifier.load()
+    text, accuracy = write_card(model), json.loads(model.metadata["metrics"])["accuracy"]
+    assert accuracy["n"] == 1078 and 0.75 < accuracy["low"] < accuracy["value"] < accuracy["high"] < 0.85
+    assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} | 1078 |" in text
+    assert "| training: recipe | default with class offsets (accuracy, prior) |" in text
     assert "no medical device" in text
     assert "Of the float model" in text
     assert "Of the float model" not in write_card(Classifier.load(FLOAT_MODEL))
