@@ -90,6 +90,25 @@ def test_refit_replaces_the_head_alone(place, tmp_path):
     assert state.metrics["accuracy"]["n"] == 12
 
 
+def test_refit_to_other_labels(place, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "coarse"
+    shutil.copytree(place / "data", data)
+    with (data / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (data / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "coarse"])
+        writer.writeheader()
+        writer.writerows({**row, "coarse": "conifer" if row["class"] == "Cedar" else "broadleaf"} for row in rows)
+    refit = ["refit", str(data), str(place / "other"), "--label", "coarse", "--balance", "none", "--out", str(out)]
+    assert main(refit) == 0
+    state = checkpoints.load(out)
+    assert state.classes == ["broadleaf", "conifer"] and state.weights["head.fc.weight"].shape[0] == 2
+    assert state.recipe == "refit (--label coarse --balance none) of smoke"
+    assert sorted(state.metrics["by_class"]) == state.classes and state.metrics["accuracy"]["n"] == 12
+    evidence = ["collect", str(data), str(out), "--label", "coarse", "--name", "coarse", "--out", str(tmp_path / "set")]
+    assert main(evidence) == 0 and "refit (--label coarse" in capsys.readouterr().err
+
+
 def test_class_bias_of_out_of_fold_predictions(place, tmp_path, capsys):
     out = tmp_path / "bias.json"
     runs = [str(place / "1"), str(place / "other")]

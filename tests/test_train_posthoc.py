@@ -221,6 +221,8 @@ def test_refit_forgets_the_group():
     x, labels, _ = spurious(0, 2000, bound=0.95)
     plain = refit_last_layer(x, labels, np.zeros_like(labels), num_classes=2)
     assert recalls(*plain, *spurious(1, 20_000, bound=0.5)).min() < found.min() - 0.15
+    as_they_come = refit_last_layer(*spurious(0, 2000, bound=0.95), num_classes=2, balance=False)
+    assert recalls(*as_they_come, *spurious(1, 20_000, bound=0.5)).min() < found.min() - 0.15
 
 
 def test_refit_is_the_minimum():

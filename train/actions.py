@@ -142,7 +142,8 @@ def run_refit(arguments: argparse.Namespace) -> int:
     from . import derive
 
     _check_run(arguments)
-    derive.refit(arguments.data, arguments.run, arguments.out, label_column=arguments.label)
+    balance = arguments.balance == "cells"
+    derive.refit(arguments.data, arguments.run, arguments.out, label_column=arguments.label, balance=balance)
     return DONE
 
 

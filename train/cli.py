@@ -84,8 +84,10 @@ def build_parser() -> ArgumentParser:
 
     soup = command("soup", "average runs that differ in chance, where it does good")
     soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of one start and --search")
-    refit = command("refit", "fit the last layer anew on images of all classes and groups alike")
+    refit = command("refit", "fit the last layer anew, for the run's classes or other ones")
     refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    text = "every class and group alike (cells), or every image (none)"
+    refit.add_argument("--balance", choices=("cells", "none"), default="cells", help=text)
     shift = command("shift", "add class offsets of edge-train bias to a run's last layer, and measure anew")
     shift.add_argument("run", type=Path, metavar="RUN", help="a finished run whose held-out fold had no part in them")
     shift.add_argument("--bias", type=Path, required=True, metavar="FILE", help="of edge-train bias")

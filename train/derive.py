@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench.accuracy import balanced_accuracy
-from bench.dataset import DatasetError, Sample, as_text, index
+from bench.dataset import DatasetError, Sample, as_text, classes_of, index
 from bench.score import PROFILES, reference_group
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
@@ -94,8 +94,18 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
     _write(out, derived, runs[0], root, samples, leaky=leaky)
 
 
-def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
-    """Fits the last layer anew on images of all classes and groups alike, body unchanged.
+def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool) -> None:
+    """Fits the last layer anew on the images that the body was trained on, body unchanged.
+
+    The labels need not be those of the run: features that were learned on many fine classes may tell few coarse ones
+    better than features learned on the coarse.
+
+    Args:
+      root: The data set.
+      run: A finished run.
+      out: Folder of the new run.
+      label_column: The manifest's class column; its classes are the new run's.
+      balance: Whether all classes and groups count alike, or all images.
 
     Source: Kirichenko et al., Last layer re-training is sufficient for robustness to spurious correlations, 2022,
     arXiv 2204.02937. Differs: on the images that the body was trained on, since there are no others to spare.
@@ -109,22 +119,28 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str) -> None:
     preprocess = Preprocess.from_json(state.preprocess)
     samples = index(root, label_column=label_column)
     seen = load_images(root, _seen(samples, state), preprocess, quiet=True)
+    classes = list(classes_of(samples))
     model = build(config.model, len(state.classes))
     model.load_state_dict(state.weights)
     features = embed(model, seen.pixels, scale=scale_tensor(preprocess))
     groups = sorted({sample.group for sample in seen.samples})
     weight, bias = refit_last_layer(
         features.double().numpy(),
-        np.array([state.classes.index(sample.label) for sample in seen.samples]),
+        np.array([classes.index(sample.label) for sample in seen.samples]),
         np.array([groups.index(sample.group) for sample in seen.samples]),
-        num_classes=len(state.classes),
+        num_classes=len(classes),
         seed=config.optim.seed,
+        balance=balance,
     )
     weights = {name: tensor for name, tensor in state.weights.items() if not name.startswith("head.")}
     weights |= {"head.fc.weight": torch.from_numpy(weight).float(), "head.fc.bias": torch.from_numpy(bias).float()}
     plain = {"head": "linear", "neck": False, "distill_head": False, "dropout": 0.0, "margin_type": "none"}
     derived = replace(
-        state, config=config.changed(**plain).to_dict(), result=weights, recipe=f"refit of {state.recipe}"
+        state,
+        config=config.changed(**plain).to_dict(),
+        result=weights,
+        classes=classes,
+        recipe=f"refit (--label {label_column} --balance {'cells' if balance else 'none'}) of {state.recipe}",
     )
     _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [])
 

@@ -145,11 +145,13 @@ def refit_last_layer(
     l2: float = 0.1,
     num_refits: int = 20,
     seed: int = 0,
+    balance: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fits the last layer anew where every class and group counts the same; the rest of the network stays.
+    """Fits the last layer anew; the rest of the network stays.
 
-    Each refit is a logistic regression on as many images of every class x group cell as the smallest has, drawn at
-    random; the mean of the layers has the mean of their logits.
+    Balanced, every class and group counts the same: each refit is a logistic regression on as many images of every
+    class x group cell as the smallest has, drawn at random; the mean of the layers has the mean of their logits.
+    Else it is one logistic regression on all images.
 
     Args:
       embeddings: (N, D) float. What enters the last layer in evaluation mode, for images not trained on.
@@ -157,8 +159,9 @@ def refit_last_layer(
       groups: (N,) integer, from 0.
       num_classes: C.
       l2: Weight of |W|^2 / 2 beside the mean cross-entropy, with features of unit variance.
-      num_refits: Subsets.
+      num_refits: Subsets, where balanced.
       seed: Of the subsets.
+      balance: Whether every class and group counts the same.
 
     Returns:
       (C, D) float64 weight and (C,) float64 bias, for embeddings as given.
@@ -176,12 +179,12 @@ def refit_last_layer(
         raise ValueError(f"got no image of class {absent[0]}, expected some of each of {num_classes} classes")
     cell_of = groups * num_classes + labels
     cells = [np.flatnonzero(cell_of == cell) for cell in np.unique(cell_of)]
-    size = max(MIN_CELL, min(map(len, cells)))
+    size = max(MIN_CELL, min(map(len, cells))) if balance else len(embeddings)
     mean, std = embeddings.mean(0, dtype=np.float64), embeddings.std(0, dtype=np.float64)
     std = np.where(std > 0, std, 1.0)
     rng = np.random.default_rng(seed)
     layers = []
-    for _ in range(num_refits):
+    for _ in range(num_refits if balance else 1):
         drawn = np.concatenate([rng.choice(cell, min(size, len(cell)), replace=False) for cell in cells])
         layers.append(_logistic_regression((embeddings[drawn] - mean) / std, labels[drawn], num_classes, l2=l2))
     layer = np.mean(layers, axis=0)
