@@ -84,6 +84,13 @@ results: $(SLIM)  ## Make the tables of docs/results anew from the predictions t
 	@set -e; for folder in $(dir $(wildcard docs/results/*/protocol.json)); do \
 	.venv-slim/bin/edge-bench tables "$$folder" -o "$${folder}tables.md" --force; echo "$${folder}tables.md"; done
 
+.PHONY: pages
+pages: $(DEV)  ## Report pages of the same predictions, in build/results; no data set, no checkpoint
+	@set -e; for folder in $(dir $(wildcard docs/results/*/protocol.json)); do \
+	out="build/results/$$(basename "$$folder")"; rm -rf "$$out"; \
+	.venv/bin/edge-bench tables "$$folder" --results "$$out" > /dev/null; \
+	.venv/bin/edge-bench report "$$out"/*.json -o "$$out/page"; echo "$$out/page/index.html"; done
+
 .PHONY: route
 route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham6 (ROUTE_ARGS: of edge-train fit)
 	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }

@@ -188,6 +188,13 @@ def run_tables(arguments: argparse.Namespace) -> int:
         print(text, end="")
     else:
         write_output(arguments.output, text)
+    if arguments.results is not None:
+        from . import collected, protocol, results
+
+        arguments.results.mkdir(parents=True, exist_ok=True)
+        for stem, result in collected.collected_results(protocol.load(arguments.folder)):
+            check_output(arguments.results / f"{stem}.json", force=arguments.force)
+            results.write_json(arguments.results / f"{stem}.json", result)
     return DONE
 
 

@@ -96,6 +96,7 @@ def build_parser() -> ArgumentParser:
     add = tables.add_argument
     add("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
     _add_output(tables, what="the tables")
+    add("--results", type=Path, metavar="DIR", help="each configuration's results too, as by score, for report")
     _add_talk(tables)
 
     tone = commands.add_parser("tone", help="estimate the skin angle, for audits alone", description=_TONE)

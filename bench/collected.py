@@ -1,0 +1,67 @@
+"""Evidence -> results as `edge-bench score` writes them, so that a page can be made of figures under the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edge.predictions import Prediction
+
+from . import results, score
+from .dataset import malignant_classes
+from .evaluation import Setting
+from .evidence import Evidence
+from .protocol import Folder
+
+
+def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The results of every configuration and seed.
+
+    Probabilities are as collected: temperatures of the other folds are not applied, which moves no answer.
+
+    Yields:
+      The name of the evidence's files, and its results.
+
+    Raises:
+      EvidenceError: the data has a class that the model does not know, or that is masked.
+      ScoreError: no such reference group.
+    """
+    protocol, profile = folder.protocol, score.PROFILES[score.DEFAULT]
+    reference = score.reference_group(
+        (sample.group for sample in folder.samples),
+        profile=profile, wanted=protocol.reference, excluded=protocol.exclude,
+    )
+    setting = Setting(profile, reference, protocol.exclude, malignant=malignant_classes(folder.samples))
+    for seeds in folder.configurations.values():
+        for evidence in seeds:
+            yield evidence.stem, _results(folder, evidence, setting)
+
+
+def _results(folder: Folder, evidence: Evidence, setting: Setting) -> dict[str, Any]:
+    sample_of = {sample.path: sample for sample in folder.samples}
+    is_kept = np.array([name not in folder.protocol.mask for name in evidence.classes])
+    classes = [name for name, kept in zip(evidence.classes, is_kept, strict=True) if kept]
+    p = evidence.probabilities[:, is_kept]
+    p = p / np.maximum(p.sum(1, keepdims=True), np.finfo(np.float64).tiny)
+    pairs = []
+    for path, row in zip(evidence.paths, p, strict=True):
+        answer = int(row.argmax())
+        pairs.append((sample_of[path], Prediction(
+            path, classes[answer], answer, float(row[answer]), probabilities=row
+        )))
+    return {
+        "schema": results.SCHEMA,
+        "data": {
+            "name": evidence.data,
+            "label_column": evidence.label_column,
+            "split": None,
+            "samples": len(folder.samples),
+            "left_out": len(folder.samples) - len(pairs),
+        },
+        "predictions": {},
+        "errors": {"policy": "wrong", "images": 0},
+        **results.metrics(pairs, classes, setting),
+        "gates": [],
+    }

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+from sample_evidence import evidence_of, folder_of, samples_of
+
+from bench import protocol
+from bench.cli import main
+from bench.collected import collected_results
+from bench.panel import Panel
+
+
+def test_results_are_the_figures_of_the_tables(tmp_path):
+    samples = samples_of(300)
+    folder = folder_of(tmp_path / "set", samples, [evidence_of(samples, num_folds=3)], configurations=["plain"])
+    loaded = protocol.load(folder)
+    (stem, result), = collected_results(loaded)
+    found, _ = Panel(loaded).measure("plain")
+    assert stem == "plain_seed0" and result["data"]["samples"] == 300 and result["data"]["left_out"] == 0
+    for measured, name in (
+        (result["accuracy"], "accuracy"),
+        (result["balanced_accuracy"], "balanced_accuracy"),
+        (result["fairness"]["pqd"], "fairness.pqd"),
+        (result["score"]["total_of_two_thirds"], "score.total_of_two_thirds"),
+    ):
+        assert measured["value"] == pytest.approx(found.metric(name)["value"], abs=1e-12)
+
+
+def test_a_masked_class_is_no_answer(tmp_path):
+    samples = [sample for sample in samples_of(300) if sample.label != "ash"]
+    folder = folder_of(
+        tmp_path / "set", samples, [evidence_of(samples, num_folds=3)], configurations=["plain"], mask=["ash"]
+    )
+    (_, result), = collected_results(protocol.load(folder))
+    assert "ash" not in result["classes"] and len(result["classes"]) == 2
+    assert sum(map(sum, result["confusion_matrix"])) == len(samples)
+
+
+def test_the_page_takes_them(tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    samples = samples_of(300)
+    folder = folder_of(tmp_path / "set", samples, [evidence_of(samples, num_folds=3)], configurations=["plain"])
+    out = tmp_path / "results"
+    assert main(["tables", str(folder), "--results", str(out)]) == 0
+    assert main(["tables", str(folder), "--results", str(out)]) == 2
+    assert "plain_seed0.json" in capsys.readouterr().err
+    assert main(["report", str(out / "plain_seed0.json"), "-o", str(tmp_path / "page"), "-q"]) == 0
+    accuracy = json.loads((out / "plain_seed0.json").read_text())["accuracy"]["value"]
+    assert f"{accuracy:.3f}" in (tmp_path / "page" / "index.html").read_text()
