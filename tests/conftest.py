@@ -3,6 +3,7 @@
 A Raspberry Pi has no PyTorch: there `make test` runs the tests of `edge` and `bench` alone.
 """
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,11 @@ _NEEDS = {  # start of a test file's name -> modules it needs
     "test_bench_report": ("matplotlib", "jinja2"),
 }
 _left_out = {}
+
+
+def pytest_configure():
+    # A shell starts what it runs in the background with Ctrl-C ignored, and so would be what the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path):
