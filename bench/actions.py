@@ -181,20 +181,20 @@ def run_collect(arguments: argparse.Namespace) -> int:
 def run_tables(arguments: argparse.Namespace) -> int:
     """Makes the tables of committed evidence."""
     check_files(arguments, [*arguments.folder.glob("*.csv"), *arguments.folder.glob("*.json")])
-    from . import tables
+    from . import collected, protocol, results, tables
 
-    text = tables.markdown(arguments.folder)
+    text, made = tables.markdown(arguments.folder), {}
+    if arguments.results is not None:
+        arguments.results.mkdir(parents=True, exist_ok=True)
+        for name, result in collected.collected_results(protocol.load(arguments.folder)):
+            made[arguments.results / f"{name}.json"] = result
+            check_output(arguments.results / f"{name}.json", force=arguments.force)
+    for path, result in made.items():
+        results.write_json(path, result)
     if arguments.output is None:
         print(text, end="")
     else:
         write_output(arguments.output, text)
-    if arguments.results is not None:
-        from . import collected, protocol, results
-
-        arguments.results.mkdir(parents=True, exist_ok=True)
-        for stem, result in collected.collected_results(protocol.load(arguments.folder)):
-            check_output(arguments.results / f"{stem}.json", force=arguments.force)
-            results.write_json(arguments.results / f"{stem}.json", result)
     return DONE
 
 

@@ -22,7 +22,7 @@ def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
     Probabilities are as collected: temperatures of the other folds are not applied, which moves no answer.
 
     Yields:
-      The name of the evidence's files, and its results.
+      A name, "2-NAME_seed0" for the second in the protocol's order, so that a page has that order too; and its results.
 
     Raises:
       EvidenceError: the data has a class that the model does not know, or that is masked.
@@ -34,9 +34,9 @@ def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
         profile=profile, wanted=protocol.reference, excluded=protocol.exclude,
     )
     setting = Setting(profile, reference, protocol.exclude, malignant=malignant_classes(folder.samples))
-    for seeds in folder.configurations.values():
+    for number, seeds in enumerate(folder.configurations.values(), start=1):
         for evidence in seeds:
-            yield evidence.stem, _results(folder, evidence, setting)
+            yield f"{number}-{evidence.stem}", _results(folder, evidence, setting)
 
 
 def _results(folder: Folder, evidence: Evidence, setting: Setting) -> dict[str, Any]:

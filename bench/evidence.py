@@ -32,6 +32,8 @@ from .pairing import has_answer
 
 SCHEMA = "edge-evidence/1"
 
+OBJECTIVES = {"contest": "the contest's total of two thirds", "balanced": "balanced accuracy", "accuracy": "accuracy"}
+"""What class offsets are fitted to raise -> the figure's name."""
 _PPM = 1_000_000
 _SLACK = 1000  # what rounding a thousand classes can leave; a row cut short leaves more
 _KEPT_AS_CSV = ("paths", "folds", "ppm")
@@ -184,12 +186,20 @@ def read(folder: Path, stem: str) -> Evidence:
         evidence = Evidence(**record, **_read_table(table, columns))
     except (LookupError, TypeError) as error:
         raise EvidenceError(f"{path}: damaged: {error}") from error
+    if evidence.offsets is not None and not _are_offsets(evidence.offsets):
+        raise EvidenceError(f"{path}: offsets: damaged, or of an earlier version (edge-train offsets --force)")
     if evidence.stem != stem:
         raise EvidenceError(f"{path}: is of {evidence.stem}, expected the files to have that name")
     got, expected = Counter(evidence.folds.tolist()), {run.fold: run.images for run in evidence.runs}
     if got != expected:
         raise EvidenceError(f"{table}: got images of folds {dict(got)}, expected those of {path.name}, {expected}")
     return evidence
+
+
+def _are_offsets(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("by_fold"), dict):
+        return False
+    return value.get("form") in ("classes", "prior") and value.get("objective") in OBJECTIVES
 
 
 def _read_table(path: Path, columns: list[str]) -> dict[str, Any]:

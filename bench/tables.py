@@ -11,7 +11,7 @@ from edge.errors import EdgeError
 from .accuracy import NO_ANSWER
 from .compare import SAME
 from .evaluation import Metric
-from .evidence import Evidence, RunRecord, read
+from .evidence import OBJECTIVES, Evidence, RunRecord, read
 from .panel import Panel
 from .protocol import Folder, load
 
@@ -30,7 +30,6 @@ _RUN_COLUMNS = (
     "configuration", "seed", "folds", "made by", "steps", "images seen", "hours", "begun with", "taught by", "commit",
     "PyTorch", "machine",
 )
-_OBJECTIVES = {"contest": "the contest's total of two thirds", "balanced": "balanced accuracy", "accuracy": "accuracy"}
 _DIFFERENCES = _FIGURES | {"PQD": "fairness.pqd"}
 
 
@@ -131,7 +130,7 @@ def _warnings(folder: Folder) -> Iterator[str]:
             is_one = first.offsets["form"] == "prior"
             what = "one number times the log share of the classes" if is_one else "class offsets"
             yield f"{name}: {what}, fitted for each fold on the predictions of the others to raise"
-            raised = _OBJECTIVES[first.offsets["objective"]]
+            raised = OBJECTIVES[first.offsets["objective"]]
             yield f"{raised}. That tunes the figure; no prediction need be better for it."
     if len({len(seeds[0].paths) for seeds in folder.configurations.values()}) > 1:
         yield ""

@@ -15,7 +15,7 @@ def test_results_are_the_figures_of_the_tables(tmp_path):
     loaded = protocol.load(folder)
     (stem, result), = collected_results(loaded)
     found, _ = Panel(loaded).measure("plain")
-    assert stem == "plain_seed0" and result["data"]["samples"] == 300 and result["data"]["left_out"] == 0
+    assert stem == "1-plain_seed0" and result["data"]["samples"] == 300 and result["data"]["left_out"] == 0
     for measured, name in (
         (result["accuracy"], "accuracy"),
         (result["balanced_accuracy"], "balanced_accuracy"),
@@ -42,7 +42,7 @@ def test_the_page_takes_them(tmp_path, capsys):
     out = tmp_path / "results"
     assert main(["tables", str(folder), "--results", str(out)]) == 0
     assert main(["tables", str(folder), "--results", str(out)]) == 2
-    assert "plain_seed0.json" in capsys.readouterr().err
-    assert main(["report", str(out / "plain_seed0.json"), "-o", str(tmp_path / "page"), "-q"]) == 0
-    accuracy = json.loads((out / "plain_seed0.json").read_text())["accuracy"]["value"]
+    assert "1-plain_seed0.json" in capsys.readouterr().err
+    assert main(["report", str(out / "1-plain_seed0.json"), "-o", str(tmp_path / "page"), "-q"]) == 0
+    accuracy = json.loads((out / "1-plain_seed0.json").read_text())["accuracy"]["value"]
     assert f"{accuracy:.3f}" in (tmp_path / "page" / "index.html").read_text()

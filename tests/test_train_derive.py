@@ -11,7 +11,8 @@ from sample_networks import dataset
 from train import checkpoint as checkpoints
 from train.checkpoint import CheckpointError
 from train.cli import main
-from train.derive import class_bias, soup
+from train.bias import class_bias
+from train.derive import soup
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
@@ -155,11 +156,19 @@ def test_shift_refuses_offsets_fitted_on_what_it_is_measured_on(place, tmp_path,
     found = json.loads(good.read_text())
     assert main(["shift", data, str(place / "1"), "--bias", str(good), *shifted]) == 4
     assert "has cosines for logits" in capsys.readouterr().err
+    for content, said in ((b"", "no JSON"), (b"\xff", "no JSON"), (b"[]", "got a list"), (b"[" * 99999, "no JSON")):
+        bias.write_bytes(content)
+        assert main(["shift", data, str(place / "other"), "--bias", str(bias), *shifted]) == 3
+        assert f"{said}, expected a file of edge-train bias" in capsys.readouterr().err
     for damage, status, said in (
         ({"folds_sha256": ["0" * 64]}, 6, "of another folds file"),
-        ({"classes": ["ash"], "bias": [0.5]}, 4, "offsets of ash, expected a number for each of ash, birch, Cedar"),
-        ({"bias": [0.0, float("nan"), 0.0]}, 4, "expected a number for each"),
-        ({"folds": None}, 4, "expected a file of edge-train bias"),
+        ({"classes": ["ash"], "bias": [0.5]}, 4, "offsets of ash, expected those of ash, birch, Cedar"),
+        ({"bias": [0.0, float("nan"), 0.0]}, 3, "bias: got 0, nan, 0, expected a finite number for each"),
+        ({"bias": [True, False, True]}, 3, "expected a list of float"),
+        ({"folds": []}, 3, "folds: got '[]', expected a list of int or null"),
+        ({"folds": "12"}, 3, "folds: got '12'"),
+        ({"objective": "a\nb"}, 3, "expected contest or balanced or accuracy"),
+        ({"leaky": "no"}, 3, "leaky: got 'no', expected true or false"),
     ):
         bias.write_text(json.dumps({**found, **damage}))
         assert main(["shift", data, str(place / "other"), "--bias", str(bias), *shifted]) == status
@@ -172,3 +181,48 @@ def test_offsets_of_a_leaky_run_make_a_leaky_run(place, tmp_path):
     bias.write_text(json.dumps({**json.loads(bias.read_text()), "leaky": True}))
     assert main(["shift", str(place / "data"), str(place / "other"), "--bias", str(bias), "--out", str(out)]) == 0
     assert checkpoints.load(out).leaky and "bias.json" in (out / "LEAKY.txt").read_text()
+
+
+def test_offsets_are_added_once_and_told_by_the_tables_alone(place, tmp_path, capsys):
+    bias, out, data = tmp_path / "bias.json", tmp_path / "x", str(place / "data")
+    assert main(["bias", data, str(place / "start"), "-o", str(bias)]) == 0
+    shift = ["shift", data, str(place / "other"), "--bias", str(bias), "--out"]
+    assert main([*shift, str(out)]) == 0
+    assert main(["shift", data, str(out), "--bias", str(bias), "--out", str(tmp_path / "y")]) == 4
+    assert main(["collect", data, str(out), "--name", "x", "--out", str(tmp_path / "set")]) == 4
+    assert capsys.readouterr().err.count("has class offsets") == 2
+    assert main([*shift, str(place / "other"), "--force"]) == 2  # itself
+
+
+def test_a_new_run_is_there_whole_or_not_at_all(place, tmp_path, capsys, monkeypatch):
+    bias, out, data = tmp_path / "bias.json", tmp_path / "x", tmp_path / "data"
+    shutil.copytree(place / "data", data)
+    assert main(["bias", str(data), str(place / "start"), "-o", str(bias)]) == 0
+    shift = ["shift", str(data), str(place / "other"), "--bias", str(bias), "--out", str(out)]
+    assert main([*shift, "--label", "group"]) == 3
+    assert "got an image of the class 'g1', expected one of ash, birch, Cedar" in capsys.readouterr().err
+    named = data / (place / "other" / "heldout.txt").read_text().splitlines()[0]
+    named.write_bytes(b"")
+    assert main(shift) == 3 and not (out / "checkpoint.pt").exists()
+    assert named.name in capsys.readouterr().err
+    manifest = data / "manifest.csv"
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("".join(f"{row}\n" for row in rows if named.name not in row))
+    assert main(shift) == 3
+    assert "1 of 12 images are not in the data set" in capsys.readouterr().err
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    manifest.write_text("".join(f"{row}\n" for row in rows))
+    shutil.copyfile(place / "data" / named.relative_to(data), named)
+    monkeypatch.setattr("train.derive.write_metrics", interrupted)
+    assert main(shift) == 130 and not list(out.glob("*"))
+    monkeypatch.undo()
+    out.mkdir(exist_ok=True)
+    for name in ("LEAKY.txt", "log.csv", "mine.txt"):
+        (out / name).write_text("old")
+    assert main(shift) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "checkpoint.pt", "config.json", "heldout.txt", "heldout_predictions.csv", "metrics.json", "mine.txt"
+    }

@@ -159,9 +159,9 @@ def run_shift(arguments: argparse.Namespace) -> int:
 def run_bias(arguments: argparse.Namespace) -> int:
     """Fits class offsets."""
     check_output(arguments.output, force=arguments.force)
-    from . import derive
+    from .bias import class_bias
 
-    found = derive.class_bias(
+    found = class_bias(
         arguments.data,
         arguments.runs,
         label_column=arguments.label,

@@ -18,6 +18,8 @@ from edge.errors import EdgeError
 
 SCHEMA = "edge-checkpoint/2"
 NAME = "checkpoint.pt"
+OFFSETS = "offsets"
+"""Name of a source: the file of class offsets that were added to the last layer."""
 
 
 class CheckpointError(EdgeError):
@@ -51,7 +53,7 @@ class Checkpoint:
     commit: str
     """Of this source code; "unknown" outside a git checkout."""
     sources: dict[str, str]
-    """SHA-256 of what it began with besides: "weights", "teacher"."""
+    """SHA-256 of what it began with besides: "weights", "teacher"; `OFFSETS`: of the class offsets added to it."""
     step: int
     """Optimizer steps done. With the seed it decides all further chance, so there is no random state to keep."""
     model: dict[str, torch.Tensor]

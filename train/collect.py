@@ -18,7 +18,7 @@ from bench.pairing import Pairs, join
 from edge.predictions import read
 
 from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import OFFSETS, Checkpoint, CheckpointError
 from .config import TrainConfig
 from .leaks import LeakError
 from .marks import check_disjoint
@@ -77,6 +77,9 @@ def collect(
         _check_alike(run, state, runs[0], states[0])
         if state.leaky:
             raise LeakError(f"{run}: is LEAKY: its figures mean little, and are not collected")
+        if OFFSETS in state.sources:
+            text = "has class offsets, expected the run without: edge-train offsets adds them, and the tables say so"
+            raise CheckpointError(f"{run}: {text}")
     parts = held_out_pairs(samples, runs, states)
     for run, state, pairs in zip(runs, states, parts, strict=True):
         _check_whole(run, pairs)

@@ -7,33 +7,40 @@ images as the runs it came from. What chooses, chooses on a part that is neither
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from bench.accuracy import balanced_accuracy
-from bench.dataset import DatasetError, Sample, as_text, classes_of, index
-from bench.score import PROFILES, reference_group
+from bench.dataset import DatasetError, Sample, classes_of, index
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
 from . import checkpoint as checkpoints
 from .average import greedy_soup, reestimate_batch_norm
-from .checkpoint import Checkpoint, CheckpointError
-from .collect import held_out_pairs
+from .bias import read_bias
+from .checkpoint import OFFSETS, Checkpoint, CheckpointError
 from .config import TrainConfig
-from .data import load_images, scale_tensor
+from .data import ImageSet, load_images, scale_tensor
 from .heldout import embed, predict
 from .leaks import mark_leaky
 from .marks import OverlapError, check_disjoint, cluster_marks
 from .network import build
-from .posthoc import ClassBias, Form, Objective, fit_class_bias, refit_last_layer
-from .run import write_json, write_metrics
+from .posthoc import refit_last_layer
+from .run import METRICS, PREDICTIONS, write_json, write_metrics
+
+HELD_OUT = "heldout.txt"
+
+_RUN_FILES = (
+    "LEAKY.txt", HELD_OUT, "search.txt", "config.json", "log.csv", "log.jsonl", PREDICTIONS, METRICS, checkpoints.NAME,
+)
+"""What a run may consist of; what the one before left there goes."""
 
 _BATCH_SIZE = 64
 _NUM_BN_IMAGES = 2048
@@ -118,8 +125,10 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool)
     config = TrainConfig.from_dict(state.config)
     preprocess = Preprocess.from_json(state.preprocess)
     samples = index(root, label_column=label_column)
-    seen = load_images(root, _seen(samples, state), preprocess, quiet=True)
+    seen = _loaded(root, _seen(samples, state), preprocess)
     classes = list(classes_of(samples))
+    if absent := sorted({*classes} - {sample.label for sample in seen.samples}):
+        raise DatasetError(f"{run}: was trained on no image of {absent[0]}, expected some of each class")
     model = build(config.model, len(state.classes))
     model.load_state_dict(state.weights)
     features = embed(model, seen.pixels, scale=scale_tensor(preprocess))
@@ -140,6 +149,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool)
         config=config.changed(**plain).to_dict(),
         result=weights,
         classes=classes,
+        sources={name: value for name, value in state.sources.items() if name != OFFSETS},
         recipe=f"refit (--label {label_column} --balance {'cells' if balance else 'none'}) of {state.recipe}",
     )
     _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [])
@@ -156,87 +166,38 @@ def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str) ->
       label_column: The manifest's class column.
 
     Raises:
-      CheckpointError: no such run; a file that is none of `class_bias` or of other classes; a cosine head.
+      BiasError: a file that is none of `bias.class_bias`.
+      CheckpointError: no such run, offsets of other classes, a cosine head, or a run that has offsets already.
       OverlapError: the offsets were fitted on the fold that the run holds out, or on folds of another file.
     """
-    state = checkpoints.load(run)
-    try:
-        found = json.loads(bias.read_text(encoding="utf-8"))
-        classes, offsets = list(found["classes"]), torch.tensor(found["bias"], dtype=torch.float32)
-        folds, hashes = [*map(int, found["folds"])], list(found["folds_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{bias}: cannot be read, expected a file of edge-train bias: {error}") from error
-    if classes != state.classes or offsets.shape != (len(classes),) or not bool(torch.isfinite(offsets).all()):
-        expected = ", ".join(state.classes)
-        raise CheckpointError(f"{bias}: offsets of {', '.join(classes)}, expected a number for each of {expected}")
+    state, found = checkpoints.load(run), read_bias(bias)
+    if found.classes != state.classes:
+        got, expected = ", ".join(found.classes), ", ".join(state.classes)
+        raise CheckpointError(f"{bias}: offsets of {got}, expected those of {expected}")
     if TrainConfig.from_dict(state.config).model.head != "linear":
         raise CheckpointError(
             f"{run}: has cosines for logits, which use multiplies by the length of the feature: no offset fits all; "
             "expected a linear head (edge-train refit makes one)"
         )
-    is_same_file = hashes == [str(state.folds_sha256)]
-    if state.hold_out is not None and (state.hold_out in folds or not is_same_file):
-        got = ", ".join(map(str, folds)) + ("" if is_same_file else " of another folds file")
+    if OFFSETS in state.sources:
+        raise CheckpointError(f"{run}: has class offsets already, expected the run that they were added to")
+    is_same_file = found.folds_sha256 == [str(state.folds_sha256)]
+    if state.hold_out is not None and (state.hold_out in found.folds or not is_same_file):
+        got = ", ".join(map(str, found.folds)) + ("" if is_same_file else " of another folds file")
         raise OverlapError(
             f"{bias}: fitted on the held-out images of folds {got}; {run} holds out {state.hold_out}: "
             "expected offsets of the other folds' runs alone"
         )
     weights = {**state.weights}
-    weights["head.fc.bias"] = weights["head.fc.bias"] + offsets.to(weights["head.fc.bias"])
-    recipe = f"{state.recipe} with class offsets ({found['objective']}, {found['form']})"
-    leaky = [name for name, is_leaky in ((run.name, state.leaky), (bias.name, found.get("leaky", False))) if is_leaky]
-    samples = index(root, label_column=label_column)
-    _write(out, replace(state, result=weights, recipe=recipe), run, root, samples, leaky=leaky)
-
-
-def class_bias(
-    root: Path,
-    runs: Sequence[Path],
-    *,
-    label_column: str,
-    objective: Objective,
-    form: Form = "classes",
-    reference: str | None = None,
-) -> dict[str, Any]:
-    """Fits class offsets on the held-out predictions of several runs, each image predicted by a run that held it out.
-
-    Returns:
-      JSON-ready: classes and their `bias`, the `objective`, the `form`, the metric `before` and `after` (nested: no
-      offset is measured on a cluster it was fitted on), and what they were fitted on.
-
-    Raises:
-      CheckpointError: a run without held-out predictions, or of other classes.
-      DatasetError: an image held out by two runs.
-    """
-    states = [checkpoints.load(run) for run in runs]
-    samples = [as_text(sample) for sample in index(root, label_column=label_column)]
-    pairs, classes = [pair for part in held_out_pairs(samples, runs, states) for pair in part], states[0].classes
-    groups = sorted({sample.group for sample, _ in pairs})
-    clusters = sorted({sample.cluster for sample, _ in pairs})
-    name = reference_group((s.group for s in samples), profile=PROFILES["esfair2023"], wanted=reference)
-    probabilities = np.stack([np.asarray(prediction.probabilities, np.float64) for _, prediction in pairs])
-    found: ClassBias = fit_class_bias(
-        np.log(np.maximum(probabilities, 1e-12)),
-        np.array([classes.index(sample.label) for sample, _ in pairs]),
-        np.array([groups.index(sample.group) for sample, _ in pairs]),
-        np.array([clusters.index(sample.cluster) for sample, _ in pairs]),
-        reference_group=groups.index(name),
-        objective=objective,
-        form=form,
+    weights["head.fc.bias"] = weights["head.fc.bias"] + torch.tensor(found.offsets).to(weights["head.fc.bias"])
+    derived = replace(
+        state,
+        result=weights,
+        sources={**state.sources, OFFSETS: found.sha256},
+        recipe=f"{state.recipe} with class offsets ({found.objective}, {found.form})",
     )
-    return {
-        "classes": classes,
-        "bias": [round(float(value), 6) for value in found.bias],
-        "objective": found.objective,
-        "form": found.form,
-        "before": round(found.before, 6),
-        "after": round(found.after, 6),
-        "images": len(pairs),
-        "folds": [state.hold_out for state in states],
-        "folds_sha256": sorted({str(state.folds_sha256) for state in states}),
-        "note": "fitted on out-of-fold predictions to raise this metric; `after` is nested",
-        **({"leaky": True} if any(state.leaky for state in states) else {}),
-    }
+    leaky = [name for name, is_leaky in ((run.name, state.leaky), (bias.name, found.is_leaky)) if is_leaky]
+    _write(out, derived, run, root, index(root, label_column=label_column), leaky=leaky)
 
 
 def _check_alike(runs: Sequence[Path], states: Sequence[Checkpoint]) -> None:
@@ -249,9 +210,32 @@ def _check_alike(runs: Sequence[Path], states: Sequence[Checkpoint]) -> None:
 
 
 def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples that a run's list names."""
-    names = {*path.read_text(encoding="utf-8").splitlines()} if path.exists() else set()
-    return [sample for sample in samples if sample.path in names]
+    """The samples that a run's list names.
+
+    Raises:
+      CheckpointError: it is no list of names.
+      DatasetError: some are not there; without them a figure would be of others than the run's own.
+    """
+    try:
+        names = {*path.read_text(encoding="utf-8").splitlines()} if path.exists() else set()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: is no UTF-8, expected the list that edge-train fit wrote") from error
+    found = [sample for sample in samples if sample.path in names]
+    if absent := names - {sample.path for sample in found}:
+        raise DatasetError(f"{path}: {len(absent)} of {len(names)} images are not in the data set, e.g. {min(absent)}")
+    return found
+
+
+def _loaded(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
+    """All of these images.
+
+    Raises:
+      DatasetError: one cannot be read.
+    """
+    images = load_images(root, samples, preprocess, quiet=True)
+    for path, reason in images.unusable.items():
+        raise DatasetError(f"{root / path}: {reason}, expected a picture that can be read, as {len(samples)} others")
+    return images
 
 
 def _seen(samples: Sequence[Sample], state: Checkpoint) -> list[Sample]:
@@ -278,20 +262,36 @@ def _write(
 ) -> None:
     """The new run, measured on what the old one held out; marked where one that it came from is.
 
+    It is made beside its place and moved there: a run is there whole or not at all.
+
     Raises:
+      FileExistsError: it would replace the run that it comes of, or a file.
       OverlapError: the old run's list of held-out images names some that it was trained on.
+      DatasetError: such an image is not there or cannot be read, or is of another class.
     """
-    held_out = _named(origin / "heldout.txt", samples)
-    if leaky:
-        state = mark_leaky(state, [f"comes of the leaky run {name}" for name in leaky], out)
-    else:
+    if out.exists() and (not out.is_dir() or out.resolve() == origin.resolve()):
+        raise FileExistsError(errno.EEXIST, "is a file, or the run that it comes of: expected another folder", str(out))
+    held_out = _named(origin / HELD_OUT, samples)
+    if unknown := sorted({sample.label for sample in held_out} - {*state.classes}):
+        expected = f"expected one of {', '.join(state.classes)} (see --label)"
+        raise DatasetError(f"{origin / HELD_OUT}: got an image of the class {unknown[0]!r}, {expected}")
+    if not leaky:
         check_disjoint(state.clusters + state.pictures, held_out, root, name=str(origin))
     out.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        write_output(out / "heldout.txt", (origin / "heldout.txt").read_bytes())
-    mark = {"leaky": True} if leaky else {}
-    write_json(out / "config.json", {"recipe": state.recipe, **mark, **state.config})
-    checkpoints.save(replace(state, metrics=None), out / checkpoints.NAME)
-    if held_out:
-        images = load_images(root, held_out, Preprocess.from_json(state.preprocess), quiet=True)
-        write_metrics(out, images.samples, images.pixels)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
+        new = Path(folder)
+        if leaky:
+            state = mark_leaky(state, [f"comes of the leaky run {name}" for name in leaky], new)
+        with contextlib.suppress(FileNotFoundError):
+            write_output(new / HELD_OUT, (origin / HELD_OUT).read_bytes())
+        mark = {"leaky": True} if leaky else {}
+        write_json(new / "config.json", {"recipe": state.recipe, **mark, **state.config})
+        checkpoints.save(replace(state, metrics=None), new / checkpoints.NAME)
+        if held_out:
+            images = _loaded(root, held_out, Preprocess.from_json(state.preprocess))
+            write_metrics(new, images.samples, images.pixels)
+        for name in _RUN_FILES:  # the checkpoint last: with it the run is there
+            if (new / name).exists():
+                os.replace(new / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
