@@ -9,10 +9,9 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from . import results, score
-from .dataset import malignant_classes
-from .evaluation import Setting
+from . import results
 from .evidence import Evidence
+from .panel import Panel
 from .protocol import Folder
 
 
@@ -28,22 +27,15 @@ def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
       EvidenceError: the data has a class that the model does not know, or that is masked.
       ScoreError: no such reference group.
     """
-    protocol, profile = folder.protocol, score.PROFILES[score.DEFAULT]
-    reference = score.reference_group(
-        (sample.group for sample in folder.samples),
-        profile=profile, wanted=protocol.reference, excluded=protocol.exclude,
-    )
-    setting = Setting(profile, reference, protocol.exclude, malignant=malignant_classes(folder.samples))
+    panel = Panel(folder)
     for number, seeds in enumerate(folder.configurations.values(), start=1):
         for evidence in seeds:
-            yield f"{number}-{evidence.stem}", _results(folder, evidence, setting)
+            yield f"{number}-{evidence.stem}", _results(folder, panel, evidence)
 
 
-def _results(folder: Folder, evidence: Evidence, setting: Setting) -> dict[str, Any]:
+def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]:
     sample_of = {sample.path: sample for sample in folder.samples}
-    is_kept = np.array([name not in folder.protocol.mask for name in evidence.classes])
-    classes = [name for name, kept in zip(evidence.classes, is_kept, strict=True) if kept]
-    p = evidence.probabilities[:, is_kept]
+    classes, p = panel.classes(evidence), panel.masked(evidence)
     p = p / np.maximum(p.sum(1, keepdims=True), np.finfo(np.float64).tiny)
     pairs = []
     for path, row in zip(evidence.paths, p, strict=True):
@@ -62,6 +54,6 @@ def _results(folder: Folder, evidence: Evidence, setting: Setting) -> dict[str, 
         },
         "predictions": {},
         "errors": {"policy": "wrong", "images": 0},
-        **results.metrics(pairs, classes, setting),
+        **results.metrics(pairs, classes, panel.setting),
         "gates": [],
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import fairness, score
+from .dataset import malignant_classes
 from .evaluation import Frame, Intervals, Metric, Observations, Setting, null_of
 from .evidence import Evidence, EvidenceError
 from .interval import bootstrap_interval
@@ -35,12 +36,15 @@ class Panel:
             groups, profile=profile, wanted=protocol.reference, excluded=protocol.exclude
         )
         """Group that the contest's SPD compares against."""
-        self._setting = Setting(profile, self.reference, protocol.exclude)
+        self.setting = Setting(
+            profile, self.reference, protocol.exclude, malignant=malignant_classes(folder.samples)
+        )
+        """What the figures are computed with."""
 
     def measure(self, name: str) -> tuple[Intervals, list[str]]:
         """The metrics of a configuration, and the groups that its images are of."""
         data = self.observe(name)
-        frame = Frame(data[0].counts, data[0].groups, self._setting)
+        frame = Frame(data[0].counts, data[0].groups, self.setting)
         values = _mean([frame.statistics(one.counts) for one in data])
         draws = _mean(joint_draws(data, [frame] * len(data)))
         # The null is of one network: for a mean over seeds it is wider than it need be.
@@ -53,7 +57,7 @@ class Panel:
           EvidenceError: other classes, or no image in common.
         """
         first, second = (self._folder.configurations[name][0] for name in (a, b))
-        if {*self._classes(first)} != {*self._classes(second)}:
+        if {*self.classes(first)} != {*self.classes(second)}:
             raise EvidenceError(f"{self._folder.path}: {a} and {b} have other classes, expected the same")
         common = {*second.paths}
         paths = [path for path in first.paths if path in common]
@@ -61,7 +65,7 @@ class Panel:
             raise EvidenceError(f"{self._folder.path}: {a} and {b} have no image in common, expected some")
         sides = [self.observe(name, paths) for name in (a, b)]
         models = [*sides[0], *sides[1]]
-        frame = Frame(models[0].counts, models[0].groups, self._setting)
+        frame = Frame(models[0].counts, models[0].groups, self.setting)
         drawn = joint_draws(models, [frame] * len(models))
         draws = [_mean(drawn[: len(sides[0])]), _mean(drawn[len(sides[0]) :])]
         values = [_mean([frame.statistics(one.counts) for one in side]) for side in sides]
@@ -85,12 +89,12 @@ class Panel:
         paths = seeds[0].paths if paths is None else paths
         row_of = {path: row for row, path in enumerate(seeds[0].paths)}
         rows, samples = [row_of[path] for path in paths], [self._sample_of[path] for path in paths]
-        classes, found = self._classes(seeds[0]), []
+        classes, found = self.classes(seeds[0]), []
         if unknown := sorted({sample.label for sample in samples} - {*classes}):
             expected = f"expected one of {', '.join(classes)}, which {name} knows"
             raise EvidenceError(f"{self._folder.path}: the data has the class {unknown[0]!r}, {expected}")
         for evidence in seeds:
-            p = self._masked(evidence)[rows]
+            p = self.masked(evidence)[rows]
             answers = [classes[row.argmax()] if row.any() else None for row in p]
             found.append(Observations.of(
                 [s.label for s in samples], answers, [s.group for s in samples], [s.cluster for s in samples],
@@ -113,14 +117,15 @@ class Panel:
             others = [other.temperature for other in evidence.runs if other.fold != run.fold and other.temperature]
             if others:
                 exponent[evidence.folds == run.fold] = 1 / np.exp(np.log(others).mean())
-        p = self._masked(evidence) ** exponent[:, None]
+        p = self.masked(evidence) ** exponent[:, None]
         return np.asarray(p.max(1) / np.maximum(p.sum(1), np.finfo(np.float64).tiny))
 
-    def _classes(self, evidence: Evidence) -> list[str]:
+    def classes(self, evidence: Evidence) -> list[str]:
+        """The model's classes that can be the answer."""
         return [name for name in evidence.classes if name not in self._folder.protocol.mask]
 
-    def _masked(self, evidence: Evidence) -> np.ndarray:
-        """(N, classes left) float64, which may add up to less than 1."""
+    def masked(self, evidence: Evidence) -> np.ndarray:
+        """(N, classes left) float64 probabilities, which may add up to less than 1."""
         return evidence.probabilities[:, [name not in self._folder.protocol.mask for name in evidence.classes]]
 
 
