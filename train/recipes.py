@@ -150,8 +150,8 @@ RECIPES = {
         **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, **_RUTGERS_KD
     ),
     # Ours: cross-entropy from random weights on two x86-64 cores: one branch and growing images give several times the
-    # epochs of the paper's form in the same time. The bundled model is its fold 0; docs/results/ham6/tables.md has the
-    # hours.
+    # epochs of the paper's form in the same time. The bundled model is its fold 0 with one number added (its card);
+    # docs/results/ham6/tables.md has the hours.
     #   edge-train folds DATA/ham6 -o folds.csv
     #   edge-train fit DATA/ham6 --folds folds.csv --hold-out 0 --out RUN
     "default": _BASE.changed(
