@@ -109,11 +109,12 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
     )
     environment.filters |= {"num": number, "span": span, "cell": markdown_cell}
     letters = dict(zip(results, _letters(len(results)), strict=True))
+    differences = _differences(results)
     context = {
         "version": __version__,
         "results": [_view(letters[name], name, result) for name, result in results.items()],
-        "planes": _planes(results, letters) if len(results) > 1 else [],
-        "differences": _differences(results),
+        "planes": _planes(results, letters) if len(results) > 1 and not differences else [],
+        "differences": differences,
         "metrics": METRICS,
         "published": published.rows(),
         "sources": published.SOURCES,

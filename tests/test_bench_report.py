@@ -281,6 +281,7 @@ def test_results_of_other_images_are_not_ranked(small: dict[str, Any]) -> None:
     other["score"]["profile"] = "esfair2023-page"
     contents = report.render({"a": small, "b": other})
     assert "differ in images, profile" in contents["index.html"]
+    assert "Pareto" not in contents["index.html"] and 'id="plane-' not in contents["index.html"]
     assert "differ in images, profile" in contents["summary.md"]
 
 

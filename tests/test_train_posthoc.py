@@ -237,6 +237,16 @@ def test_refit_is_the_minimum():
     np.testing.assert_allclose(p.mean(0), 0, atol=2e-6)
 
 
+def test_refit_leaves_out_what_hardly_varies():
+    x, labels, groups = spurious(6, 400, bound=0.7)
+    noise = 5.0 + 1e-7 * (2.0 * labels - 1)  # as float32 rounds a feature that is always 5; it would tell the label
+    weight, bias = refit_last_layer(np.column_stack([x, noise]), labels, groups, num_classes=2)
+    assert not weight[:, 3].any()
+    plain = refit_last_layer(x, labels, groups, num_classes=2)
+    np.testing.assert_allclose(weight[:, :3], plain[0])
+    np.testing.assert_allclose(bias, plain[1])
+
+
 def test_refit_is_seeded_and_loads_into_a_layer():
     case = spurious(3, 500, bound=0.9)
     first, again, other = (refit_last_layer(*case, num_classes=2, num_refits=3, seed=seed) for seed in (0, 0, 1))

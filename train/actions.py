@@ -172,7 +172,7 @@ def run_bias(arguments: argparse.Namespace) -> int:
     write_json(arguments.output, found)
     print(f"{found['objective']} {found['before']:.4f}, with offsets fitted on other folds {found['after']:.4f}")
     for name, value in zip(found["classes"], found["bias"], strict=True):
-        print(f"{name:16} {value:+.3f}")
+        print(f"{name:16} {value:+z.3f}")
     return DONE
 
 

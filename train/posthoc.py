@@ -34,6 +34,8 @@ _PRIOR_STARTS = (0.0, 0.5, 1.0)
 _TAUS = np.arange(-16, 17) / 16
 """Of the form "prior". At 1 a network that was taught all classes equally often expects them as often as they come, at
 -1 one that was taught them as they come expects them equally often."""
+_NEARLY_CONSTANT = 1e-4
+"""Features whose standard deviation is a smaller share of the largest are left out of a new last layer."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def refit_last_layer(
     cells = [np.flatnonzero(cell_of == cell) for cell in np.unique(cell_of)]
     size = max(MIN_CELL, min(map(len, cells))) if balance else len(embeddings)
     mean, std = embeddings.mean(0, dtype=np.float64), embeddings.std(0, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)
+    # Made to count like the others, a feature that hardly varies would get a weight without bounds.
+    std = np.where(std > _NEARLY_CONSTANT * std.max(), std, np.inf)
     rng = np.random.default_rng(seed)
     layers = []
     for _ in range(num_refits if balance else 1):
