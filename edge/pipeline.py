@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from heapq import heappop, heappush
+from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -62,15 +63,6 @@ def run(
     return _Run(classifier, sources, plan, batch_size, limits, min_confidence).results()
 
 
-def _join(thread: threading.Thread) -> None:
-    """Waits for a worker, through any further Ctrl-C: leaving it behind would abort the interpreter at its end."""
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            continue
-
-
 def _file_bytes(source: Source) -> int:
     """Size of a file as a measure of its decoding time. Of bytes: endless, so that they are taken at once."""
     if isinstance(source, bytes):
@@ -102,46 +94,59 @@ class _Run:
         self._threads = [
             threading.Thread(target=self._work, name=f"edge-worker-{i}", daemon=True) for i in range(plan.workers)
         ]
-        self._changed = threading.Condition()
+        # A Ctrl-C is raised in the consumer's thread, anywhere. `Condition` is Python code and can be left half way,
+        # with its lock held for ever or released twice. So the consumer takes the lock itself, which is one step, and
+        # waits for nothing but a queue, which is another.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         # A list can be read at any moment. Anything else may take its time, or wait for our results, so it gets a
         # thread of its own that nobody waits for.
         self._is_listed = isinstance(sources, list | tuple)
         self._sources: Iterator[Source] = iter(sources)
         self._waiting: list[tuple[int, int, Source]] = []  # heap of (-bytes, index, path) inside the window
         self._num_read = 0
-        self._emitted = 0
         self._finished: dict[int, Prediction] = {}
+        self._handed_out = 0
+        self._emitted = 0
         self._is_over = False  # no source left, or the run was stopped
-        self._failure: BaseException | None = None
+        self._results: SimpleQueue[Prediction | BaseException | None] = SimpleQueue()
+        """In input order; None is the end."""
 
     def results(self) -> Generator[Prediction, None, None]:
-        for thread in self._threads:
-            thread.start()
-        if not self._is_listed:
-            threading.Thread(target=self._read_ahead, name="edge-reader", daemon=True).start()
         try:
-            while (prediction := self._next_result()) is not None:
-                yield prediction
-        finally:
-            with self._changed:
-                self._is_over = True
-                self._waiting.clear()
-                self._changed.notify_all()
             for thread in self._threads:
-                _join(thread)
+                thread.start()
+            if not self._is_listed:
+                threading.Thread(target=self._read_ahead, name="edge-reader", daemon=True).start()
+            while (result := self._results.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                with self._lock:
+                    self._emitted += 1
+                    self._changed.notify_all()
+                yield result
+        finally:
+            self._stop()
 
-    def _next_result(self) -> Prediction | None:
-        with self._changed:
-            while self._emitted not in self._finished:
-                if self._failure is not None:
-                    raise self._failure
-                if self._is_over and self._emitted == self._num_read:
-                    return None
-                self._changed.wait()
-            prediction = self._finished.pop(self._emitted)
-            self._emitted += 1
-            self._changed.notify_all()
-            return prediction
+    def _stop(self) -> None:
+        """Stops the workers and waits for them, through any Ctrl-C, which is raised at the end.
+
+        A worker left behind inside the network aborts the interpreter at its end. One whose start was interrupted is
+        not yet alive; it will find the run over before it reaches the network.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                with self._lock:
+                    self._end()
+                for thread in self._threads:
+                    if thread.is_alive():
+                        thread.join()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _work(self) -> None:
         try:
@@ -150,11 +155,15 @@ class _Run:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._is_over = True
-            self._waiting.clear()
-            self._changed.notify_all()
+        with self._lock:
+            self._end()
+            self._results.put(error)
+
+    def _end(self) -> None:
+        """No source is taken any more."""
+        self._is_over = True
+        self._waiting.clear()
+        self._changed.notify_all()
 
     def _decode_and_run(self) -> None:
         side = self._classifier.preprocess.size_px
@@ -181,7 +190,7 @@ class _Run:
 
     def _take(self, *, may_wait: bool) -> tuple[int, Source] | None:
         """The next image; None at the end, or, unless `may_wait`, at the end of the window."""
-        with self._changed:
+        with self._lock:
             while True:
                 while self._is_listed and self._may_read():
                     self._accept(next(self._sources, None))
@@ -201,6 +210,7 @@ class _Run:
         """Takes the next source into the window; None is the end."""
         if source is None:
             self._is_over = True
+            self._hand_out()
         elif not self._is_over:
             heappush(self._waiting, (-_file_bytes(source), self._num_read, source))
             self._num_read += 1
@@ -210,12 +220,12 @@ class _Run:
         """The thread that reads sources which are no list."""
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     self._changed.wait_for(lambda: self._is_over or self._may_read())
                     if self._is_over:
                         return
                 source = next(self._sources, None)
-                with self._changed:
+                with self._lock:
                     self._accept(source)
         except BaseException as error:  # handed to the consumer, as a worker's
             self._fail(error)
@@ -251,6 +261,14 @@ class _Run:
         )
 
     def _publish(self, predictions: dict[int, Prediction]) -> None:
-        with self._changed:
+        with self._lock:
             self._finished.update(predictions)
-            self._changed.notify_all()
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Gives the consumer what is finished up to the first that is not."""
+        while self._handed_out in self._finished:
+            self._results.put(self._finished.pop(self._handed_out))
+            self._handed_out += 1
+        if self._is_over and self._handed_out == self._num_read:
+            self._results.put(None)

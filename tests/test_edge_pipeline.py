@@ -169,6 +169,41 @@ def test_an_unexpected_exception_ends_the_run(classifier, workers):
     assert not [t for t in threading.enumerate() if t.name.startswith("edge-worker")]
 
 
+def test_interrupted_among_the_starts(classifier, monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        started.append(thread)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run(classifier, PHOTOS, workers=3))
+    assert len(started) == 2 and not any(thread.is_alive() for thread in started)
+
+
+@pytest.mark.parametrize("step", ["is_alive", "join"])
+def test_interrupted_while_stopping(classifier, monkeypatch, step):
+    usual, stopped = getattr(threading.Thread, step), []
+
+    def interrupted(thread):
+        if thread not in stopped:
+            stopped.append(thread)
+            raise KeyboardInterrupt
+        return usual(thread)
+
+    results = run(classifier, PHOTOS, workers=2)
+    next(results)  # so that both have work to finish
+    monkeypatch.setattr(threading.Thread, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    monkeypatch.undo()
+    assert stopped and not any(thread.is_alive() for thread in stopped)
+    assert not [t for t in threading.enumerate() if t.name.startswith("edge-worker")]
+
+
 def test_a_broken_source_iterator_ends_the_run(classifier):
     def sources():
         yield PHOTOS[0]
