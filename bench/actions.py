@@ -47,11 +47,11 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         parser.error(f"--fail-under {min(needs)} needs --latency")
     from edge.predictions import meta_path, read
 
-    from . import dataset, evaluation, pairing, results, score
+    from . import dataset, evaluation, gates, latency_part, pairing, results, results_text, score
 
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
     check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
-    timing = None if arguments.latency is None else score.read_latency(arguments.latency)
+    timing = None if arguments.latency is None else latency_part.read(arguments.latency)
     everything = [dataset.as_text(sample) for sample in dataset.index(arguments.data, label_column=arguments.label)]
     predictions = read(arguments.predictions)  # second: what indexing needs for a moment is free again
     samples = [sample for sample in everything if arguments.split in (None, sample.split)]
@@ -87,20 +87,20 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         **results.metrics(pairs, classes, setting),
     }
     if timing is not None:
-        results.add_latency(result, timing)
-    result["gates"] = score.gates(result, minima)
+        latency_part.add(result, timing)
+    result["gates"] = gates.check(result, minima)
     if arguments.output is not None:
         results.write_json(arguments.output, result)
-    for line in results.table(result):
+    for line in results_text.table(result):
         print(line)
     if not arguments.quiet:
         if num_left_out:
             say(PROGRAM, f"{num_left_out} of {len(samples)} samples have no prediction: left out")
-        for line in results.remarks(result):
+        for line in results_text.remarks(result):
             say(PROGRAM, line)
     failed = [gate for gate in result["gates"] if not gate["passed"]]
     for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {results.number(gate['value'])}, {gate['reason']}")
+        say(PROGRAM, f"gate failed: {gate['name']} is {results_text.number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
 
 
@@ -143,7 +143,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Prints the table of a results file again."""
-    from . import compare, fidelity, latency, peers, results
+    from . import compare, fidelity, latency, peers, results, results_text
 
     path: Path = arguments.results
     try:
@@ -155,7 +155,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         elif "levelling_down" in result:
             lines = list(compare.table(result))
         elif "score" in result:
-            lines = list(results.table(result))
+            lines = list(results_text.table(result))
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -21,7 +21,8 @@ from . import fairness, score
 from .evaluation import Frame, Observations, Setting
 from .interval import DRAWS, bootstrap_interval
 from .joint import joint_draws
-from .results import SCHEMA, number
+from .results import SCHEMA
+from .results_text import number
 
 SAME = "no difference shown"
 

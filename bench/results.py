@@ -1,4 +1,4 @@
-"""Predictions and a data set -> a results file (`edge-bench/1`), and the lines a person reads of it.
+"""Predictions and a data set -> a results file (`edge-bench/1`).
 
 Every metric is {value, low, high, n}; what is not defined is null, never NaN. The samples are kept, so that any
 other metric, and a paired comparison, can be computed from the file alone.
@@ -117,92 +117,6 @@ def metrics(
     }
 
 
-def add_latency(result: dict[str, Any], timing: dict[str, Any]) -> None:
-    """Completes a result with the latency of `edge-bench latency`: the third part, the total, the machine.
-
-    The latency stands without an interval: its runs differ far less than accuracy and fairness do, and the score
-    holds for the machine it was measured on.
-    """
-    from .latency import latency_score  # onnxruntime, which scoring without a latency does without
-
-    latency, contest = timing["latency"], result["score"]
-    value = latency_score(latency["seconds_per_100"])
-    contest["latency"] = {"value": value, "low": None, "high": None, "n": latency["images"]}
-    contest["thirds"]["latency"] = _third(contest["latency"])
-    two_thirds = contest["total_of_two_thirds"]
-    if two_thirds["value"] is not None:
-        ends = {key: two_thirds[key] for key in ("value", "low", "high")}
-        total = {key: None if end is None else end + value / 3 for key, end in ends.items()}
-        contest["total"] = {**total, "n": two_thirds["n"]}
-    result["latency"] = latency
-    result["machine"] = timing.get("machine")
-    # The file may be a result that took its latency from another one, with these reasons.
-    reasons = [f"latency: {reason.removeprefix('latency: ')}" for reason in timing["reasons"]]
-    if not (timing["valid"] or reasons):
-        reasons.append("latency: its file says no more than that it is not valid")
-    models = [(timing.get("model") or {}).get("sha256"), result["predictions"].get("model_sha256")]
-    if None not in models and models[0] != models[1]:
-        reasons.append("latency: measured with another model than the predictions are of")
-    result["reasons"] += reasons
-    result["valid"] = not result["reasons"]
-
-
-def table(result: dict[str, Any]) -> Iterator[str]:
-    """Aligned lines: name, value, interval, number of samples; the score last, where a terminal ends."""
-    rows = [(name.replace("_", " "), result[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
-    rows += [(f"recall {name}", metrics["recall"]) for name, metrics in result["by_class"].items()]
-    rows += [(f"precision {name}", metrics["precision"]) for name, metrics in result["by_class"].items()]
-    if result["malignant"]:
-        rows += [(f"malignant {name}", result["malignant"][name]) for name in ("sensitivity", "specificity")]
-    rows += [(f"accuracy in {group}", metrics["accuracy"]) for group, metrics in result["by_group"].items()]
-    parity, contest = result["fairness"], result["score"]
-    rows += [(text, parity[name]) for name, text in _PARITY_ROWS.items()]
-    rows += [(f"spd to {contest['reference_group']}", contest["spd"])]
-    rows += [(f"score: {name}", contest[name]) for name in ("accuracy", "fairness", "latency") if contest[name]]
-    total = "total" if contest["latency"] else "total_of_two_thirds"
-    rows += [(f"score: {total.replace('_', ' ')}", contest[total] or _UNDEFINED)]
-    width = max(len(name) for name, _ in rows)
-    yield from _errors(result)
-    yield f"{'':{width}}   value  95 % interval        n"
-    for name, metric in rows:
-        yield f"{name:{width}}  {number(metric['value']):>6}  {interval_text(metric):>13}  {metric['n'] or 0:7}"
-
-
-def remarks(result: dict[str, Any]) -> Iterator[str]:
-    """What a person should know who reads the table, one line each."""
-    yield from result["warnings"]
-    contest, null = result["score"], result["null"]
-    if null is not None:
-        fair = null["equal_accuracy"]
-        p = "p < 0.001" if fair["p_value"] < 0.001 else f"p = {fair['p_value']:.3f}"
-        yield (
-            f"fairness {number(contest['fairness']['value'])}: a perfectly fair model of this accuracy would score "
-            f"{interval_text(fair['fairness'])} on these images, as low as this with {p}"
-        )
-    if over := contest.get("over_permutations"):
-        mean, sd = (number(over["fairness"][key]) for key in ("mean", "sd"))
-        yield (
-            f"images dropped at random: fairness {mean}, sd {sd} over all shuffles ({over['method']}); this is the one "
-            f"of seed {contest['seed']}"
-        )
-    for reason in result["reasons"]:
-        yield f"not valid: {reason}"
-    yield (
-        f"profile {contest['profile']}: {contest['summary']}; intervals: 95 %, rates Wilson, others bootstrap over "
-        f"{result['interval']['clusters']} clusters"
-    )
-
-
-def number(value: float | None) -> str:
-    """Four decimals, "-" for what is not defined."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def interval_text(metric: Metric) -> str:
-    """low-high, "-" where there is none."""
-    return "-" if metric["low"] is None else f"{metric['low']:.4f}-{metric['high']:.4f}"
-
-
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes a results file that is whole or absent.
 
@@ -214,29 +128,6 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     except (ValueError, RecursionError) as error:
         raise MismatchError(f"{path}: not written, the results hold what JSON cannot: {error}") from error
     write_output(path, content)
-
-
-_PARITY_ROWS = {
-    "worst_group": "worst group",
-    "gap": "gap",
-    "gap_mix_adjusted": "gap at equal mix",
-    "u_l1": "u l1",
-    "pqd": "pqd",
-    "dpm": "dpm",
-    "eom": "eom",
-    "equalized_odds": "equalized odds",
-}
-"""The parity metrics of the table; all are in the file."""
-
-_UNDEFINED: Metric = {"value": None, "low": None, "high": None, "n": 0}
-
-
-def _errors(result: dict[str, Any]) -> Iterator[str]:
-    """What became of the images that could not be used: the numbers below depend on it."""
-    if (errors := result.get("errors")) and errors["images"]:
-        policy = "are left out (--errors exclude)" if errors["policy"] == "exclude" else "count as wrong"
-        images = result["data"]["samples"] - result["data"]["left_out"]
-        yield f"{errors['images']} of {images} images could not be used and {policy}"
 
 
 def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, Any]:

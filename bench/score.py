@@ -11,12 +11,10 @@ Source: ESFair 2023, problem page, and sample code, test.py (commit 882a2b6), wh
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,101 +251,6 @@ def over_permutations(
         "fairness": moments_of(0, 1 / MAX_SPD, 1),
         "total_of_two_thirds": moments_of(1 / 3, 1 / (3 * MAX_SPD), 1 / 3),
     }
-
-
-# Latency and gates
-
-
-def read_latency(path: Path) -> dict[str, Any]:
-    """A results file of `edge-bench latency`.
-
-    Raises:
-      ScoreError: no such file, no JSON, no `latency.seconds_per_100`, or one that is no number from 0; a part that
-        `edge-bench latency` writes is missing or of another type; the latency of the null network.
-    """
-    try:
-        result = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ScoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ScoreError(f"{path}: not JSON: {error}") from error
-    result = result if isinstance(result, dict) else {}
-    latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
-    seconds = latency.get("seconds_per_100")
-    expected = "expected the JSON of `edge-bench latency -o`"
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-        raise ScoreError(f"{path}: got latency.seconds_per_100 {repr(seconds)[:40]}, {expected}")
-    for where, values, parts in (("latency.", latency, _LATENCY), ("", result, _LATENCY_FILE)):
-        for name, types in parts.items():
-            value = values.get(name)
-            if not isinstance(value, types) or isinstance(value, bool) is not (types is bool):
-                raise ScoreError(f"{path}: got {where}{name} {repr(value)[:40]}, {expected}")
-    if not all(isinstance(reason, str) for reason in result["reasons"]) or latency["images"] < 1:
-        raise ScoreError(f"{path}: got reasons that are no texts, or no images, {expected}")
-    if (result.get("model") or {}).get("name") == "null":
-        raise ScoreError(f"{path}: is the latency of the null network, expected a model's")
-    return result
-
-
-_LATENCY: dict[str, type | tuple[type, ...]] = {
-    "images": int,
-    "protocol": dict,
-    "samples": dict,
-    "stages_ms": dict,
-    "by_size": dict,
-    "ratio_to_bound": dict,
-    "score": (int, float),
-    "spread": (int, float),
-    "first_result_s": (int, float),
-}
-_LATENCY_FILE: dict[str, type | tuple[type, ...]] = {
-    "valid": bool,
-    "reasons": list,
-    "model": (dict, type(None)),
-    "machine": (dict, type(None)),
-}
-"""What a result takes over and a report shows: without it `score` would write what `report` refuses."""
-
-
-GATES = {
-    "accuracy": ("score", "accuracy"),
-    "fairness": ("score", "fairness"),
-    "latency": ("score", "latency"),
-    "total": ("score", "total"),
-    "total_of_two_thirds": ("score", "total_of_two_thirds"),
-    "balanced_accuracy": ("balanced_accuracy",),
-    "macro_f1": ("macro_f1",),
-    "worst_group": ("fairness", "worst_group"),
-    "pqd": ("fairness", "pqd"),
-    "dpm": ("fairness", "dpm"),
-    "eom": ("fairness", "eom"),
-}
-"""Metrics that can be asked for with --fail-under, all better when larger, and where a result has them."""
-
-
-def gates(result: dict[str, Any], minima: dict[str, float]) -> list[dict[str, Any]]:
-    """For each minimum asked for: `name`, `minimum`, `value`, `passed`, and the `reason` where it did not pass.
-
-    What is not defined does not pass, and neither does a latency, or a total with one, that is not valid.
-    """
-    checked = []
-    for name, minimum in minima.items():
-        metric: Any = result
-        for key in GATES[name]:
-            metric = metric[key]
-        value = None if metric is None else metric["value"]
-        reason = None
-        if value is None:
-            reason = "not defined"
-        elif value < minimum:
-            reason = f"under {minimum}"
-        elif name in _WITH_LATENCY and not result["valid"]:
-            reason = f"not valid: {'; '.join(result['reasons'])}"
-        checked.append({"name": name, "minimum": minimum, "value": value, "passed": reason is None, "reason": reason})
-    return checked
-
-
-_WITH_LATENCY = ("latency", "total")
 
 
 def _hypergeometric(hits: int, size: int, kept: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import results, score
+from bench import latency_part, results, score
 from bench.dataset import Sample
 from bench.evaluation import Setting
 from edge.predictions import Prediction
@@ -80,7 +80,7 @@ def result(model: str = "small", *, draws: int = 2000, with_latency: bool = True
         "gates": [],
     }
     if with_latency and model in SECONDS_PER_100:
-        results.add_latency(made, latency(SECONDS_PER_100[model]))
+        latency_part.add(made, latency(SECONDS_PER_100[model]))
     return made
 
 

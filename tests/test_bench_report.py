@@ -20,7 +20,7 @@ import pytest
 from simulated_results import SIZES, latency, pairs, result
 
 import bench
-from bench import compare, figures, published, report, results, score
+from bench import compare, figures, latency_part, published, report, results, score
 from bench.cli import main
 from bench.evaluation import Setting
 from edge.errors import EdgeError
@@ -200,7 +200,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_invalid_is_said_loudly(small: dict[str, Any]) -> None:
     made = changed(result("small", draws=50, with_latency=False))
-    results.add_latency(made, latency(3.0, reasons=("governor is ondemand",)))
+    latency_part.add(made, latency(3.0, reasons=("governor is ondemand",)))
     contents = report.render({"small": made})
     assert contents["index.html"].count("valid: NO") == 2
     assert "latency: governor is ondemand" in contents["index.html"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simulated_results import latency
 
-from bench import dataset, results, score
+from bench import dataset, latency_part, results, results_text, score
 from bench.cli import main
 from bench.dataset import Sample
 from bench.evaluation import Setting
@@ -202,7 +202,7 @@ def test_one_group_has_no_fairness() -> None:
         "by_group": {"G10": {"value": 0, "low": 0, "high": 0, "n": 80}},
     }
     assert any("fewer than two groups" in warning for warning in result["warnings"])
-    assert list(results.table(result)) and list(results.remarks(result))
+    assert list(results_text.table(result)) and list(results_text.remarks(result))
 
 
 def test_a_group_of_one_image_has_a_value_and_no_interval() -> None:
@@ -239,7 +239,7 @@ def test_an_absent_and_a_never_predicted_class() -> None:
 def test_very_few_images_give_a_result(size: int) -> None:
     result = results.metrics(random_pairs({"G6": size, "G10": size}), CLASSES, setting())
     json.dumps(result, allow_nan=False)
-    assert list(results.table(result))
+    assert list(results_text.table(result))
 
 
 def test_nothing_to_score_is_refused() -> None:
@@ -250,7 +250,7 @@ def test_nothing_to_score_is_refused() -> None:
 def test_latency_completes_the_score() -> None:
     result = {"predictions": META, **results.metrics(random_pairs(SIZES), CLASSES, setting())}
     timing = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
-    results.add_latency(result, timing)
+    latency_part.add(result, timing)
     contest = result["score"]
     assert contest["latency"]["value"] == pytest.approx(0.906)
     assert contest["total"]["value"] == pytest.approx(contest["total_of_two_thirds"]["value"] + 0.302)
@@ -264,7 +264,7 @@ def test_latency_completes_the_score() -> None:
 
 def test_a_latency_that_gives_no_reason_is_still_not_valid() -> None:
     result = {"predictions": META, **results.metrics(random_pairs(SIZES), CLASSES, setting())}
-    results.add_latency(result, latency(9.4) | {"valid": False})
+    latency_part.add(result, latency(9.4) | {"valid": False})
     assert result["reasons"] == ["latency: its file says no more than that it is not valid"]
     assert result["valid"] is False
 
@@ -272,9 +272,9 @@ def test_a_latency_that_gives_no_reason_is_still_not_valid() -> None:
 def test_a_small_p_is_no_zero() -> None:
     result = results.metrics(random_pairs(SIZES), CLASSES, setting())
     result["null"]["equal_accuracy"]["p_value"] = 1 / 2001
-    assert any(line.endswith("as low as this with p < 0.001") for line in results.remarks(result))
+    assert any(line.endswith("as low as this with p < 0.001") for line in results_text.remarks(result))
     result["null"]["equal_accuracy"]["p_value"] = 0.0312
-    assert any(line.endswith("as low as this with p = 0.031") for line in results.remarks(result))
+    assert any(line.endswith("as low as this with p = 0.031") for line in results_text.remarks(result))
 
 
 # The command

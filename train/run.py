@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import results
 from bench.dataset import DatasetError, Sample
+from bench.results_text import interval_text
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
@@ -126,7 +126,7 @@ def run(
     metrics = write_metrics(plan.out, held_out.samples, held_out.pixels)
     for name in ("accuracy", "balanced_accuracy"):
         metric = metrics[name]
-        tell(f"held-out {name}: {metric['value']:.3f} [{results.interval_text(metric)}] n={metric['n']}")
+        tell(f"held-out {name}: {metric['value']:.3f} [{interval_text(metric)}] n={metric['n']}")
     return Outcome(metrics, len(unusable))
 
 
