@@ -10,31 +10,25 @@ where two weights of one sign sum to more than 128. A channel's step is therefor
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorData, TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 import edge
 
 from .calibrate import RANGES, Histogram, collect, session_of
 from .equalize import correct_biases, equalize
 from .finetune import UntrainableError, check_operators, finetune
+from .qdq import INTEGER_OPERATORS, UnfitModelError, insert, shortened, stored_tensors
 from .rounding import model_scales, round_weights
 from .to_onnx import ExportError
 
 EQUALIZE = ("activations", "weights", "nothing")
 MIN_CALIBRATION = 16
-_INTEGER_OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")
 """Operators that may stay float beside those that onnxruntime quantises."""
 
@@ -43,12 +37,6 @@ class CalibrationError(ExportError):
     """Calibration images that a model cannot be quantised with."""
 
     exit_status = 3
-
-
-class UnfitModelError(ExportError):
-    """A model that cannot be quantised."""
-
-    exit_status = 4
 
 
 @dataclass(frozen=True)
@@ -167,7 +155,7 @@ class Quantizer:
         """The int8 model of weights on their steps; `rounded` is not changed."""
         copied = onnx.ModelProto()
         copied.CopyFrom(rounded)
-        return _short(_quantize(copied, histograms, weights, scheme))
+        return shortened(insert(copied, histograms, weights, ranges=scheme.ranges, per_channel=scheme.per_channel))
 
     def _equalize(self, what: str) -> tuple[onnx.ModelProto, dict[str, Histogram]]:
         if what not in self._equalized:
@@ -194,7 +182,7 @@ class Quantizer:
         ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in histograms.items()}
         copied = onnx.ModelProto()
         copied.CopyFrom(rounded)
-        stored = stored_tensors(_quantize(copied, histograms, steps, scheme))
+        stored = stored_tensors(insert(copied, histograms, steps, ranges=scheme.ranges, per_channel=scheme.per_channel))
         ranges = {name: values for name, values in ranges.items() if name in stored}
         return finetune(
             rounded, model, self._training, steps, ranges, epochs=scheme.epochs, seed=self._seed, quiet=self._quiet
@@ -225,11 +213,6 @@ def quantize(
 ) -> onnx.ModelProto:
     """Quantises a model with one scheme: `Quantizer(model, calibration)(scheme)`, which tells more."""
     return Quantizer(model, calibration)(scheme)
-
-
-def stored_tensors(quantized: onnx.ModelProto) -> set[str]:
-    """Names of the activations that onnxruntime's quantiser had rounded, before `_short`."""
-    return {node.input[0] for node in quantized.graph.node if node.op_type == "QuantizeLinear"}
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
@@ -291,102 +274,11 @@ def check_trainable(model: onnx.ModelProto) -> None:
         raise UnfitModelError(f"the model cannot be fine-tuned: {error}") from error
 
 
-def _quantize(
-    model: onnx.ModelProto, histograms: Mapping[str, Histogram], scales: Mapping[str, np.ndarray], scheme: Scheme
-) -> onnx.ModelProto:
-    """Inserts QuantizeLinear and DequantizeLinear; changes `model`."""
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in histograms.items()}
-    ranges[first.input[0]] = 0.0, 255.0  # scale 1, zero point 0: pixels pass unchanged
-    overrides = {n.input[1]: _weight_overrides(scales[n.name]) for n in model.graph.node if n.name in scales}
-    exclude = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in scales]
-    # The mean over a picture, where a float layer takes it, is not rounded either.
-    pools = [n.name for n in model.graph.node if n.op_type == "GlobalAveragePool" and _feeds(model, n, exclude)]
-    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it advises, on the root logger, to preprocess what is preprocessed
-    try:
-        quantizer = QDQQuantizer(
-            model,
-            per_channel=scheme.per_channel,
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-            nodes_to_quantize=[],
-            nodes_to_exclude=[*exclude, *pools],
-            op_types_to_quantize=_INTEGER_OPERATORS,
-            extra_options={"TensorQuantOverrides": overrides},
-        )
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
-    except OSError:
-        raise
-    except Exception as error:  # its errors have no common base but Exception
-        raise UnfitModelError(f"onnxruntime cannot quantise the model: {' '.join(str(error).split())[:200]}") from error
-    finally:
-        logging.getLogger().setLevel(level)
-    return cast(onnx.ModelProto, quantizer.model.model)
-
-
-def _feeds(model: onnx.ModelProto, node: onnx.NodeProto, names: list[str]) -> bool:
-    """Whether a node's result goes into nodes of these names alone."""
-    return all(other.name in names for other in model.graph.node if node.output[0] in other.input)
-
-
-def _weight_overrides(scales: np.ndarray) -> list[dict[str, object]]:
-    zero = np.array(0, np.int8)
-    axis = {"axis": 0} if len(scales) > 1 else {}
-    return [{"quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero, **axis} for scale in scales]
-
-
-def _short(quantized: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in fewer bytes: 0.1 of 1.3 MB are the quantiser's names, shapes and zeros.
-
-    The pixels' Cast to float and QuantizeLinear(1, 0) back cancel out and go as well: DequantizeLinear takes the bytes
-    themselves.
-    """
-    graph = quantized.graph
-    by_output = {name: node for node in graph.node for name in node.output}
-    values = {entry.name: entry for entry in graph.initializer}
-    replaced: dict[str, str] = {}
-    removed = []
-    for node in graph.node:
-        source = by_output.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if source is not None and source.op_type == "Cast" and source.input[0] in by_output:
-            replaced[node.output[0]] = source.input[0]
-            removed += [node, source]
-        elif node.op_type == "DequantizeLinear" and not numpy_helper.to_array(values[node.input[2]]).any():
-            if values[node.input[2]].data_type != onnx.TensorProto.UINT8:
-                del node.input[2]  # of weights and biases: a missing zero point means zero
-    for node in removed:
-        graph.node.remove(node)
-    used = {replaced.get(name, name) for node in graph.node for name in node.input} | {graph.output[0].name}
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in used]:
-        graph.node.remove(node)  # the bounds of a Clip that became a range
-    names = {graph.input[0].name: graph.input[0].name, graph.output[0].name: graph.output[0].name, "": ""}
-    for node in graph.node:
-        node.doc_string = ""
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            node.name = ""
-        for field in (node.input, node.output):
-            for i, name in enumerate(field):
-                field[i] = names.setdefault(replaced.get(name, name), f"t{len(names)}")
-    kept = [values[name] for name in names if name in values]
-    for entry in kept:
-        entry.name = names[entry.name]
-        entry.doc_string = ""
-    del graph.initializer[:], graph.value_info[:], quantized.metadata_props[:], graph.metadata_props[:]
-    graph.initializer.extend(kept)
-    quantized.doc_string = graph.doc_string = ""
-    return quantized
-
-
 def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
     operators = {node.op_type for node in model.graph.node}
     if any("Quantize" in operator or "Integer" in operator or "QLinear" in operator for operator in operators):
         raise UnfitModelError("the model is quantised already, expected the float model it was made from")
-    unfit = sorted(operators - {*_INTEGER_OPERATORS, *_FLOAT_OPERATORS})
+    unfit = sorted(operators - {*INTEGER_OPERATORS, *_FLOAT_OPERATORS})
     if unfit or "Conv" not in operators:
         got = f"the operator {', '.join(unfit)}" if unfit else "no convolution"
         raise UnfitModelError(f"the model cannot be quantised: got {got}, expected a network of edge-export onnx")

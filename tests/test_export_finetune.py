@@ -13,7 +13,8 @@ from edge.preprocess import Preprocess
 from export import finetune as module
 from export.calibrate import RANGES, collect, session_of
 from export.finetune import TrainableGraph, UntrainableError, _limit, finetune
-from export.quantize import Quantizer, Scheme, UnfitModelError, _quantize, convolutions, stored_tensors
+from export.qdq import UnfitModelError, insert, stored_tensors
+from export.quantize import Quantizer, Scheme, convolutions
 from export.rounding import model_scales
 from export.sensitivity import logits_of as run
 from export.sensitivity import sqnr_db
@@ -57,7 +58,9 @@ def test_with_rounding_it_is_the_int8_file(excluded):
     rounded = TrainableGraph(model, steps, {}).weights()  # to the nearest
     start = with_weights(model, rounded)
     written = with_weights(model, rounded)
-    file = _quantize(written, collect(model, IMAGES), steps, scheme)
+    file = insert(
+        written, collect(model, IMAGES), steps, ranges=scheme.ranges, per_channel=scheme.per_channel
+    )
     stored = {name: values for name, values in ranges.items() if name in stored_tensors(file)}
     expected = run(session_of(file, optimize=False), IMAGES)
     with torch.no_grad():

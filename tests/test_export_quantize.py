@@ -12,7 +12,8 @@ from test_export_to_onnx import assert_batch_invariant, logits_of, pictures
 
 from edge.classifier import Classifier
 from export.calibrate import RANGES, Histogram, choose_calibration, session_of
-from export.quantize import CalibrationError, Quantizer, Scheme, UnfitModelError, convolutions, quantize
+from export.qdq import UnfitModelError
+from export.quantize import CalibrationError, Quantizer, Scheme, convolutions, quantize
 from export.rounding import _round, weight_scales
 from export.sensitivity import agreement, exclude_until, search_variants, sensitivity, sqnr_db
 from export.sensitivity import logits_of as run
