@@ -91,13 +91,16 @@ class _Run:
         self._min_confidence = min_confidence
         self._gate = MemoryGate(plan.gate_bytes, is_strict=plan.is_strict)
         self._window = plan.workers * max(2 * batch_size, 16)
+        # Each worker holds its own while it is inside the network.
+        self._busy = [threading.RLock() for _ in range(plan.workers)]
         self._threads = [
-            threading.Thread(target=self._work, name=f"edge-worker-{i}", daemon=True) for i in range(plan.workers)
+            threading.Thread(target=self._work, args=(busy,), name=f"edge-worker-{i}", daemon=True)
+            for i, busy in enumerate(self._busy)
         ]
         # A Ctrl-C is raised in the consumer's thread, anywhere. `Condition` is Python code and can be left half way,
         # with its lock held for ever or released twice. So the consumer takes the lock itself, which is one step, and
         # waits for nothing but a queue, which is another.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         # A list can be read at any moment. Anything else may take its time, or wait for our results, so it gets a
         # thread of its own that nobody waits for.
@@ -109,6 +112,7 @@ class _Run:
         self._handed_out = 0
         self._emitted = 0
         self._is_over = False  # no source left, or the run was stopped
+        self._is_stopped = False  # no answer is wanted any more
         self._results: SimpleQueue[Prediction | BaseException | None] = SimpleQueue()
         """In input order; None is the end."""
 
@@ -131,26 +135,33 @@ class _Run:
     def _stop(self) -> None:
         """Stops the workers and waits for them, through any Ctrl-C, which is raised at the end.
 
-        A worker left behind inside the network aborts the interpreter at its end. One whose start was interrupted is
-        not yet alive; it will find the run over before it reaches the network.
+        A worker left behind inside the network aborts the interpreter at its end, so none may be there or get there:
+        an interrupted `Thread.join` takes a thread that runs for one that has ended.
         """
+        self._is_stopped = True
+        if threading.current_thread() in self._threads:  # an abandoned run, collected as garbage by its own worker
+            with self._lock:
+                self._end()
+            return
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
                 with self._lock:
                     self._end()
-                for thread in self._threads:
+                for thread, busy in zip(self._threads, self._busy, strict=True):
                     if thread.is_alive():
                         thread.join()
+                    with busy:
+                        pass
                 break
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt is not None:
             raise interrupt
 
-    def _work(self) -> None:
+    def _work(self, busy: threading.RLock) -> None:
         try:
-            self._decode_and_run()
+            self._decode_and_run(busy)
         except BaseException as error:  # handed to the consumer: a thread must not die in silence
             self._fail(error)
 
@@ -165,7 +176,7 @@ class _Run:
         self._waiting.clear()
         self._changed.notify_all()
 
-    def _decode_and_run(self) -> None:
+    def _decode_and_run(self, busy: threading.RLock) -> None:
         side = self._classifier.preprocess.size_px
         buffer = np.empty((self._batch_size, side, side, 3), np.uint8)
         held: list[tuple[int, str, Loaded]] = []
@@ -183,7 +194,11 @@ class _Run:
                 else:
                     held.append((index, describe(source), loaded))
             if held and (task is None or len(held) == self._batch_size):
-                self._publish(self._infer(buffer[: len(held)], held))
+                with busy:
+                    if self._is_stopped:
+                        return
+                    predictions = self._infer(buffer[: len(held)], held)
+                self._publish(predictions)
                 held = []
             elif task is None:
                 return

@@ -1,5 +1,8 @@
 """The pipeline's promises: order, bounds, one failure ends the run, none hangs it."""
 
+import gc
+import heapq
+import signal
 import threading
 import time
 
@@ -202,6 +205,64 @@ def test_interrupted_while_stopping(classifier, monkeypatch, step):
     monkeypatch.undo()
     assert stopped and not any(thread.is_alive() for thread in stopped)
     assert not [t for t in threading.enumerate() if t.name.startswith("edge-worker")]
+
+
+def test_a_second_interrupt_leaves_no_worker_inside_the_network(classifier, monkeypatch):
+    inside, released, num_left = threading.Event(), threading.Event(), []
+
+    def slow(batch):
+        inside.set()
+        released.wait(20)
+        num_left.append(len(batch))
+        return np.zeros((len(batch), len(classifier.classes)), np.float32)
+
+    def interrupt():
+        for _ in range(2):
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        released.set()
+
+    monkeypatch.setattr(Classifier, "logits", lambda self, batch: slow(batch))
+    results = run(classifier, [PHOTOS[0]], workers=1)
+    threading.Timer(0.5, interrupt).start()  # the first while the consumer waits, the second while it stops the worker
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert inside.is_set() and num_left == [1]
+
+
+def test_an_abandoned_run_is_collected_by_a_worker_that_holds_the_lock(monkeypatch):
+    class Slow(Preprocess):
+        def load(self, source, **options):
+            time.sleep(0.2)  # so that the consumer has let go when the next source is taken
+            return super().load(source, **options)
+
+    is_abandoned, collected = threading.Event(), threading.Event()
+
+    def collecting(heap, item):
+        heapq.heappush(heap, item)
+        if is_abandoned.is_set():
+            gc.collect()
+            collected.set()
+
+    def abandon():
+        results = run(with_preprocess(Slow(size_px=32)), PHOTOS * 2, workers=2, batch_size=1)
+        cycle = [results]
+        cycle.append(cycle)
+        next(results)
+
+    monkeypatch.setattr("edge.pipeline.heappush", collecting)
+    gc.disable()
+    try:
+        abandon()
+        is_abandoned.set()
+        assert collected.wait(20)
+    finally:
+        gc.enable()
+    deadline = time.monotonic() + 20
+    while (alive := [t for t in threading.enumerate() if t.name.startswith("edge-")]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
 
 
 def test_a_broken_source_iterator_ends_the_run(classifier):
