@@ -31,9 +31,9 @@ _REACH = 8
 """A line search looks 8 steps to each side; a finer offset than 1/16 is noise on some thousand images."""
 _PRIOR_STARTS = (0.0, 0.5, 1.0)
 """Where searches start: - tau log prior, from nothing to all of the logit adjustment of arXiv 2007.07314."""
-_TAUS = np.arange(-16, 17) / 16
+_TAUS = np.arange(-64, 65) / 16
 """Of the form "prior". At 1 a network that was taught all classes equally often expects them as often as they come, at
--1 one that was taught them as they come expects them equally often."""
+-1 one that was taught them as they come expects them equally often; a head that is too sure of itself needs more."""
 _NEARLY_CONSTANT = 1e-4
 """Features whose standard deviation is a smaller share of the largest are left out of a new last layer."""
 
