@@ -7,7 +7,6 @@ includes 0; it does not say that there is none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from . import fairness, score
 from .evaluation import Frame, Observations, Setting
 from .interval import DRAWS, bootstrap_interval
 from .joint import joint_draws
-from .results import SCHEMA
+from .results import SCHEMA, read_json
 from .results_text import number
 
 SAME = "no difference shown"
@@ -59,12 +58,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
       CompareError: no such file, no JSON, another schema, or one without whole samples.
     """
-    try:
-        result = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CompareError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CompareError(f"{path}: not JSON: {error}") from error
+    result = read_json(path, CompareError)
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         got = result.get("schema") if isinstance(result, dict) else type(result).__name__
         raise CompareError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")

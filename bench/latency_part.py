@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from .results import read_json
 from .score import ScoreError
 
 _LATENCY: dict[str, type | tuple[type, ...]] = {
@@ -36,12 +36,7 @@ def read(path: Path) -> dict[str, Any]:
       ScoreError: no such file, no JSON, no `latency.seconds_per_100`, or one that is no number from 0; a part that
         `edge-bench latency` writes is missing or of another type; the latency of the null network.
     """
-    try:
-        result = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ScoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ScoreError(f"{path}: not JSON: {error}") from error
+    result = read_json(path, ScoreError)
     result = result if isinstance(result, dict) else {}
     latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
     seconds = latency.get("seconds_per_100")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from edge.errors import EdgeError
 from edge.outputs import write_output
 from edge.predictions import Prediction
 
@@ -115,6 +116,20 @@ def metrics(
         "reasons": [],
         "samples": samples,
     }
+
+
+def read_json(path: Path, error_type: type[EdgeError]) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      EdgeError: of that type: no such file, or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"{path}: not JSON: {error}") from error
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
