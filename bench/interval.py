@@ -227,8 +227,12 @@ def _times_drawn(rng: np.random.Generator, alike: np.ndarray, num_draws: int) ->
         return rng.multinomial(num_clusters, alike / num_clusters, num_draws).astype(np.float32)
     kind = np.repeat(np.arange(len(alike)), alike)
     times = np.empty((num_draws, len(alike)), np.float32)
-    for row in times:
-        row[:] = np.bincount(kind[rng.integers(0, num_clusters, num_clusters)], minlength=len(alike))
+    step = max(1, _CHUNK // num_clusters)
+    for start in range(0, num_draws, step):
+        rows = times[start : start + step]
+        drawn = kind[rng.integers(0, num_clusters, (len(rows), num_clusters))]
+        drawn += np.arange(len(rows))[:, None] * len(alike)
+        rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
     return times
 
 
