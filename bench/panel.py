@@ -50,8 +50,15 @@ class Panel:
         # The null is of one network: for a mean over seeds it is wider than it need be.
         return Intervals(frame, values, draws, null_of(data[0], frame, values)), data[0].groups
 
-    def difference(self, a: str, b: str) -> tuple[Callable[[str], Metric], int]:
-        """The metrics of b minus those of a, by their names, on the images both have; and how many these are.
+    def of_seeds(self, name: str, paths: Sequence[str] | None = None) -> dict[int, dict[str, np.ndarray]]:
+        """Seed -> its metrics, by their names, on these images; default: on all that the configuration has."""
+        data = self.observe(name, paths)
+        frame = Frame(data[0].counts, data[0].groups, self.setting)
+        seeds = (evidence.seed for evidence in self._folder.configurations[name])
+        return {seed: frame.statistics(one.counts) for seed, one in zip(seeds, data, strict=True)}
+
+    def common_paths(self, a: str, b: str) -> list[str]:
+        """Of the images that both configurations have, in the order of a's.
 
         Raises:
           EvidenceError: other classes, or no image in common.
@@ -63,6 +70,15 @@ class Panel:
         paths = [path for path in first.paths if path in common]
         if not paths:
             raise EvidenceError(f"{self._folder.path}: {a} and {b} have no image in common, expected some")
+        return paths
+
+    def difference(self, a: str, b: str) -> tuple[Callable[[str], Metric], int]:
+        """The metrics of b minus those of a, by their names, on the images both have; and how many these are.
+
+        Raises:
+          EvidenceError: other classes, or no image in common.
+        """
+        paths = self.common_paths(a, b)
         sides = [self.observe(name, paths) for name in (a, b)]
         models = [*sides[0], *sides[1]]
         frame = Frame(models[0].counts, models[0].groups, self.setting)
@@ -95,7 +111,8 @@ class Panel:
             raise EvidenceError(f"{self._folder.path}: the data has the class {unknown[0]!r}, {expected}")
         for evidence in seeds:
             p = self.masked(evidence)[rows]
-            answers = [classes[row.argmax()] if row.any() else None for row in p]
+            best, has_any = p.argmax(1), p.max(1) > 0
+            answers = [classes[index] if answered else None for index, answered in zip(best, has_any)]
             found.append(Observations.of(
                 [s.label for s in samples], answers, [s.group for s in samples], [s.cluster for s in samples],
                 classes=classes, reference=self.reference,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from edge.errors import EdgeError
 
 from .accuracy import NO_ANSWER
@@ -47,6 +49,8 @@ def markdown(path: Path) -> str:
     sections = {"Figures": _figures(folder, panel)}
     if folder.protocol.differences:
         sections["Differences"] = _differences(folder, panel)
+    if any(len(seeds) > 1 for seeds in folder.configurations.values()):
+        sections["Seeds"] = _seeds(folder, panel)
     if folder.protocol.coverage:
         sections["Accuracy against coverage"] = _coverage(folder, panel)
     sections["Runs"] = _runs(folder)
@@ -144,6 +148,31 @@ def _differences(folder: Folder, panel: Panel) -> Iterator[str]:
         cells = [difference_cell(metric(name)) for name in _DIFFERENCES.values()]
         rows.append([f"{b} minus {a}", str(num_images), *cells])
     yield from markdown_table(["difference", "images", *_DIFFERENCES], rows)
+
+
+def _seeds(folder: Folder, panel: Panel) -> Iterator[str]:
+    seeds_of = {name: [evidence.seed for evidence in seeds] for name, seeds in folder.configurations.items()}
+    rows = []
+    for name, seeds in seeds_of.items():
+        if len(seeds) > 1:
+            for seed, values in panel.of_seeds(name).items():
+                rows.append([name, str(seed), *(_value(values[metric]) for metric in _DIFFERENCES.values())])
+    for a, b in folder.protocol.differences:
+        if len(seeds_of[a]) > 1 and seeds_of[a] == seeds_of[b]:
+            paths = panel.common_paths(a, b)
+            first, second = panel.of_seeds(a, paths), panel.of_seeds(b, paths)
+            for seed in seeds_of[a]:
+                changes = (second[seed][metric] - first[seed][metric] for metric in _DIFFERENCES.values())
+                rows.append([f"{b} minus {a}", str(seed), *(_value(change, sign="+") for change in changes)])
+    yield from markdown_table(["configuration", "seed", *_DIFFERENCES], rows)
+    yield ""
+    yield "What each seed gave by itself, which the intervals above know nothing of. Two recipes have nothing but the"
+    yield "number of a seed in common."
+
+
+def _value(value: np.ndarray, *, sign: str = "") -> str:
+    metric: Metric = {"value": None if np.isnan(value) else float(value), "low": None, "high": None, "n": 0}
+    return cell(metric, sign=sign)
 
 
 def _coverage(folder: Folder, panel: Panel) -> Iterator[str]:

@@ -73,6 +73,21 @@ def test_several_seeds_count_by_the_mean_of_the_metric_and_share_the_images(tmp_
     assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
 
+def test_each_seed_is_told_where_there_are_several(tmp_path):
+    a = [evidence_of(SAMPLES, "a", seed=seed) for seed in range(2)]
+    b = [evidence_of(SAMPLES, "b", seed=seed, skill=2.0) for seed in range(2)]
+    several, pairs = [*a, *b, evidence_of(SAMPLES, "c", seed=1)], [["a", "b"], ["a", "c"]]
+    folder = folder_of(tmp_path / "three", SAMPLES, several, reference="g1", differences=pairs)
+    section = markdown(folder).split("## Seeds")[1].split("## Runs")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    expected = [("a", accuracy(one)) for one in a] + [("b", accuracy(one)) for one in b]
+    expected += [("b minus a", accuracy(other) - accuracy(one)) for one, other in zip(a, b)]
+    assert [(row[0], row[1]) for row in rows] == [(name, str(i % 2)) for i, (name, _) in enumerate(expected)]
+    assert [float(row[2]) for row in rows] == pytest.approx([value for _, value in expected], abs=5.1e-4)
+    assert all(row[2].startswith(("+", "-")) for row in rows[-2:])
+    assert "## Seeds" not in markdown(folder_of(tmp_path / "one", SAMPLES, a[:1], reference="g1"))
+
+
 def test_a_difference_is_of_the_images_both_have(tmp_path):
     two = evidence_of(SAMPLES, "a", skill=1.0)
     five = evidence_of(SAMPLES, "b", num_folds=5, skill=2.0)
