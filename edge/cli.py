@@ -28,6 +28,7 @@ from .command import (
     quiet_interrupts,
     run,
     say,
+    uninterrupted,
     whole,
     workers,
 )
@@ -216,6 +217,8 @@ def _write_all(
                     text = f"stopped at the first unusable image ({done} of {total} rows written)"
                     return fail(_PROGRAM, text, SOME_FAILED)
             progress.update(done - kept, errors)
+        with uninterrupted():  # all rows are written; fsync does not stop for a signal, and after it comes a rename
+            writer.finish()
     except KeyboardInterrupt:
         ignore_interrupts()
         results.close()
@@ -227,7 +230,6 @@ def _write_all(
         progress.close()
         if done < total:
             writer.close()
-    writer.finish()
     if errors and not arguments.quiet:
         say(_PROGRAM, f"{errors} of {total} images could not be used; their rows say why")
     return SOME_FAILED if errors else DONE

@@ -158,6 +158,19 @@ def ignore_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C is ignored for a moment in which an end is nearer than a way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def say(program: str, text: str) -> None:
     """One line on standard error; a standard error that is closed or full stops nobody."""
     line = printable(f"{program}: {text}")

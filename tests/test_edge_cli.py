@@ -375,6 +375,22 @@ def test_interrupted_while_starting_is_130_and_one_line(photos):
     assert "ImportError" not in err and "package is missing" not in err
 
 
+def test_interrupted_when_only_the_name_is_missing_the_file_gets_it(photos, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def interrupted(descriptor):
+        os.kill(os.getpid(), signal.SIGINT)
+        fsync(descriptor)
+
+    monkeypatch.setattr("edge.writer.os.fsync", interrupted)
+    out = tmp_path / "out.csv"
+    assert main([str(photos), "-m", str(TINY_MODEL), "-o", str(out), "-q"]) == 1  # one of the photos is none
+    assert len(read(out).rows) == 12 and not [*tmp_path.glob("*.part")]
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)  # and from then on it means what it meant
+        time.sleep(5)
+
+
 def test_interrupted_twice_ends_as_interrupted_once(tmp_path):
     folder = folder_of_photos(tmp_path / "photos", 1)
     (folder / "img0.jpg").write_bytes(encoded(photo(640, 480)))
