@@ -21,16 +21,17 @@ def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
     Probabilities are as collected: temperatures of the other folds are not applied, which moves no answer.
 
     Yields:
-      A name, "2-NAME_seed0" for the second in the protocol's order, so that a page has that order too; and its results.
+      A name, "2-NAME_seed0" ("02-" of ten and more) for the second in the protocol's order, so that files sorted by
+      name, as a page has them, are in that order too; and its results.
 
     Raises:
       EvidenceError: the data has a class that the model does not know, or that is masked.
       ScoreError: no such reference group.
     """
-    panel = Panel(folder)
+    panel, width = Panel(folder), len(str(len(folder.configurations)))
     for number, seeds in enumerate(folder.configurations.values(), start=1):
         for evidence in seeds:
-            yield f"{number}-{evidence.stem}", _results(folder, panel, evidence)
+            yield f"{number:0{width}}-{evidence.stem}", _results(folder, panel, evidence)
 
 
 def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]:

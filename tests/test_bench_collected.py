@@ -25,6 +25,14 @@ def test_results_are_the_figures_of_the_tables(tmp_path):
         assert measured["value"] == pytest.approx(found.metric(name)["value"], abs=1e-12)
 
 
+def test_files_sorted_by_name_are_in_the_order_of_the_protocol(tmp_path, monkeypatch):
+    samples, names = samples_of(60), [*"jihgfedcba"]
+    folder = folder_of(tmp_path / "set", samples, [evidence_of(samples, name) for name in names])
+    monkeypatch.setattr("bench.collected._results", lambda *_: {})
+    stems = sorted(stem for stem, _ in collected_results(protocol.load(folder)))
+    assert [stem.split("-")[1] for stem in stems] == [f"{name}_seed0" for name in names]
+
+
 def test_a_masked_class_is_no_answer(tmp_path):
     samples = [sample for sample in samples_of(300) if sample.label != "ash"]
     folder = folder_of(
