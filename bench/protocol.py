@@ -37,7 +37,7 @@ class Folder:
     samples: list[Sample]
     protocol: Protocol
     configurations: dict[str, list[Evidence]]
-    """Name -> its seeds, of the same images and classes."""
+    """Name -> its seeds in their order, of the same images and classes."""
 
 
 def load(path: Path) -> Folder:
@@ -70,7 +70,7 @@ def load(path: Path) -> Folder:
         raise EvidenceError(f"{path}: no predictions of {missing[0]}, which {PROTOCOL} names")
     if not found:
         raise EvidenceError(f"{path / PROTOCOL}: names no configuration, expected at least one")
-    return Folder(path, samples, protocol, found)
+    return Folder(path, samples, protocol, {name: sorted(s, key=lambda one: one.seed) for name, s in found.items()})
 
 
 def read_protocol(folder: Path) -> Protocol:

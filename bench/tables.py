@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -155,24 +155,33 @@ def _seeds(folder: Folder, panel: Panel) -> Iterator[str]:
     rows = []
     for name, seeds in seeds_of.items():
         if len(seeds) > 1:
+            num_images = str(len(folder.configurations[name][0].paths))
             for seed, values in panel.of_seeds(name).items():
-                rows.append([name, str(seed), *(_value(values[metric]) for metric in _DIFFERENCES.values())])
+                cells = (_value(values[metric]) for metric in _DIFFERENCES.values())
+                rows.append([name, num_images, str(seed), *cells])
     for a, b in folder.protocol.differences:
-        if len(seeds_of[a]) > 1 and seeds_of[a] == seeds_of[b]:
+        if max(len(seeds_of[a]), len(seeds_of[b])) > 1:
             paths = panel.common_paths(a, b)
             first, second = panel.of_seeds(a, paths), panel.of_seeds(b, paths)
-            for seed in seeds_of[a]:
-                changes = (second[seed][metric] - first[seed][metric] for metric in _DIFFERENCES.values())
-                rows.append([f"{b} minus {a}", str(seed), *(_value(change, sign="+") for change in changes)])
-    yield from markdown_table(["configuration", "seed", *_DIFFERENCES], rows)
+            for seed in seeds_of[max(a, b, key=lambda name: len(seeds_of[name]))]:
+                of_a, of_b = _of_seed(first, seed), _of_seed(second, seed)
+                changes = (of_b[metric] - of_a[metric] for metric in _DIFFERENCES.values())
+                cells = (_value(change, sign="+") for change in changes)
+                rows.append([f"{b} minus {a}", str(len(paths)), str(seed), *cells])
+    yield from markdown_table(["configuration", "images", "seed", *_DIFFERENCES], rows)
     yield ""
-    yield "What each seed gave by itself, which the intervals above know nothing of. Two recipes have nothing but the"
-    yield "number of a seed in common."
+    yield "What each seed gave by itself, which the intervals above know nothing of. A side without that seed stands"
+    yield "with the mean of those it has. Two recipes have nothing but the number of a seed in common."
+
+
+def _of_seed(seeds: Mapping[int, Mapping[str, np.ndarray]], seed: int) -> Mapping[str, np.ndarray]:
+    if seed in seeds:
+        return seeds[seed]
+    return {metric: np.mean([seeds[other][metric] for other in seeds]) for metric in _DIFFERENCES.values()}
 
 
 def _value(value: np.ndarray, *, sign: str = "") -> str:
-    metric: Metric = {"value": None if np.isnan(value) else float(value), "low": None, "high": None, "n": 0}
-    return cell(metric, sign=sign)
+    return "-" if np.isnan(value) else f"{value:{sign}.3f}"
 
 
 def _coverage(folder: Folder, panel: Panel) -> Iterator[str]:

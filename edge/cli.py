@@ -223,7 +223,8 @@ def _write_all(
         ignore_interrupts()
         results.close()
         progress.close()
-        where = f"; {part_path(arguments.output)} keeps them, --resume continues" if arguments.output else ""
+        is_kept = arguments.output and part_path(arguments.output).exists()  # not once the file has its name
+        where = f"; {part_path(arguments.output)} keeps them, --resume continues" if is_kept else ""
         return fail(_PROGRAM, f"interrupted after {done} of {total} rows{where}", INTERRUPTED)
     finally:
         results.close()

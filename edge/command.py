@@ -160,7 +160,7 @@ def ignore_interrupts() -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C is ignored for a moment in which an end is nearer than a way out."""
+    """Ctrl-C is ignored while something ends that is sooner done than undone. SIGTERM still ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -133,6 +133,16 @@ def test_equal_seeds_give_equal_draws_and_chunks_do_not_matter() -> None:
     assert [len(chunk) for chunk in resampled.draw(50, width=1 << 18)] == [16, 16, 16, 2]
 
 
+def test_how_many_are_drawn_at_once_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = np.random.default_rng(3).integers(0, 60, 200)  # so many kinds that clusters are drawn one by one
+    arguments = (cells, np.arange(200), cells // 30)
+    at_once = draws_of(*arguments, 50, seed=9)
+    monkeypatch.setattr("bench.interval._DRAWN", 700)
+    np.testing.assert_array_equal(draws_of(*arguments, 50, seed=9), at_once)
+    monkeypatch.setattr("bench.interval._DRAWN", 1)
+    np.testing.assert_array_equal(draws_of(*arguments, 50, seed=9), at_once)
+
+
 def test_interval_of_a_mean_is_the_percentiles() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, 20_000)
     low, high = bootstrap_interval(float(draws.mean()), draws) or (0.0, 0.0)

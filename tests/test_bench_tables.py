@@ -76,28 +76,39 @@ def test_several_seeds_count_by_the_mean_of_the_metric_and_share_the_images(tmp_
 def test_each_seed_is_told_where_there_are_several(tmp_path):
     a = [evidence_of(SAMPLES, "a", seed=seed) for seed in range(2)]
     b = [evidence_of(SAMPLES, "b", seed=seed, skill=2.0) for seed in range(2)]
-    several, pairs = [*a, *b, evidence_of(SAMPLES, "c", seed=1)], [["a", "b"], ["a", "c"]]
+    c = first_folds(evidence_of(SAMPLES, "c", seed=1), 1)
+    several, pairs = [*a, *b, c], [["a", "b"], ["a", "c"]]
     folder = folder_of(tmp_path / "three", SAMPLES, several, reference="g1", differences=pairs)
     section = markdown(folder).split("## Seeds")[1].split("## Runs")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
     expected = [("a", accuracy(one)) for one in a] + [("b", accuracy(one)) for one in b]
     expected += [("b minus a", accuracy(other) - accuracy(one)) for one, other in zip(a, b)]
-    assert [(row[0], row[1]) for row in rows] == [(name, str(i % 2)) for i, (name, _) in enumerate(expected)]
-    assert [float(row[2]) for row in rows] == pytest.approx([value for _, value in expected], abs=5.1e-4)
-    assert all(row[2].startswith(("+", "-")) for row in rows[-2:])
+    kept = np.flatnonzero(np.isin([sample.path for sample in SAMPLES], c.paths))
+    only = (c.ppm.argmax(1) == LABELS[kept]).mean()  # of the one seed it has, on the images it has
+    expected += [("c minus a", only - accuracy(one, kept)) for one in a]
+    num_images = [len(SAMPLES)] * 6 + [len(kept)] * 2
+    assert [tuple(row[:3]) for row in rows] == [
+        (name, str(n), str(i % 2)) for i, ((name, _), n) in enumerate(zip(expected, num_images))
+    ]
+    assert [float(row[3]) for row in rows] == pytest.approx([value for _, value in expected], abs=5.1e-4)
+    assert all(row[3].startswith(("+", "-")) for row in rows[-4:])
     assert "## Seeds" not in markdown(folder_of(tmp_path / "one", SAMPLES, a[:1], reference="g1"))
+
+
+def first_folds(found, num_folds, **changes):
+    rows = np.flatnonzero(found.folds < num_folds)
+    return replace(
+        found,
+        runs=[RunRecord(fold, int((found.folds == fold).sum())) for fold in range(num_folds)],
+        paths=[found.paths[row] for row in rows], folds=found.folds[rows], ppm=found.ppm[rows], **changes,
+    )
 
 
 def test_a_difference_is_of_the_images_both_have(tmp_path):
     two = evidence_of(SAMPLES, "a", skill=1.0)
     five = evidence_of(SAMPLES, "b", num_folds=5, skill=2.0)
     rows = np.flatnonzero(five.folds < 2)
-    ladder = replace(
-        five,
-        configuration="ladder",
-        runs=[RunRecord(fold, int((five.folds == fold).sum())) for fold in range(2)],
-        paths=[five.paths[row] for row in rows], folds=five.folds[rows], ppm=five.ppm[rows],
-    )
+    ladder = first_folds(five, 2, configuration="ladder")
     panel = panel_of(tmp_path, [two, ladder])
     metric, n = panel.difference("a", "ladder")
     assert n == len(rows) < len(SAMPLES)
