@@ -177,11 +177,8 @@ def read(folder: Path, stem: str) -> Evidence:
       EvidenceError: a file is missing or damaged.
     """
     path, table = folder / f"{stem}.json", folder / f"{stem}.csv"
-    record = read_json(path)
-    if record.pop("schema", None) != SCHEMA:
-        raise EvidenceError(f"{path}: got another schema, expected {SCHEMA!r}")
+    record = read_record(path)
     try:
-        record["runs"] = [RunRecord(**run) for run in record["runs"]]
         columns = ["path", "fold", *(f"ppm_{name}" for name in record["classes"])]
         evidence = Evidence(**record, **_read_table(table, columns))
     except (LookupError, TypeError) as error:
@@ -194,6 +191,22 @@ def read(folder: Path, stem: str) -> Evidence:
     if got != expected:
         raise EvidenceError(f"{table}: got images of folds {dict(got)}, expected those of {path.name}, {expected}")
     return evidence
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The fields of an `Evidence` that its JSON file holds: all but the predictions, which take far longer to read.
+
+    Raises:
+      EvidenceError: the file is missing or damaged.
+    """
+    record = read_json(path)
+    if record.pop("schema", None) != SCHEMA:
+        raise EvidenceError(f"{path}: got another schema, expected {SCHEMA!r}")
+    try:
+        record["runs"] = [RunRecord(**run) for run in record["runs"]]
+    except (LookupError, TypeError) as error:
+        raise EvidenceError(f"{path}: damaged: {error}") from error
+    return record
 
 
 def _are_offsets(value: object) -> bool:

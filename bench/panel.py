@@ -51,7 +51,11 @@ class Panel:
         return Intervals(frame, values, draws, null_of(data[0], frame, values)), data[0].groups
 
     def of_seeds(self, name: str, paths: Sequence[str] | None = None) -> dict[int, dict[str, np.ndarray]]:
-        """Seed -> its metrics, by their names, on these images; default: on all that the configuration has."""
+        """Seed -> its metrics, by their names, on these images; default: on all that the configuration has.
+
+        Raises:
+          EvidenceError: as for `observe`.
+        """
         data = self.observe(name, paths)
         frame = Frame(data[0].counts, data[0].groups, self.setting)
         seeds = (evidence.seed for evidence in self._folder.configurations[name])

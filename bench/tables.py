@@ -13,7 +13,7 @@ from edge.errors import EdgeError
 from .accuracy import NO_ANSWER
 from .compare import SAME
 from .evaluation import Metric
-from .evidence import OBJECTIVES, Evidence, RunRecord, read
+from .evidence import OBJECTIVES, Evidence, RunRecord, read_record
 from .panel import Panel
 from .protocol import Folder, load
 
@@ -243,11 +243,11 @@ def _known_runs(path: Path) -> dict[str, str]:
     """What runs began with or were taught by -> which run that is, of all evidence beside this folder."""
     known: dict[str, str] = {}
     for file in sorted(path.resolve().parent.glob("*/*_seed*.json")):
-        with suppress(EdgeError):  # what is damaged there is told by its own tables
-            evidence = read(file.parent, file.stem)
-            if evidence.offsets is None:  # with them it has the runs of the configuration they were fitted on
-                for run in evidence.runs:
-                    text = f"{file.parent.name} {evidence.configuration} seed {evidence.seed} fold {run.fold}"
+        with suppress(EdgeError, KeyError):  # what is damaged there is told by its own tables
+            record = read_record(file)
+            if record["offsets"] is None:  # with them it has the runs of the configuration they were fitted on
+                for run in record["runs"]:
+                    text = f"{file.parent.name} {record['configuration']} seed {record['seed']} fold {run.fold}"
                     known |= {mark: text for mark in (run.checkpoint_sha256, run.identity) if mark is not None}
     return known
 
