@@ -15,6 +15,7 @@ N_g = sum_c N[g, c], acc_g = sum_c H[g, c] / N_g, acc = sum H / sum N.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -341,7 +342,9 @@ def equalized_odds(true_positive_rates: np.ndarray, false_positive_rates: np.nda
     return Parity(_largest(by_class), by_group, by_class)
 
 
-def parity(counts: np.ndarray, *, reference: int, cells: np.ndarray | None = None) -> dict[str, Parity]:
+def parity(
+    counts: np.ndarray, *, reference: int, cells: np.ndarray | None = None, names: Collection[str] | None = None
+) -> dict[str, Parity]:
     """Every metric of this file by its name.
 
     Args:
@@ -349,28 +352,30 @@ def parity(counts: np.ndarray, *, reference: int, cells: np.ndarray | None = Non
       reference: Index of the group that SPD compares against.
       cells: (G, C) bool. Cells whose recall counts; default: those with at least `MIN_CELL` images. A bootstrap
         passes those of the observed data, so that every draw is of the same metric.
+      names: These alone; default: all.
     """
     cells = counts.sum(-1) >= MIN_CELL if cells is None else cells
     acc_g, acc = accuracies(counts), accuracy(counts)
-    selected = selection_rates(counts)
-    found = np.where(cells, true_positive_rates(counts), np.nan)
-    return {
-        "spd_accuracy": spd_accuracy(acc_g, reference=reference),
-        "u_l1": u_l1(acc_g, accuracy=acc),
-        "gap": gap(acc_g),
-        "gap_mix_adjusted": gap_mix_adjusted(hits(counts), counts.sum(-1), cells=cells),
-        "pqd": pqd(acc_g),
-        "worst_group": worst_group(acc_g),
-        "dpm": dpm(selected),
-        "eom": eom(found),
-        "eom_all_cells": eom(true_positive_rates(counts)),
-        "di_accuracy": pqd(acc_g),
-        "di_selection": di_selection(selected),
-        "spd_selection": spd_selection(selected, reference=reference),
-        "spd_selection_mean": spd_selection_mean(selected, reference=reference),
-        "equal_opportunity": equal_opportunity(found),
-        "equalized_odds": equalized_odds(found, false_positive_rates(counts)),
+    selected, recalls = selection_rates(counts), true_positive_rates(counts)
+    found = np.where(cells, recalls, np.nan)
+    metrics: dict[str, Callable[[], Parity]] = {
+        "spd_accuracy": lambda: spd_accuracy(acc_g, reference=reference),
+        "u_l1": lambda: u_l1(acc_g, accuracy=acc),
+        "gap": lambda: gap(acc_g),
+        "gap_mix_adjusted": lambda: gap_mix_adjusted(hits(counts), counts.sum(-1), cells=cells),
+        "pqd": lambda: pqd(acc_g),
+        "worst_group": lambda: worst_group(acc_g),
+        "dpm": lambda: dpm(selected),
+        "eom": lambda: eom(found),
+        "eom_all_cells": lambda: eom(recalls),
+        "di_accuracy": lambda: pqd(acc_g),
+        "di_selection": lambda: di_selection(selected),
+        "spd_selection": lambda: spd_selection(selected, reference=reference),
+        "spd_selection_mean": lambda: spd_selection_mean(selected, reference=reference),
+        "equal_opportunity": lambda: equal_opportunity(found),
+        "equalized_odds": lambda: equalized_odds(found, false_positive_rates(counts)),
     }
+    return {name: metric() for name, metric in metrics.items() if names is None or name in names}
 
 
 def _mean_ratio(rates: np.ndarray, zero_division: float) -> Parity:

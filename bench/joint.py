@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -10,12 +10,15 @@ from .evaluation import Frame, Observations
 from .interval import Bootstrap
 
 
-def joint_draws(models: Sequence[Observations], frames: Sequence[Frame]) -> list[dict[str, np.ndarray]]:
+def joint_draws(
+    models: Sequence[Observations], frames: Sequence[Frame], *, names: Collection[str] | None = None
+) -> list[dict[str, np.ndarray]]:
     """Draws the images once for all models.
 
     Args:
       models: The answers of each to the same images in the same order, with the same classes and groups.
       frames: One for each, of the same setting but for the seed of a profile that drops images.
+      names: As for `Frame.statistics`.
 
     Returns:
       For each model name -> (B, ...) float: the metrics of `Frame.statistics` on resampled data sets.
@@ -33,7 +36,7 @@ def joint_draws(models: Sequence[Observations], frames: Sequence[Frame]) -> list
     setting = frames[0].setting
     chunks = [
         [
-            frame.statistics(_summed(drawn, own[image], size).reshape(len(drawn), *shape))
+            frame.statistics(_summed(drawn, own[image], size).reshape(len(drawn), *shape), names=names)
             for own, frame in zip(cells, frames, strict=True)
         ]
         for drawn in resampled.draw(setting.draws, seed=setting.seed, width=len(models) * size)

@@ -6,7 +6,7 @@ change. Of what other seeds would change it knows nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -41,12 +41,12 @@ class Panel:
         )
         """What the figures are computed with."""
 
-    def measure(self, name: str) -> tuple[Intervals, list[str]]:
-        """The metrics of a configuration, and the groups that its images are of."""
+    def measure(self, name: str, metrics: Collection[str]) -> tuple[Intervals, list[str]]:
+        """These metrics, named as in `Frame.statistics`, of a configuration; and the groups that its images are of."""
         data = self.observe(name)
         frame = Frame(data[0].counts, data[0].groups, self.setting)
         values = _mean([frame.statistics(one.counts) for one in data])
-        draws = _mean(joint_draws(data, [frame] * len(data)))
+        draws = _mean(joint_draws(data, [frame] * len(data), names=metrics))
         # The null is of one network: for a mean over seeds it is wider than it need be.
         return Intervals(frame, values, draws, null_of(data[0], frame, values)), data[0].groups
 
@@ -76,8 +76,8 @@ class Panel:
             raise EvidenceError(f"{self._folder.path}: {a} and {b} have no image in common, expected some")
         return paths
 
-    def difference(self, a: str, b: str) -> tuple[Callable[[str], Metric], int]:
-        """The metrics of b minus those of a, by their names, on the images both have; and how many these are.
+    def difference(self, a: str, b: str, metrics: Collection[str]) -> tuple[dict[str, Metric], int]:
+        """These metrics of b minus those of a, by their names, on the images both have; and how many these are.
 
         Raises:
           EvidenceError: other classes, or no image in common.
@@ -86,7 +86,7 @@ class Panel:
         sides = [self.observe(name, paths) for name in (a, b)]
         models = [*sides[0], *sides[1]]
         frame = Frame(models[0].counts, models[0].groups, self.setting)
-        drawn = joint_draws(models, [frame] * len(models))
+        drawn = joint_draws(models, [frame] * len(models), names=metrics)
         draws = [_mean(drawn[: len(sides[0])]), _mean(drawn[len(sides[0]) :])]
         values = [_mean([frame.statistics(one.counts) for one in side]) for side in sides]
         is_known = frame.sizes[frame.compared].min() >= fairness.MIN_CELL
@@ -97,7 +97,7 @@ class Panel:
             low, high = found or (None, None)
             return {"value": None if np.isnan(value) else value, "low": low, "high": high, "n": len(paths)}
 
-        return metric, len(paths)
+        return {name: metric(name) for name in metrics}, len(paths)
 
     def observe(self, name: str, paths: Sequence[str] | None = None) -> list[Observations]:
         """For each seed the answers to these images; default: to all that it has.

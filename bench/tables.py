@@ -97,8 +97,9 @@ def _introduction(folder: Folder, panel: Panel) -> Iterator[str]:
 def _figures(folder: Folder, panel: Panel) -> Iterator[str]:
     groups = _groups(folder)
     contest, parity, by_group = [], [], []
+    shown = {*_FIGURES.values(), *_PARITY.values(), "by_group.accuracy"}
     for name, seeds in folder.configurations.items():
-        found, present = panel.measure(name)
+        found, present = panel.measure(name, shown)
         figures = [cell(found.metric(metric)) for metric in _FIGURES.values()]
         contest.append([name, str(len(seeds[0].paths)), str(len(seeds)), *figures])
         parity.append([name, *(cell(found.metric(metric)) for metric in _PARITY.values())])
@@ -144,8 +145,8 @@ def _warnings(folder: Folder) -> Iterator[str]:
 def _differences(folder: Folder, panel: Panel) -> Iterator[str]:
     rows = []
     for a, b in folder.protocol.differences:
-        metric, num_images = panel.difference(a, b)
-        cells = [difference_cell(metric(name)) for name in _DIFFERENCES.values()]
+        changes, num_images = panel.difference(a, b, _DIFFERENCES.values())
+        cells = [difference_cell(change) for change in changes.values()]
         rows.append([f"{b} minus {a}", str(num_images), *cells])
     yield from markdown_table(["difference", "images", *_DIFFERENCES], rows)
 

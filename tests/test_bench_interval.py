@@ -205,6 +205,16 @@ def intervals(data: Observations) -> Intervals:
     return Intervals(frame, values, joint_draws([data], [frame])[0], null_of(data, frame, values))
 
 
+@pytest.mark.parametrize("name", ["accuracy", "score.spd", "fairness.gap_from_mix", "fairness.pqd.by_group"])
+def test_metrics_asked_for_by_name_are_the_same_as_all(name: str) -> None:
+    data = observations(FOLD, np.array([[0.9, 0.8]] * 3 + [[0.8, 0.7]]), np.random.default_rng(0))
+    frame = Frame(data.counts, data.groups, Setting(score.PROFILES["esfair2023"], data.groups[-1], draws=50))
+    (every,), (named,) = joint_draws([data], [frame]), joint_draws([data], [frame], names=[name])
+    assert name in named and len(named) < len(every)
+    for metric, draws in named.items():
+        np.testing.assert_array_equal(draws, every[metric])
+
+
 def test_a_planted_gap_is_found_and_chance_is_not() -> None:
     planted = observations(FOLD, np.array([[0.9, 0.9]] * 3 + [[0.7, 0.7]]), np.random.default_rng(0))
     assert intervals(planted).metric("fairness.gap")["low"] > 0.1
