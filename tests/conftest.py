@@ -16,8 +16,10 @@ _left_out = {}
 
 
 def pytest_configure():
-    # A shell starts what it runs in the background with Ctrl-C ignored, and so would be what the tests interrupt.
+    # A shell starts what it runs in the background with Ctrl-C ignored, and nohup with the end of the session; so
+    # would be what the tests start, to end it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_ignore_collect(collection_path: Path):

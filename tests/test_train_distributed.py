@@ -23,7 +23,7 @@ from train.session import Session, TrainingData
 
 ROOT = Path(__file__).parents[1]
 SHARES = (7, 5)  # of every batch of 12, unequal on purpose
-NUM_STEPS = 5
+NUM_STEPS = 3
 
 
 class Body(nn.Module):
@@ -50,7 +50,7 @@ def global_loss(embeddings, logits, labels):
 
 
 def train(ranks):
-    """Five steps of SGD on batches that every rank knows; the state of body and head."""
+    """Three steps of SGD on batches that every rank knows; the state of body and head."""
     torch.manual_seed(0)
     body, head = Body().double(), nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3, bias=False)).double()
     model = share_batch_norm(body)
@@ -115,7 +115,7 @@ def evaluate(ranks):
 
 
 def run_engine(ranks):
-    """Five steps of the trainer itself, with everything that must be shared, in float64."""
+    """Three steps of the trainer itself, with everything that must be shared, in float64."""
     names = {"p_noise": 0.5, "p_cutout": 0.5, "p_perspective": 0.5}  # chance that every rank must draw alike
     config = TrainConfig().changed(
         network="mobilenet_v3_small", sizes_px=(32,), epochs=1, batch_size=12, steps_per_epoch=NUM_STEPS,
