@@ -124,10 +124,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     """Writes the page."""
     out: Path = arguments.output
-    if out.is_dir() and not arguments.force and next(out.iterdir(), None) is not None:
-        raise FileExistsError(errno.EEXIST, "is not empty (--force writes into it)", str(out))
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
+    check_folder(out, force=arguments.force)
     try:
         from . import report
     except ModuleNotFoundError as error:
@@ -196,6 +193,18 @@ def run_tables(arguments: argparse.Namespace) -> int:
     else:
         write_output(arguments.output, text)
     return DONE
+
+
+def check_folder(out: Path, *, force: bool) -> None:
+    """Whether a folder may be written into: it is absent, empty, or `force`.
+
+    Raises:
+      FileExistsError: it is not; `filename` is the folder.
+    """
+    if out.is_dir() and not force and next(out.iterdir(), None) is not None:
+        raise FileExistsError(errno.EEXIST, "is not empty (--force writes into it)", str(out))
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
 
 
 def check_files(arguments: argparse.Namespace, inputs: Iterable[str | os.PathLike[str]]) -> None:

@@ -106,6 +106,13 @@ def build_parser() -> ArgumentParser:
     _add_output(tone, what="the angles as CSV")
     _add_talk(tone)
 
+    turn = commands.add_parser("turn", help="copy a data set, every picture turned", description=_TURN)
+    add = turn.add_argument
+    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
+    add("out", type=Path, metavar="OUT", help="folder, made if needed")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    _add_talk(turn)
+
     latency = commands.add_parser("latency", help="time edge-infer the contest's way", description=_LATENCY)
     add = latency.add_argument
     add("images", nargs="+", metavar="PATH", help="as for edge-infer: file, folder, pattern, @list.txt, -")
@@ -195,6 +202,7 @@ _COLLECT = (
 )
 _TABLES = "Figures, differences, coverage and runs of every configuration in FOLDER, without data set or checkpoint."
 _TONE = "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
+_TURN = "The same data set with every picture turned or mirrored: a lesion has no up, and a model should not mind."
 _COMPARE = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
 
 
@@ -216,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "show": lambda: actions.run_show(arguments),
         "tables": lambda: actions.run_tables(arguments),
         "tone": lambda: photo_actions.run_tone(arguments),
+        "turn": lambda: photo_actions.run_turn(arguments),
     }
     return run(actions.PROGRAM, commands[arguments.command], verbose=arguments.verbose)
 

@@ -25,7 +25,7 @@ from edge.command import (
 )
 from edge.errors import EdgeError, InputError
 
-from .actions import PROGRAM, check_files
+from .actions import PROGRAM, check_files, check_folder
 
 
 def run_images(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
@@ -93,6 +93,28 @@ def run_tone(arguments: argparse.Namespace) -> int:
         for line in tone.CAVEATS:
             say(PROGRAM, line)
     return SOME_FAILED if any(angle.error for angle in found) else DONE
+
+
+def run_turn(arguments: argparse.Namespace) -> int:
+    """Copies a data set, turned."""
+    out: Path = arguments.out
+    check_folder(out, force=arguments.force)
+    from edge.progress import Progress
+
+    from . import turn
+
+    samples = turn.samples_of(arguments.data, out)
+    progress = Progress(len(samples), quiet=arguments.quiet)
+    failures = []
+    for number, failure in enumerate(turn.write_turned(arguments.data, samples, out), start=1):
+        failures += [] if failure is None else [failure]
+        progress.update(number)
+    progress.close()
+    if not arguments.quiet:
+        say(PROGRAM, f"{len(samples)} pictures, each turned or mirrored in one of {len(turn.WAYS)} ways, in {out}")
+    if failures:
+        say(PROGRAM, f"{len(failures)} could not be decoded and are copied as they are, as {failures[0]}")
+    return SOME_FAILED if failures else DONE
 
 
 def run_latency(arguments: argparse.Namespace) -> int:

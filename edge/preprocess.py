@@ -16,7 +16,7 @@ from PIL import Image
 
 from .decode import Admit, Decoded, PixelLimits, Source, decode
 
-_ROTATIONS = {  # EXIF orientation -> what makes the stored picture upright. Source: EXIF 2.32, tag 0x0112
+ROTATIONS = {  # EXIF orientation -> what makes the stored picture upright. Source: EXIF 2.32, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -185,8 +185,8 @@ class Preprocess:
             width, height = self.fill_size(*decoded.size)
         image = decoded.image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
-        if self.apply_orientation and decoded.orientation in _ROTATIONS:
-            image = image.transpose(_ROTATIONS[decoded.orientation])
+        if self.apply_orientation and decoded.orientation in ROTATIONS:
+            image = image.transpose(ROTATIONS[decoded.orientation])
         if image.mode == "RGBA":
             background = Image.new("RGBA", image.size, (*self.background_rgb, 255))
             image = Image.alpha_composite(background, image)
