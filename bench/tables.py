@@ -249,7 +249,8 @@ def _known_runs(path: Path) -> dict[str, str]:
             if record["offsets"] is None:  # with them it has the runs of the configuration they were fitted on
                 for run in record["runs"]:
                     text = f"{file.parent.name} {record['configuration']} seed {record['seed']} fold {run.fold}"
-                    known |= {mark: text for mark in (run.checkpoint_sha256, run.identity) if mark is not None}
+                    marks = (run.checkpoint_sha256, run.identity)
+                    known = {mark: text for mark in marks if mark is not None} | known  # a part of a set comes after it
     return known
 
 

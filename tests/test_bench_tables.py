@@ -166,6 +166,7 @@ def test_runs_are_told_by_their_records_and_origins_by_their_hashes(tmp_path):
     first = RunRecord(0, 120, checkpoint_sha256="c" * 64, **figures)
     base = evidence_of(SAMPLES, "base", config={"any": 1}, runs=[first, replace(first, fold=1, machine="a, 2 cores")])
     folder_of(tmp_path / "old", SAMPLES, [base])
+    folder_of(tmp_path / "old-part", SAMPLES, [replace(base, configuration="part")])  # the set itself is named
     later = RunRecord(0, 120, weights_sha256="c" * 64, teacher_sha256="d" * 64)
     tuned = evidence_of(SAMPLES, "tuned", config={"any": 1}, runs=[later, replace(later, fold=1)])
     folder_of(tmp_path / "new", SAMPLES, [tuned])
@@ -174,7 +175,7 @@ def test_runs_are_told_by_their_records_and_origins_by_their_hashes(tmp_path):
     text = markdown(tmp_path / "old")
     row = "| base | 0 | 0, 1 | `nothing was run` | 10 | 640 | 2.0 | random weights | - | 0123456+ | - | -, a, 2 cores |"
     assert row in text
-    assert f"| - | - | - | old base seed 0 fold 1 | {'d' * 12} | - | - | - |" in markdown(tmp_path / "new")
+    assert f"| - | - | - | old base seed 0 fold 0 | {'d' * 12} | - | - | - |" in markdown(tmp_path / "new")
 
 
 def test_the_command_writes_what_it_prints_and_nothing_where_it_may_not(tmp_path, capsys):
