@@ -195,14 +195,15 @@ def run_tables(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def check_folder(out: Path, *, force: bool) -> None:
-    """Whether a folder may be written into: it is absent, empty, or `force`.
+def check_folder(out: Path, *, force: bool | None) -> None:
+    """Whether a folder may be written into: it is absent, empty, or `force`, which is None where there is no such flag.
 
     Raises:
       FileExistsError: it is not; `filename` is the folder.
     """
     if out.is_dir() and not force and next(out.iterdir(), None) is not None:
-        raise FileExistsError(errno.EEXIST, "is not empty (--force writes into it)", str(out))
+        way_out = "expected an empty folder or none" if force is None else "--force writes into it"
+        raise FileExistsError(errno.EEXIST, f"is not empty ({way_out})", str(out))
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
 

@@ -109,8 +109,7 @@ def build_parser() -> ArgumentParser:
     turn = commands.add_parser("turn", help="copy a data set, every picture turned", description=_TURN)
     add = turn.add_argument
     add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
-    add("out", type=Path, metavar="OUT", help="folder, made if needed")
-    add("--force", action="store_true", help="write into a folder that is not empty")
+    add("out", type=Path, metavar="OUT", help="folder, empty or to be made")
     _add_talk(turn)
 
     latency = commands.add_parser("latency", help="time edge-infer the contest's way", description=_LATENCY)

@@ -163,7 +163,8 @@ class Frame:
     ) -> dict[str, np.ndarray]:
         """Name -> (...), or (..., G) of all groups or of those compared, for counts (..., G, C, C + 1).
 
-        `names`: these, and what they are made of; default: all, which on many draws takes its time.
+        `names`: these, and what they are made of; default: all, which on many draws takes its time. A name that there
+        is not is a KeyError.
         """
         parts = self.parts(counts) if parts is None else parts
         pooled = counts.sum(-3)
@@ -191,7 +192,10 @@ class Frame:
         if has_mix:
             found["fairness.gap_from_mix"] = parities["gap"].overall - parities["gap_mix_adjusted"].overall
         found |= {f"fairness.{name}": metric.overall for name, metric in parities.items()}
-        return found | {f"fairness.{name}.by_group": metric.by_group for name, metric in parities.items()}
+        found |= {f"fairness.{name}.by_group": metric.by_group for name, metric in parities.items()}
+        if unknown := {*(names or ())} - {*found}:
+            raise KeyError(min(unknown))
+        return found
 
 
 @dataclass(frozen=True)

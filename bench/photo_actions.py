@@ -1,4 +1,4 @@
-"""What the commands of edge-bench do that work on photos: make them, time them, compare decodes, look at skin.
+"""What the commands of edge-bench do that work on photos: make, turn and time them, compare decodes, look at skin.
 
 As in `bench.actions`: each takes the parsed arguments and returns the exit status.
 """
@@ -97,23 +97,31 @@ def run_tone(arguments: argparse.Namespace) -> int:
 
 def run_turn(arguments: argparse.Namespace) -> int:
     """Copies a data set, turned."""
-    out: Path = arguments.out
-    check_folder(out, force=arguments.force)
+    from edge.predictions import path_text
     from edge.progress import Progress
 
     from . import turn
 
+    out: Path = arguments.out
     samples = turn.samples_of(arguments.data, out)
+    check_folder(out, force=None)
     progress = Progress(len(samples), quiet=arguments.quiet)
-    failures = []
-    for number, failure in enumerate(turn.write_turned(arguments.data, samples, out), start=1):
-        failures += [] if failure is None else [failure]
-        progress.update(number)
-    progress.close()
+    number, failures = 0, []
+    try:
+        for number, failure in enumerate(turn.write_turned(arguments.data, samples, out), start=1):
+            if failure is not None:
+                failures.append(failure)
+            progress.update(number)
+    except KeyboardInterrupt:
+        progress.close()
+        return fail(PROGRAM, f"interrupted after {number} of {len(samples)} pictures; {out} is not whole", INTERRUPTED)
+    finally:
+        progress.close()
     if not arguments.quiet:
-        say(PROGRAM, f"{len(samples)} pictures, each turned or mirrored in one of {len(turn.WAYS)} ways, in {out}")
+        say(PROGRAM, f"{len(samples) - len(failures)} of {len(samples)} pictures are turned or mirrored in {out}")
     if failures:
-        say(PROGRAM, f"{len(failures)} could not be decoded and are copied as they are, as {failures[0]}")
+        first = path_text(str(failures[0]))
+        say(PROGRAM, f"{len(failures)} could not be decoded; files are copied as they are; the first: {first}")
     return SOME_FAILED if failures else DONE
 
 

@@ -249,8 +249,9 @@ def _known_runs(path: Path) -> dict[str, str]:
             if record["offsets"] is None:  # with them it has the runs of the configuration they were fitted on
                 for run in record["runs"]:
                     text = f"{file.parent.name} {record['configuration']} seed {record['seed']} fold {run.fold}"
-                    marks = (run.checkpoint_sha256, run.identity)
-                    known = {mark: text for mark in marks if mark is not None} | known  # a part of a set comes after it
+                    for mark in (run.checkpoint_sha256, run.identity):
+                        if mark is not None:
+                            known.setdefault(mark, text)  # a set before its parts, which are named SET-PART
     return known
 
 

@@ -46,26 +46,39 @@ def write_turned(root: Path, samples: list[Sample], out: Path) -> Iterator[Decod
     """Writes the copy, the manifest first: the same paths, classes, groups and clusters.
 
     Every picture is upright by its EXIF tag before it is turned, and a PNG inside, whatever its name says, so that
-    nothing is lost. One that cannot be decoded is copied as it is.
+    nothing is lost. A file that cannot be decoded is copied as it is; what is no file, or cannot be read, is not there.
+
+    Args:
+      root: The data set.
+      samples: Of `samples_of`.
+      out: Folder, empty or to be made: what lies there is not looked at.
 
     Yields:
       After each picture, why it could not be decoded, or None.
 
     Raises:
-      OSError: something cannot be read or written; `filename` is the file.
+      OSError: something cannot be written; `filename` is the file.
     """
     out.mkdir(parents=True, exist_ok=True)
     if (root / MANIFEST).exists():
         write_output(out / MANIFEST, (root / MANIFEST).read_bytes())
     for sample in samples:
-        failure, content = None, b""
+        failure, content = None, None
         try:
             content = _turned(root / sample.path, way_of(sample.path))
         except DecodeError as error:
-            failure, content = error, (root / sample.path).read_bytes()
-        (out / sample.path).parent.mkdir(parents=True, exist_ok=True)
-        write_output(out / sample.path, content)
+            failure, content = error, _bytes_of(root / sample.path)
+        if content is not None:
+            (out / sample.path).parent.mkdir(parents=True, exist_ok=True)
+            write_output(out / sample.path, content)
         yield failure
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if path.is_file() else None  # a pipe would never end
+    except OSError:
+        return None
 
 
 def _turned(path: Path, way: Image.Transpose) -> bytes:
