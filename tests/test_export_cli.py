@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sample_networks import COLOURS, dataset, labelled_images, random_network
-from test_train_engine import blank
+from test_train_engine import MOBILEONE, blank
 
 from bench.dataset import index
 from edge.classifier import Classifier
@@ -24,7 +24,7 @@ METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 
 @pytest.fixture
 def run_folder(tmp_path):
-    checkpoint = blank()
+    checkpoint = blank(MOBILEONE)
     ema = random_network(num_conv_branches=1).state_dict()
     save(replace(checkpoint, ema=ema, metrics=METRICS, hold_out=2, commit="c0ffee"), tmp_path / "checkpoint.pt")
     return tmp_path
@@ -96,7 +96,7 @@ def test_verify_info_and_drawing(run_folder, tmp_path, capsys):
     assert main(["verify", str(run_folder), str(model), *where, "-o", str(tmp_path / "v.json"), "-q"]) == 0
     assert "48 images, the same answer on 100.00%" in capsys.readouterr().out
     assert json.loads((tmp_path / "v.json").read_text())["failures"] == []
-    save(replace(blank(), ema=random_network(num_conv_branches=1, seed=5).state_dict()), tmp_path / "other.pt")
+    save(replace(blank(MOBILEONE), ema=random_network(num_conv_branches=1, seed=5).state_dict()), tmp_path / "other.pt")
     status = main(["verify", str(run_folder), str(tmp_path / "other.pt"), *where, "-q"])
     assert (status == 6) == ("gate failed" in capsys.readouterr().err)
     svg = tmp_path / "model.svg"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from sample_networks import COLOURS, dataset, random_network
-from test_train_engine import blank
+from test_train_engine import MOBILEONE, blank
 
 from bench.dataset import DatasetError, index
 from edge.errors import ModelError
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     seen = cluster_marks(index(data)[:24])
     model = random_network(**NETWORK)
     (root / "run").mkdir()
-    save(replace(blank(), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
+    save(replace(blank(MOBILEONE), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
     write_onnx(root / "same.onnx", model, marks=seen)
     write_onnx(root / "other.onnx", random_network(seed=1, **NETWORK))
     return root
@@ -92,7 +92,7 @@ def test_images_trained_on_are_refused(folder, held_out):
 
 
 def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
-    save(replace(blank(), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
+    save(replace(blank(MOBILEONE), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
     write_onnx(tmp_path / "leaky.onnx", random_network(**NETWORK), marks=[], leaky=True)
     result = check(folder, (tmp_path, tmp_path / "leaky.onnx", held_out))
     assert sum("does not tell" in line for line in result["remarks"]) == 2

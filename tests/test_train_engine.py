@@ -17,11 +17,11 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(
     network="mobilenet_v3_small", sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-3
 )
-EVERYTHING = CONFIG.changed(
-    network="mobileone_s0", num_conv_branches=1, sizes_px=(32, 40), power=0.5, sampler="cell", head="cosine", neck=True,
-    dropout=0.2, margin_type="curricular", triplet_weight=0.5, swa_start=0.5, bn_batches=2, clip=5.0, p_noise=0.5,
-    p_perspective=0.5, p_cutout=0.5, optimizer="sgd", schedule="onecycle", lr=0.01, class_weights=("inverse",),
-    group_weights=True,
+MOBILEONE = CONFIG.changed(network="mobileone_s0", num_conv_branches=1)
+EVERYTHING = MOBILEONE.changed(
+    sizes_px=(32, 40), power=0.5, sampler="cell", head="cosine", neck=True, dropout=0.2, margin_type="curricular",
+    triplet_weight=0.5, swa_start=0.5, bn_batches=2, clip=5.0, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
+    optimizer="sgd", schedule="onecycle", lr=0.01, class_weights=("inverse",), group_weights=True,
 )
 
 
