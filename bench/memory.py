@@ -61,7 +61,8 @@ def growth(model: Path, *, workers: int, count: int) -> tuple[float, float]:
         with subprocess.Popen(_command(folder, model, workers), stdout=subprocess.DEVNULL) as running:
             watched = psutil.Process(running.pid)
             while running.poll() is None:
-                samples.append(watched.memory_info().rss / 1e6)
+                if (rss := watched.memory_info().rss) > 0:  # it has none when it has just ended
+                    samples.append(rss / 1e6)
                 sleep(0.1)
     if running.returncode:
         raise RuntimeError(f"edge-infer failed with exit status {running.returncode}")
