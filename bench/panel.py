@@ -12,10 +12,11 @@ import numpy as np
 
 from . import fairness, score
 from .dataset import malignant_classes
-from .evaluation import Frame, Intervals, Metric, Observations, Setting, null_of
+from .evaluation import Frame, Intervals, Metric, Observations, Setting
 from .evidence import Evidence, EvidenceError
 from .interval import bootstrap_interval
 from .joint import joint_draws
+from .null import null_of
 from .protocol import Folder
 
 

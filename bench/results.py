@@ -24,9 +24,10 @@ from edge.predictions import Prediction
 from . import accuracy as of
 from . import fairness, score
 from .dataset import Sample
-from .evaluation import Frame, Intervals, Metric, Observations, Setting, null_of
+from .evaluation import Frame, Intervals, Metric, Observations, Setting
 from .interval import CONFIDENCE, images_needed
 from .joint import joint_draws
+from .null import null_of
 from .pairing import MismatchError, has_answer
 
 SCHEMA = "edge-bench/1"

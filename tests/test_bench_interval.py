@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bench import fairness, score
-from bench.evaluation import Frame, Intervals, Observations, Setting, null_of
+from bench.evaluation import Frame, Intervals, Observations, Setting
 from bench.interval import Bootstrap, bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
 from bench.joint import joint_draws
+from bench.null import null_of
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold
 
