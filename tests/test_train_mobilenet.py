@@ -3,7 +3,7 @@ import torch
 from sample_networks import COLOURS, labelled_images
 from torch.nn import functional
 
-from train.mobilenet import MobileNetV2, MobileNetV3Small, _multiple_of_8
+from train.mobilenet import MobileNetV2, MobileNetV3Small, multiple_of_8
 
 BODIES = {MobileNetV2: 1280, MobileNetV3Small: 576}
 
@@ -55,7 +55,7 @@ def test_where_the_input_is_added():
 
 
 def test_reduced_channels():
-    assert [_multiple_of_8(x) for x in (4, 24, 60, 30, 36, 72, 144, 18, 11)] == [8, 24, 64, 32, 40, 72, 144, 24, 16]
+    assert [multiple_of_8(x) for x in (4, 24, 60, 30, 36, 72, 144, 18, 11)] == [8, 24, 64, 32, 40, 72, 144, 24, 16]
 
 
 @pytest.mark.parametrize("body", BODIES)

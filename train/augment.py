@@ -8,7 +8,7 @@ a distributed one draw the same, and a rank renders only its slice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 import cv2
@@ -16,11 +16,14 @@ import numpy as np
 import torch
 
 from .config import AugmentConfig
+from .degrade import NUM_AMOUNTS, NUM_CHANCES, draw_degradations, lose_detail, relight
 
 _STREAM = 0x5EED_A06  # keeps these numbers apart from the sampler's of the same seed
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "black": cv2.BORDER_CONSTANT}
 _CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
 _MAX_PULL = 0.32  # Source: albumentations' Perspective, which folds larger draws back; keeps the corners convex
+_FILLS = (0, 255, None)
+"""Of bars: black, white, the colour of the picture's edge."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # Source: ITU-R BT.601
 
 
@@ -32,8 +35,16 @@ class Changes:
     """(N, 3, 3) float64, from a point of the result to the point of the picture that is seen there."""
     holes: np.ndarray
     """(N, K, 4) float64 left, top, right, bottom of black squares as shares of the side; all 0 for none."""
+    bars: np.ndarray
+    """(N, 4) float64 widths of bars at the left, top, right and bottom, as shares of the side."""
+    bar_fill: np.ndarray
+    """(N,) int64, an index of `_FILLS`."""
+    light: np.ndarray
+    """(N, 3) float64 factors on the linear light of R, G and B."""
     colour: np.ndarray
     """(N, 4) float64 factors on brightness, contrast and saturation, and the turn of the hue in radians."""
+    losses: np.ndarray
+    """(N, 3) float64 blur, shrinking and JPEG quality, see `degrade.draw_degradations`."""
     is_noisy: np.ndarray
     """(N,) bool."""
     noise_seed: np.ndarray
@@ -43,14 +54,8 @@ class Changes:
 
     def part(self, where: slice) -> Changes:
         """Those of a slice of the batch."""
-        return Changes(
-            self.homography[where],
-            self.holes[where],
-            self.colour[where],
-            self.is_noisy[where],
-            self.noise_seed[where],
-            self.config,
-        )
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
+        return Changes(**{name: array[where] for name, array in arrays.items()}, config=self.config)
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
@@ -78,26 +83,47 @@ def draw(
     pulls = rng.standard_normal((n, 4, 2))
     noise_seed = rng.integers(2**63, size=n)
     centres = rng.random((n, config.cutout_holes, 2))
+    more_chance, more_amounts = rng.random((n, 1 + NUM_CHANCES)), rng.random((n, 4 + NUM_AMOUNTS))
+    bar_fill = rng.integers(len(_FILLS), size=n)
 
     hflip, vflip = chance[:, 0] < config.p_hflip, chance[:, 1] < config.p_vflip
-    affine = np.where((chance[:, 2] < config.p_affine)[:, None], amounts[:, :4], 0)
+    is_moved = chance[:, 2] < config.p_affine
+    affine = np.where(is_moved[:, None], amounts[:, :4], 0)
+    wider = (1 + config.aspect) ** np.where(is_moved, more_amounts[:, 0] - 0.5, 0)  # half of it on each side
     shift_x, shift_y = 2 * config.shift * affine[:, 2], 2 * config.shift * affine[:, 3]  # the side is 2
     pulls = np.where((chance[:, 3] < config.p_perspective)[:, None, None], config.perspective * pulls, 0)
+    bars = _draw_bars(more_chance[:, 0] < config.p_bars, more_amounts[:, 1:4], config.bars)
     homography = (
         mirrors(hflip, vflip)
         @ quarter_turns(turns)
         @ affines(np.radians(config.rotate_deg) * affine[:, 0], (1 + config.zoom) ** affine[:, 1], shift_x, shift_y)
+        @ scalings(wider, 1 / wider)
         @ perspectives(np.abs(pulls) % _MAX_PULL)
+        @ insets(bars)
     )
     # A hole's centre lies anywhere, so that it may be cut by the border. Source: DeVries and Taylor, Cutout, 2017.
     corners = np.concatenate([centres - config.cutout_size / 2, centres + config.cutout_size / 2], axis=2).clip(0, 1)
     holes = np.where((chance[:, 4] < config.p_cutout)[:, None, None], corners, 0)
     jitter = np.where((chance[:, 5] < config.p_jitter)[:, None], config.jitter * amounts[:, 4:], 0)
     colour = jitter * (1, 1, 1, 2 * np.pi) + (1, 1, 1, 0)
+    light, saturation, losses = draw_degradations(more_chance[:, 1:], more_amounts[:, 4:], config)
+    colour[:, 2] *= saturation
     is_noisy = chance[:, 6] < config.p_noise
     if is_repeat is not None:
         is_noisy |= is_repeat
-    return Changes(homography, holes, colour, is_noisy, noise_seed, config)
+    return Changes(homography, holes, bars, bar_fill, light, colour, losses, is_noisy, noise_seed, config)
+
+
+def _draw_bars(has_bars: np.ndarray, amounts: np.ndarray, largest: float) -> np.ndarray:
+    """(N, 4) widths at the left, top, right and bottom: two facing ones, of random shares of what they take."""
+    taken = np.where(has_bars, 1 - 1 / (1 + largest * amounts[:, 0]), 0)
+    is_upright = amounts[:, 1] < 0.5
+    share = np.where(amounts[:, 2] < 0.5, 0.5, 4 * amounts[:, 2] - 2.5).clip(0, 1)  # as often centred as not
+    first, second = taken * share, taken * (1 - share)
+    pair = np.stack([first, second], axis=1)
+    widths = np.zeros((len(taken), 4))
+    widths[:, 0::2], widths[:, 1::2] = np.where(is_upright[:, None], pair, 0), np.where(is_upright[:, None], 0, pair)
+    return widths
 
 
 def mirrors(hflip: np.ndarray, vflip: np.ndarray) -> np.ndarray:
@@ -119,6 +145,26 @@ def affines(angle_rad: np.ndarray, zoom: np.ndarray, shift_x: np.ndarray, shift_
     offset = np.tile(np.eye(3), (len(zoom), 1, 1))
     offset[:, 0, 2], offset[:, 1, 2] = -shift_x, -shift_y
     return np.asarray(matrix @ offset)
+
+
+def scalings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, 3, 3) that make a picture wider by (N,) x and higher by (N,) y about its centre."""
+    matrix = np.tile(np.eye(3), (len(x), 1, 1))
+    matrix[:, 0, 0], matrix[:, 1, 1] = 1 / x, 1 / y
+    return matrix
+
+
+def insets(widths: np.ndarray) -> np.ndarray:
+    """(N, 3, 3) that press the whole square into what bars leave free.
+
+    Args:
+      widths: (N, 4) shares of the side at the left, top, right and bottom, each pair below 1 together.
+    """
+    left, top, right, bottom = widths.T
+    matrix = scalings(1 - left - right, 1 - top - bottom)
+    matrix[:, 0, 2] = (right - left) * matrix[:, 0, 0]  # from the centre of what is free
+    matrix[:, 1, 2] = (bottom - top) * matrix[:, 1, 1]
+    return matrix
 
 
 def perspectives(pulls: np.ndarray) -> np.ndarray:
@@ -145,7 +191,7 @@ def perspectives(pulls: np.ndarray) -> np.ndarray:
 def render(
     pictures: np.ndarray, changes: Changes, *, size_px: int, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Warps each picture once, straight to the wanted side, then changes colours and cuts holes, which stay black.
+    """Warps each picture once, straight to the wanted side; then light and colours, bars, detail, and holes, last.
 
     Args:
       pictures: (N, s, s, 3) uint8 RGB.
@@ -159,12 +205,18 @@ def render(
     images = np.empty((len(pictures), size_px, size_px, 3), np.uint8) if out is None else out
     matrices = _to_pixels(pictures.shape[1]) @ changes.homography @ np.linalg.inv(_to_pixels(size_px))
     holes = (changes.holes * size_px).round().astype(int)
-    has_colour = (changes.colour != (1, 1, 1, 0)).any(axis=1)
+    bars = (changes.bars * size_px).round().astype(int)
+    has_colour, is_lit = (changes.colour != (1, 1, 1, 0)).any(axis=1), (changes.light != 1).any(axis=1)
     flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, _BORDERS[changes.config.border]
     for i, picture in enumerate(pictures):
         cv2.warpPerspective(picture, matrices[i], (size_px, size_px), dst=images[i], flags=flags, borderMode=border)
+        if is_lit[i]:
+            relight(images[i], changes.light[i])
         if has_colour[i]:
             cv2.transform(images[i], _colour_matrix(images[i], *changes.colour[i]), dst=images[i])
+        if bars[i].any():
+            _paint_bars(images[i], *bars[i], fill=_FILLS[changes.bar_fill[i]])
+        lose_detail(images[i], *changes.losses[i])
         for left, top, right, bottom in holes[i]:
             images[i, top:bottom, left:right] = 0
     return images
@@ -210,6 +262,19 @@ def empty_images(n: int, size_px: int, *, pin: bool = False) -> torch.Tensor:
         return torch.empty(shape, pin_memory=True)
     pages = mmap(-1, 4 * math.prod(shape), flags=MAP_PRIVATE | MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=torch.float32).view(shape)
+
+
+def _paint_bars(image: np.ndarray, left: int, top: int, right: int, bottom: int, *, fill: int | None) -> None:
+    """Paints (S, S, 3) uint8 in place; without a fill in the mean colour of what touches the bar."""
+    side = len(image)
+    for bar, edge in (
+        (image[:, :left], image[:, left : left + 1]),
+        (image[:top], image[top : top + 1]),
+        (image[:, side - right :], image[:, side - right - 1 : side - right]),
+        (image[side - bottom :], image[side - bottom - 1 : side - bottom]),
+    ):
+        if bar.size:
+            bar[...] = edge.mean(axis=(0, 1)) if fill is None else fill
 
 
 def _rotations(cos: np.ndarray, sin: np.ndarray) -> np.ndarray:

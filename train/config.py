@@ -15,7 +15,12 @@ from edge.errors import EdgeError
 T = TypeVar("T")
 _Rule = tuple[Callable[[Any], bool], str]
 
-NETWORKS = (*(f"mobileone_s{i}" for i in range(5)), "mobilenet_v2", "mobilenet_v3_small")
+NETWORKS = (
+    *(f"mobileone_s{i}" for i in range(5)),
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    *(f"efficientnet_lite{i}" for i in range(3)),
+)
 
 
 class ConfigError(EdgeError, ValueError):
@@ -115,14 +120,29 @@ class AugmentConfig(_Section):
     rotate_deg: float = _flag(30.0, "largest rotation in degrees", _within(0, 180))
     shift: float = _flag(0.08, "largest shift, as a share of the side", _within(0, 0.5))
     zoom: float = _flag(0.2, "largest zoom: 0.2 draws factors from 1/1.2 to 1.2", _within(0, 1))
+    aspect: float = _flag(0.0, "largest change of width over height, drawn as the zoom is", _within(0, 1))
     p_perspective: float = _flag(0.0, "each corner pulled in by a random share of the side", _within(0, 1))
     perspective: float = _flag(0.1, "standard deviation of that share, as in albumentations", _within(0, 0.4))
     border: str = _flag("reflect", "what lies outside a picture: reflect or black", _one_of("reflect", "black"))
+    p_bars: float = _flag(
+        0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
+    )
+    bars: float = _flag(0.8, "their largest width: 0.8 shrinks the picture to 1/1.8 of the side", _within(0, 1))
     p_cutout: float = _flag(0.0, "black squares", _within(0, 1))
     cutout_holes: int = _flag(1, "their number", _at_least(1))
     cutout_size: float = _flag(0.15, "their side, as a share of the picture's", _within(0, 1))
     p_jitter: float = _flag(0.0, "brightness, contrast, saturation and hue", _within(0, 1))
     jitter: float = _flag(0.1, "largest change of each, as a share", _within(0, 0.5))
+    p_light: float = _flag(0.0, "exposure, white balance and saturation together", _within(0, 1))
+    exposure_ev: float = _flag(0.7, "largest change of the exposure in stops", _within(0, 3))
+    white_balance: float = _flag(0.5, "largest gain of red, and loss of blue, as a share", _within(0, 2))
+    saturation: float = _flag(0.3, "largest change of the saturation, as a share", _within(0, 1))
+    p_blur: float = _flag(0.0, "Gaussian blur", _within(0, 1))
+    blur: float = _flag(0.012, "its largest standard deviation, as a share of the side", _within(0, 0.1))
+    p_coarse: float = _flag(0.0, "made smaller and enlarged again, as a picture of few pixels", _within(0, 1))
+    coarse: float = _flag(1.0, "how much at most: 1 halves the side", _within(0, 3))
+    p_jpeg: float = _flag(0.0, "JPEG's artefacts", _within(0, 1))
+    jpeg_quality: int = _flag(40, "lowest quality, drawn up to 95", _within(1, 95))
     p_noise: float = _flag(0.0, "Gaussian noise on each value", _within(0, 1))
     noise_std: tuple[float, ...] = _flag(
         # Li et al.: 0.03 on the tensor normalised by their std (.3394, .2834, .2840), here in shares of full range.
@@ -202,7 +222,7 @@ class OptimConfig(_Section):
     warmup: float = _flag(0.05, "share of the steps over which the rate rises", _below_one())
     clip: float = _flag(0.0, "largest norm of the gradient; 0: as it is", _at_least(0))
     amp: str = _flag("none", "mixed precision of the body: none, bf16 or fp16 (CUDA)", _one_of("none", "bf16", "fp16"))
-    channels_last: bool = _flag(False, "memory format of the images on a GPU")
+    channels_last: bool = _flag(False, "memory format after the stem: faster for depthwise convolutions")
     ema_decay: float = _flag(
         0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()
     )

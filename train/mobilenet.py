@@ -1,7 +1,7 @@
 """MobileNetV2 and MobileNetV3-Small as bodies: the networks of the organisers' sample code and of Li et al.
 
-Written from the papers, for comparison with them. The layers come in the order of the published weights, so
-`weights.py` maps the names of those by rule.
+Written from the papers, for comparison with them; `MobileNet` is the form that EfficientNet-Lite shares. The layers
+come in the order of the published weights, so `weights.py` maps the names of those by rule.
 
 Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv 1801.04381; Howard et al.,
 Searching for MobileNetV3, 2019, arXiv 1905.02244.
@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from .mobileone import ConvBN
 
-_Activation = Callable[[torch.Tensor], torch.Tensor]
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """One bottleneck."""
 
     kernel_size: int
@@ -30,7 +30,7 @@ class _Block(NamedTuple):
     channels: int
     """Channels that it gives."""
     stride: int
-    activation: _Activation
+    activation: Activation
     use_se: bool = False
 
 
@@ -46,17 +46,17 @@ _V2_STAGES = (
 )
 # Source: arXiv 1905.02244, table 2.
 _V3_SMALL_BLOCKS = (
-    _Block(3, 16, 16, 2, functional.relu, use_se=True),
-    _Block(3, 72, 24, 2, functional.relu),
-    _Block(3, 88, 24, 1, functional.relu),
-    _Block(5, 96, 40, 2, functional.hardswish, use_se=True),
-    _Block(5, 240, 40, 1, functional.hardswish, use_se=True),
-    _Block(5, 240, 40, 1, functional.hardswish, use_se=True),
-    _Block(5, 120, 48, 1, functional.hardswish, use_se=True),
-    _Block(5, 144, 48, 1, functional.hardswish, use_se=True),
-    _Block(5, 288, 96, 2, functional.hardswish, use_se=True),
-    _Block(5, 576, 96, 1, functional.hardswish, use_se=True),
-    _Block(5, 576, 96, 1, functional.hardswish, use_se=True),
+    Block(3, 16, 16, 2, functional.relu, use_se=True),
+    Block(3, 72, 24, 2, functional.relu),
+    Block(3, 88, 24, 1, functional.relu),
+    Block(5, 96, 40, 2, functional.hardswish, use_se=True),
+    Block(5, 240, 40, 1, functional.hardswish, use_se=True),
+    Block(5, 240, 40, 1, functional.hardswish, use_se=True),
+    Block(5, 120, 48, 1, functional.hardswish, use_se=True),
+    Block(5, 144, 48, 1, functional.hardswish, use_se=True),
+    Block(5, 288, 96, 2, functional.hardswish, use_se=True),
+    Block(5, 576, 96, 1, functional.hardswish, use_se=True),
+    Block(5, 576, 96, 1, functional.hardswish, use_se=True),
 )
 _V3_EPSILON = 1e-3
 """Under the root of BatchNorm: the published weights of V3 were trained with it."""
@@ -70,15 +70,21 @@ class _ConvBNAct(ConvBN):
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        activation: _Activation,
+        activation: Activation,
         *,
         stride: int = 1,
         num_groups: int = 1,
+        pads_like_tensorflow: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, num_groups=num_groups)
         self.activation = activation
+        self.pads_unevenly = pads_like_tensorflow and stride > 1
+        if self.pads_unevenly:
+            self.conv.padding = (0, 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.pads_unevenly:
+            x = functional.pad(x, _same_padding(x.shape, self.conv))
         return self.activation(super().forward(x))
 
 
@@ -87,7 +93,7 @@ class _SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        reduced = _multiple_of_8(channels / 4)
+        reduced = multiple_of_8(channels / 4)
         self.reduce = nn.Conv2d(channels, reduced, 1)
         self.expand = nn.Conv2d(reduced, channels, 1)
 
@@ -103,7 +109,7 @@ class _InvertedResidual(nn.Module):
     Source: arXiv 1801.04381, figure 4d; arXiv 1905.02244, figure 4.
     """
 
-    def __init__(self, in_channels: int, block: _Block) -> None:
+    def __init__(self, in_channels: int, block: Block, *, pads_like_tensorflow: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         if block.expanded != in_channels:
@@ -116,6 +122,7 @@ class _InvertedResidual(nn.Module):
                 block.activation,
                 stride=block.stride,
                 num_groups=block.expanded,
+                pads_like_tensorflow=pads_like_tensorflow,
             )
         )
         if block.use_se:
@@ -129,16 +136,35 @@ class _InvertedResidual(nn.Module):
         return x + out if self.adds_input else out
 
 
-class _MobileNet(nn.Module):
+class MobileNet(nn.Module):
     """(N, 3, S, S) float32 images, already scaled -> (N, D, S/32, S/32) features."""
 
     def __init__(
-        self, blocks: tuple[_Block, ...], *, stem_channels: int, num_features: int, activation: _Activation
+        self,
+        blocks: tuple[Block, ...],
+        *,
+        stem_channels: int,
+        num_features: int,
+        activation: Activation,
+        pads_like_tensorflow: bool = False,
     ) -> None:
+        """Builds it with random weights.
+
+        Args:
+          blocks: The bottlenecks in their order.
+          stem_channels: What the first convolution gives.
+          num_features: D, what the last gives.
+          activation: Of these two.
+          pads_like_tensorflow: Whether a convolution with a stride pads as TensorFlow's "SAME": of an even side the
+            right and the lower edge alone, which moves what it sees by a pixel. Weights from there need it.
+        """
         super().__init__()
-        self.stem = _ConvBNAct(3, stem_channels, 3, activation, stride=2)
+        padding = {"pads_like_tensorflow": pads_like_tensorflow}
+        self.stem = _ConvBNAct(3, stem_channels, 3, activation, stride=2, **padding)
         channels = (stem_channels, *(block.channels for block in blocks))
-        self.blocks = nn.Sequential(*(_InvertedResidual(*pair) for pair in zip(channels, blocks, strict=False)))
+        self.blocks = nn.Sequential(
+            *(_InvertedResidual(*pair, **padding) for pair in zip(channels, blocks, strict=False))
+        )
         self.last = _ConvBNAct(channels[-1], num_features, 1, activation)
         self.num_features = num_features
         for module in self.modules():
@@ -151,20 +177,20 @@ class _MobileNet(nn.Module):
         return cast(torch.Tensor, self.last(self.blocks(self.stem(images))))
 
 
-class MobileNetV2(_MobileNet):
+class MobileNetV2(MobileNet):
     """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features."""
 
     def __init__(self) -> None:
-        blocks: list[_Block] = []
+        blocks: list[Block] = []
         in_channels = 32
         for factor, channels, num_blocks, stride in _V2_STAGES:
             for i in range(num_blocks):
-                blocks.append(_Block(3, factor * in_channels, channels, 1 if i else stride, functional.relu6))
+                blocks.append(Block(3, factor * in_channels, channels, 1 if i else stride, functional.relu6))
                 in_channels = channels
         super().__init__(tuple(blocks), stem_channels=32, num_features=1280, activation=functional.relu6)
 
 
-class MobileNetV3Small(_MobileNet):
+class MobileNetV3Small(MobileNet):
     """(N, 3, S, S) float32 images, already scaled -> (N, 576, S/32, S/32) features.
 
     Differs: table 2 ticks an attention after the last 1x1 convolution, which the published weights have not; the
@@ -179,7 +205,17 @@ class MobileNetV3Small(_MobileNet):
                 module.eps = _V3_EPSILON
 
 
-def _multiple_of_8(x: float) -> int:
+def _same_padding(shape: torch.Size, conv: nn.Conv2d) -> list[int]:
+    """Left, right, top, bottom of what makes a convolution give ceil(side / stride). Source: TensorFlow, "SAME"."""
+    padding: list[int] = []
+    for side in (shape[3], shape[2]):
+        kernel_size, stride = conv.kernel_size[0], conv.stride[0]
+        total = max((-(-side // stride) - 1) * stride + kernel_size - side, 0)
+        padding += [total // 2, total - total // 2]
+    return padding
+
+
+def multiple_of_8(x: float) -> int:
     """The nearest multiple of 8, at least 8, never below 0.9 of `x`. Source: Sandler et al., their published code."""
     nearest = max(8, int(x + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * x else nearest + 8

@@ -12,6 +12,7 @@ from .config import ModelConfig
 from .head import Head
 from .mobilenet import MobileNetV2, MobileNetV3Small
 from .mobileone import MobileOne
+from .networks.efficientnet_lite import EfficientNetLite
 
 
 class Body(Protocol):
@@ -48,6 +49,8 @@ def build(config: ModelConfig, num_classes: int) -> Network:
         body = MobileNetV2()
     elif config.network == "mobilenet_v3_small":
         body = MobileNetV3Small()
+    elif config.network.startswith("efficientnet_"):
+        body = EfficientNetLite(config.network.removeprefix("efficientnet_"))
     else:
         variant = config.network.removeprefix("mobileone_")
         body = MobileOne(variant, num_conv_branches=config.num_conv_branches or None)

@@ -92,6 +92,33 @@ _QUICK = _BASE.changed(
 _QUICK_B = {**_RUTGERS_B, "head_scale": 16.0, "margin": 0.2, "margin_warmup": 0.3, "dropout": 0.0}
 _QUICK_E = {"ema_decay": 0.97, "ema_ramp": 20.0}
 
+_WEATHERED = {
+    "aspect": 0.3,
+    "zoom": 0.3,
+    "shift": 0.1,
+    "p_bars": 0.3,
+    "p_light": 0.5,
+    "p_blur": 0.2,
+    "p_coarse": 0.2,
+    "p_jpeg": 0.3,
+    "p_noise": 0.2,
+    "noise_std": (0.03, 0.03, 0.03),
+}
+_LITE = _BASE.changed(
+    network="efficientnet_lite0",
+    resize="stretch",
+    **_WEATHERED,
+    power=0.5,
+    label_smoothing=0.05,
+    epochs=20,
+    batch_size=32,
+    lr=1e-3,
+    body_lr=0.5,
+    weight_decay=0.02,
+    channels_last=True,
+    ema_decay=0.998,
+)
+
 _PLAIN_SGD = {
     "optimizer": "sgd",
     "lr": 1e-4,
@@ -161,6 +188,8 @@ RECIPES = {
         power=0.5,
         label_smoothing=0.05,
     ),
+    # Ours from ImageNet weights (--weights imagenet): what pictures go through before they arrive is the augmentation.
+    "lite": _LITE,
     # For trying things out: some seconds on any data.
     "smoke": _BASE.changed(
         num_conv_branches=1, sizes_px=(32,), epochs=2, batch_size=32, steps_per_epoch=10, ema_decay=0.9, power=0.5

@@ -32,6 +32,7 @@ from .leaks import LEAKY, find_leaks, mark_leaky
 from .log import CSV, JSONL
 from .marks import cluster_marks, picture_marks
 from .network import Network, build
+from .networks.pretrained import IMAGENET, imagenet_weights
 from .plan import Parts, Plan, divide
 from .record import CONFIG, describe_machine
 from .session import TrainingData, check_config
@@ -163,13 +164,15 @@ def _silence(_: str) -> None:
 def _network(
     plan: Plan, preprocess: Preprocess, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[Network, Report | None]:
-    """What the run begins with: random weights by its seed, or those of a file."""
+    """What the run begins with: random weights by its seed, or those of a file or of a package."""
     torch.manual_seed(plan.config.optim.seed)
     network = build(plan.config.model, len(classes))
     if plan.weights is None:
         return network, None
-    report = load_weights(network, plan.weights, scale=preprocess.scale, classes=classes)
-    tell(f"{plan.weights}: {report.line}")
+    is_named = plan.weights == Path(IMAGENET)
+    path = imagenet_weights(plan.config.model.network) if is_named else plan.weights
+    report = load_weights(network, path, scale=preprocess.scale, classes=classes)
+    tell(f"{path}: {report.line}")
     return network, report
 
 

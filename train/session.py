@@ -98,6 +98,9 @@ class Session:
             self.optimizer.load_state_dict(checkpoint.optimizer)
             self.scaler.load_state_dict(checkpoint.scaler)
         self.swa = RunningMean.from_dict(checkpoint.swa)
+        if optim.channels_last:
+            # Not before: in the stem PyTorch 2.13 corrupts its heap on CPUs.
+            self.model.body.get_submodule("stem").register_forward_hook(_channels_last)
         self._embed: nn.Module = _Embed(self.model)
         if ranks.size > 1:
             share_batch_norm(self.model.body)
@@ -242,10 +245,12 @@ class Session:
         )
 
     def _on_device(self, batch: Batch) -> torch.Tensor:
-        images = batch.images.to(self._ranks.device, self.model.head.fc.weight.dtype, non_blocking=True)
-        if self.config.optim.channels_last and images.is_cuda:  # on CPUs PyTorch 2.13 corrupts its heap in the stem
-            images = images.to(memory_format=torch.channels_last)
-        return images
+        return batch.images.to(self._ranks.device, self.model.head.fc.weight.dtype, non_blocking=True)
+
+
+def _channels_last(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+    """A forward hook; the layers after it keep the format."""
+    return output.contiguous(memory_format=torch.channels_last)
 
 
 class _Embed(nn.Module):

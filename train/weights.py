@@ -1,7 +1,8 @@
 """Pre-trained weights of others, or of an earlier run, into a network: names mapped, input matched, nothing guessed.
 
-Read are MobileOne by Apple's and by timm's names, MobileNetV2 and V3-Small by torchvision's, and our own. Files come
-as .safetensors, or as what `torch.load` reads with `weights_only`: no file of weights runs code here.
+Read are MobileOne by Apple's and by timm's names, MobileNetV2 and V3-Small by torchvision's, EfficientNet-Lite by
+those of efficientnet-lite-pytorch (`networks/pretrained.py` finds the file), and our own. Files come as .safetensors,
+or as what `torch.load` reads with `weights_only`: no file of weights runs code here.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from . import checkpoint
 from .mobilenet import MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
+from .networks.efficientnet_lite import EfficientNetLite
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of R, G and B, in units of full range: what the published weights were trained with."""
+"""Of R, G and B, in units of full range: what most published weights were trained with."""
+_LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+"""The same of EfficientNet-Lite's. Source: TensorFlow's repository tpu, models/official/efficientnet/lite."""
 
 _IMAGENET_CLASSES = 1000
 _MOBILEONE_NAMES = (  # parts of a name: ours, Apple's, timm's
@@ -60,7 +64,7 @@ class Report:
     """What became of a file of weights. Of the body every tensor was loaded, or there would be no report."""
 
     naming: str
-    """Whose names the file has: apple, timm, torchvision or ours."""
+    """Whose names the file has: apple, timm, torchvision, lite or ours."""
     loaded: int
     """Tensors loaded."""
     missing: list[str]
@@ -96,7 +100,7 @@ def load_weights(
       path: A file of weights, a checkpoint of ours, or the run folder that holds one.
       scale: `Preprocess.scale` that the network will be fed with.
       classes: The network's, in the order of its logits. Compared where the file tells its own.
-      mean: Of R, G and B, subtracted from pixels in 0 to 1 before the file's network saw them. None: ImageNet's;
+      mean: Of R, G and B, subtracted from pixels in 0 to 1 before the file's network saw them. None: the publisher's;
         with our names and no `std` either, the checkpoint's own scale alone, else `scale`.
       std: What they were divided by then. None: as with `mean`.
 
@@ -121,8 +125,9 @@ def load_weights(
 
     fed = torch.tensor(scale, dtype=torch.float64).expand(3)
     if mean is not None or std is not None or naming != "ours":
-        divisor = torch.tensor(std or IMAGENET_STD, dtype=torch.float64)
-        gain, offset = 1 / (255 * fed * divisor), torch.tensor(mean or IMAGENET_MEAN, dtype=torch.float64) / divisor
+        own_mean, own_std = (_LITE_MEAN, _LITE_STD) if naming == "lite" else (IMAGENET_MEAN, IMAGENET_STD)
+        divisor = torch.tensor(std or own_std, dtype=torch.float64)
+        gain, offset = 1 / (255 * fed * divisor), torch.tensor(mean or own_mean, dtype=torch.float64) / divisor
     else:
         expected = fed if origin is None else torch.tensor(Preprocess.from_json(origin.preprocess).scale).double()
         gain, offset = expected / fed, torch.zeros(3, dtype=torch.float64)
@@ -140,7 +145,7 @@ def load_weights(
 
 
 def names_of(network: Network, naming: str) -> dict[str, str]:
-    """The one table, for one network: our name of every tensor -> its name by "apple", "timm", "torchvision", "ours".
+    """The one table, for one network: our name of every tensor -> by "apple", "timm", "torchvision", "lite", "ours".
 
     Both ways: no two tensors share a name.
 
@@ -165,7 +170,23 @@ def _name_parts(body: nn.Module) -> dict[str, list[tuple[str, str]]]:
             "apple": [(ours, apple) for ours, apple, _ in _MOBILEONE_NAMES],
             "timm": [(ours, timm) for ours, _, timm in _MOBILEONE_NAMES],
         }
+    if isinstance(body, EfficientNetLite):
+        return {"ours": [], "lite": _lite_parts(body)}
     return {"ours": [], "torchvision": _torchvision_parts(body)}
+
+
+def _lite_parts(body: EfficientNetLite) -> list[tuple[str, str]]:
+    """efficientnet-lite-pytorch names the layers of a bottleneck, and numbers its BatchNorms, by what they do."""
+    pairs = [("head.fc", "_fc")]
+    for ours, conv, bn in (("body.stem", "_conv_stem", "_bn0"), ("body.last", "_conv_head", "_bn1")):
+        pairs += [(f"{ours}.conv", conv), (f"{ours}.bn", bn)]
+    kinds = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+    for i, block in enumerate(body.blocks):
+        layers = list(block.get_submodule("layers").children())
+        for k, (conv, bn) in enumerate(kinds[-len(layers) :]):  # the first bottleneck expands nothing
+            ours = f"body.blocks.{i}.layers.{k}"
+            pairs += [(f"{ours}.conv", f"_blocks.{i}.{conv}"), (f"{ours}.bn", f"_blocks.{i}.{bn}")]
+    return pairs
 
 
 def _torchvision_parts(body: nn.Module) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""Networks: bodies of convolutions that end before the pooling."""
