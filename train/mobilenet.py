@@ -208,7 +208,7 @@ class MobileNetV3Small(MobileNet):
 def _same_padding(shape: torch.Size, conv: nn.Conv2d) -> list[int]:
     """Left, right, top, bottom of what makes a convolution give ceil(side / stride). Source: TensorFlow, "SAME"."""
     padding: list[int] = []
-    for side in (shape[3], shape[2]):
+    for side in (int(shape[3]), int(shape[2])):
         kernel_size, stride = conv.kernel_size[0], conv.stride[0]
         total = max((-(-side // stride) - 1) * stride + kernel_size - side, 0)
         padding += [total // 2, total - total // 2]
