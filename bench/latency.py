@@ -245,7 +245,7 @@ def _bare_session(classifier: Classifier) -> Callable[[np.ndarray], object]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(classifier.path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, {"images": batch})
+    return lambda batch: session.run(["logits"], {"images": batch})
 
 
 def _bound_s(

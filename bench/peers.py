@@ -193,7 +193,7 @@ def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> 
         side = _side(session)
         for i in indices:
             pixels = winners_pixels(paths[i], side)
-            labels[i] = int(session.run(None, {"images": pixels[None]})[0].argmax())
+            labels[i] = int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
 
     share = len(paths) // workers
     with ThreadPoolExecutor(workers) as pool:
@@ -225,7 +225,7 @@ def organisers(model: str, paths: Sequence[str], workers: int, batch_size: int) 
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(paths), 64):
             batch = np.stack(list(pool.map(load, paths[first : first + 64])))
-            labels += session.run(None, {"images": batch})[0].argmax(axis=1).tolist()
+            labels += session.run(["logits"], {"images": batch})[0].argmax(axis=1).tolist()
     return labels
 
 
@@ -245,7 +245,7 @@ def opencv_reduced(model: str, paths: Sequence[str], workers: int, batch_size: i
         scale = next((d for d in flags if longest // d >= 2 * side), 1)
         image = _imread(path, flags.get(scale, cv2.IMREAD_COLOR))
         pixels = _letterbox(image, side, cv2.INTER_AREA)
-        return int(session.run(None, {"images": pixels[None]})[0].argmax())
+        return int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, paths))
@@ -262,7 +262,7 @@ def naive(model: str, paths: Sequence[str], workers: int, batch_size: int) -> li
     def work(path: str) -> int:
         pixels = np.asarray(Image.open(path).convert("RGB").resize((side, side)))
         _normalized(pixels)
-        return int(session.run(None, {"images": pixels[None]})[0].argmax())
+        return int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, paths))

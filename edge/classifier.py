@@ -200,15 +200,16 @@ def _check_signature(path: Path, session: ort.InferenceSession, side: int, num_c
     )
     if not is_input:
         raise ModelError(f"{path}: got input {describe(inputs)}, expected {_INPUT} (uint8) ['N', {side}, {side}, 3]")
+    logits = [node for node in outputs if node.name == _OUTPUT]  # whatever else a file gives is for others
     is_output = (
-        len(outputs) == 1
-        and (outputs[0].name, outputs[0].type) == (_OUTPUT, "tensor(float)")
-        and len(outputs[0].shape) == 2
-        and outputs[0].shape[1] == num_classes
+        len(logits) == 1
+        and logits[0].type == "tensor(float)"
+        and len(logits[0].shape) == 2
+        and logits[0].shape[1] == num_classes
     )
     if not is_output:
         expected = f"{_OUTPUT} (float) ['N', {num_classes}] for its {num_classes} classes"
-        raise ModelError(f"{path}: got output {describe(outputs)}, expected {expected}")
+        raise ModelError(f"{path}: got output {describe(logits or outputs)}, expected {expected}")
 
 
 def _first_line(error: Exception) -> str:

@@ -7,8 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
 import pytest
+from make_tiny import add_outputs
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
 from bench import latency, peers
@@ -61,6 +64,16 @@ def test_draw_is_seeded_and_leaves_out_what_cannot_be_decoded(tmp_path):
     assert first_s > 0
     assert usable == latency.draw(classifier, paths, latency.Protocol(sample=8, seed=1))[0]
     assert usable != latency.draw(classifier, paths, latency.Protocol(sample=8, seed=2))[0]
+
+
+def test_the_bound_asks_for_what_the_runtime_asks_for(tmp_path):
+    model = onnx.load(TINY_MODEL)
+    add_outputs(model)
+    onnx.save(model, tmp_path / "more.onnx")
+    classifier = Classifier.load(tmp_path / "more.onnx")
+    batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    (logits,) = latency._bare_session(classifier)(batch)
+    assert np.array_equal(logits, classifier.logits(batch))
 
 
 def test_the_shipped_pipeline_is_what_is_timed(tmp_path, monkeypatch):

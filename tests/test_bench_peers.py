@@ -6,7 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+from make_tiny import add_outputs
 from sample_images import TINY_MODEL, folder_of_photos
 
 from bench import peers, process
@@ -44,6 +46,16 @@ def test_a_peer_keeps_the_order_whatever_the_threads(name, paths):
     assert run(str(TINY_MODEL), mixed, 3, 1) == single
     assert single[0] == single[2] == single[5] == single[7]
     assert single[1] == single[4]
+
+
+@needs_opencv
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_asks_for_the_logits(name, paths, tmp_path):
+    model = onnx.load(TINY_MODEL)
+    add_outputs(model)
+    onnx.save(model, tmp_path / "more.onnx")
+    run = peers._RUNNERS[name]
+    assert run(str(tmp_path / "more.onnx"), paths, 1, 1) == run(str(TINY_MODEL), paths, 1, 1)
 
 
 def test_a_peer_that_fails_is_one_line(paths):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from make_tiny import add_outputs
 from onnx import TensorProto, helper
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
@@ -45,6 +46,11 @@ def with_shape(which, *dims):
     return change
 
 
+def without_logits(model):
+    add_outputs(model)
+    del model.graph.output[2]
+
+
 def test_everything_needed_comes_from_the_file(classifier):
     assert classifier.classes == ("ash", "birch", "cedar")
     assert classifier.preprocess == Preprocess(size_px=32)
@@ -58,6 +64,7 @@ def test_everything_needed_comes_from_the_file(classifier):
         (with_metadata(classes=None, preprocess=None), "no metadata classes, preprocess; export it with"),
         (with_metadata(**{"fairedge.schema": "edge-model/2"}), "got model schema 'edge-model/2'"),
         (with_metadata(classes='["a", "b"]'), r"got output logits .* expected logits \(float\) \['N', 2\]"),
+        (without_logits, r"got output features \(float\) \['N', 8\], map .*, expected logits \(float\) \['N', 3\] for"),
         (with_metadata(classes='["a", "b", "b"]'), "each once"),
         (with_metadata(classes="a,b,c"), "unusable metadata"),
         (with_metadata(classes='{"a": 1}'), "expected a JSON list"),
@@ -94,6 +101,12 @@ def test_missing_model_and_folder(tmp_path):
         Classifier.load(tmp_path / "gone.onnx")
     with pytest.raises(ModelError, match="cannot be read"):
         Classifier.load(tmp_path)
+
+
+def test_outputs_it_does_not_know_are_left_alone(tmp_path, classifier):
+    other = Classifier.load(changed(tmp_path, add_outputs))
+    batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert np.array_equal(other.logits(batch), classifier.logits(batch))
 
 
 def test_logits_checks_its_batch(classifier):
