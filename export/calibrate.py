@@ -77,17 +77,18 @@ def session_of(model: onnx.ModelProto, outputs: Sequence[str] = (), *, optimize:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def batches(session: ort.InferenceSession, images: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """All outputs of a session, a few images at a time."""
+def batches(session: ort.InferenceSession, outputs: Sequence[str], images: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The outputs of these names of a session, a few images at a time."""
     for start in range(0, len(images), _BATCH):
-        yield session.run(None, {"images": np.ascontiguousarray(images[start : start + _BATCH])})
+        batch = np.ascontiguousarray(images[start : start + _BATCH])
+        yield session.run(outputs, {"images": batch}) if outputs else []  # onnxruntime takes no name for all
 
 
 def collect(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
     """The histogram of every float tensor but constants, in the order of the graph.
 
     Args:
-      model: float32, input `images`, one output.
+      model: float32, input `images`.
       images: (N, S, S, 3) uint8 RGB.
 
     Returns:
@@ -104,16 +105,17 @@ def collect(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {info.name: info.type.tensor_type.elem_type for info in (*inferred.value_info, *inferred.output)}
     names = [name for node in nodes for name in node.output if types.get(name) == onnx.TensorProto.FLOAT]
-    inner = [name for name in names if name not in clipped and name != model.graph.output[0].name]
+    own = {output.name for output in model.graph.output}
+    inner = [name for name in names if name not in clipped and name not in own]
     session = session_of(model, inner)
     bounds = {name: (0.0, 0.0) for name in inner}
-    for values in batches(session, images):
-        for name, value in zip(inner, values[1:], strict=True):
+    for values in batches(session, inner, images):
+        for name, value in zip(inner, values, strict=True):
             low, high = bounds[name]
             bounds[name] = min(low, float(value.min())), max(high, float(value.max()))
     counts = {name: np.zeros(_NUM_BINS, np.int64) for name in inner}
-    for values in batches(session, images):
-        for name, value in zip(inner, values[1:], strict=True):
+    for values in batches(session, inner, images):
+        for name, value in zip(inner, values, strict=True):
             low, high = bounds[name]
             place = (value.ravel() - np.float32(low)) * np.float32(_NUM_BINS / max(high - low, 1e-30))
             bins = np.minimum(place, _NUM_BINS - 1).astype(np.int32)
@@ -125,10 +127,10 @@ def collect(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
     return {name: histograms[name] for name in names if name in histograms}
 
 
-def mean_outputs(session: ort.InferenceSession, images: np.ndarray) -> list[np.ndarray]:
-    """The mean over images and positions of every output of a session, float64, one (D,) each."""
+def mean_outputs(session: ort.InferenceSession, outputs: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
+    """The mean over images and positions of the outputs of these names of a session, float64, one (D,) each."""
     sums: list[np.ndarray] = []
-    for values in batches(session, images):
+    for values in batches(session, outputs, images):
         means = [value.mean(axis=tuple(range(2, value.ndim)), dtype=np.float64).sum(axis=0) for value in values]
         sums = [a + b for a, b in zip(sums, means, strict=True)] if sums else means
     return [total / len(images) for total in sums]

@@ -84,7 +84,8 @@ def correct_biases(model: onnx.ModelProto, quantized: onnx.ModelProto, images: n
     producers = {name: node for node in corrected.graph.node for name in node.output}
     outputs = {node.name: node.output[0] for node in model.graph.node if node.op_type == "Conv"}
     layers = [n for n in corrected.graph.node if n.op_type == "Conv" and len(n.input) == 3 and n.input[2] in producers]
-    expected = mean_outputs(session_of(model, [outputs[node.name] for node in layers]), images)[1:]
+    names = [outputs[node.name] for node in layers]
+    expected = mean_outputs(session_of(model, names), names, images)
     known = {corrected.graph.input[0].name: images}
     for node, mean in zip(layers, expected, strict=True):
         result = _advance(corrected, node.output[0], known)
@@ -170,10 +171,11 @@ def _largest(
     model: onnx.ModelProto, pairs: list[tuple[onnx.NodeProto, onnx.NodeProto]], images: np.ndarray
 ) -> list[np.ndarray]:
     """The largest activation of every channel between the two layers of each pair."""
-    session = session_of(model, [second.input[0] for _, second in pairs])
+    names = [second.input[0] for _, second in pairs]
+    session = session_of(model, names)
     largest: list[np.ndarray] = []
-    for values in batches(session, images):
-        tops = [value.max(axis=(0, 2, 3)).astype(np.float64) for value in values[1:]]
+    for values in batches(session, names, images):
+        tops = [value.max(axis=(0, 2, 3)).astype(np.float64) for value in values]
         largest = [np.maximum(a, b) for a, b in zip(largest, tops, strict=True)] if largest else tops
     return largest
 

@@ -92,7 +92,7 @@ class TrainableGraph(nn.Module):
                 step = max(high - low, 1e-30) / _LEVELS
                 result = torch.fake_quantize_per_tensor_affine(result, step, round(-low / step), 0, _LEVELS)
             values[node.output[0]] = result
-        logits: torch.Tensor = values[self.graph.output[0].name]
+        logits: torch.Tensor = values["logits"]
         return logits
 
     def rounded_weight(self, node: onnx.NodeProto) -> torch.Tensor:

@@ -52,8 +52,14 @@ def insert(
     bounds[first.input[0]] = 0.0, 255.0  # scale 1, zero point 0: pixels pass unchanged
     overrides = {n.input[1]: _weight_overrides(scales[n.name]) for n in model.graph.node if n.name in scales}
     exclude = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in scales]
-    # The mean over a picture, where a float layer takes it, is not rounded either.
-    pools = [n.name for n in model.graph.node if n.op_type == "GlobalAveragePool" and _feeds(model, n, exclude)]
+    # The mean over a picture, where a float layer takes it or the file gives it, is not rounded either.
+    outputs = {output.name for output in model.graph.output}
+    given = [node.name for node in model.graph.node if node.op_type == "Flatten" and node.output[0] in outputs]
+    pools = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "GlobalAveragePool" and _feeds(model, node, [*exclude, *given])
+    ]
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in bounds.items()}
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it advises, on the root logger, to preprocess what is preprocessed
@@ -107,10 +113,11 @@ def shortened(quantized: onnx.ModelProto) -> onnx.ModelProto:
                 del node.input[2]  # of weights and biases: a missing zero point means zero
     for node in removed:
         graph.node.remove(node)
-    used = {replaced.get(name, name) for node in graph.node for name in node.input} | {graph.output[0].name}
+    outputs = [output.name for output in graph.output]
+    used = {replaced.get(name, name) for node in graph.node for name in node.input} | {*outputs}
     for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in used]:
         graph.node.remove(node)  # the bounds of a Clip that became a range
-    names = {graph.input[0].name: graph.input[0].name, graph.output[0].name: graph.output[0].name, "": ""}
+    names = {name: name for name in (graph.input[0].name, *outputs, "")}
     for node in graph.node:
         node.doc_string = ""
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):

@@ -142,8 +142,10 @@ class Quantizer:
 
     def _error(self, quantized: onnx.ModelProto) -> float:
         """Sum of the squared changes of the logits on the calibration images."""
-        images = [session_of(model).run(None, {"images": self.calibration})[0] for model in (self.model, quantized)]
-        return float(np.square(images[0].astype(np.float64) - images[1]).sum())
+        before, after = (
+            session_of(model).run(["logits"], {"images": self.calibration})[0] for model in (self.model, quantized)
+        )
+        return float(np.square(before.astype(np.float64) - after).sum())
 
     def _write(
         self,

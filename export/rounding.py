@@ -131,11 +131,12 @@ def _second_moments(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], kernels: Sequence[tuple[int, ...]], images: np.ndarray
 ) -> list[np.ndarray]:
     """(G, K, K) sums of x x^T over all positions, for each node: G its groups, K the inputs of one output."""
-    session = session_of(model, [node.input[0] for node in nodes])
+    names = [node.input[0] for node in nodes]
+    session = session_of(model, names)
     totals: list[np.ndarray] = []
-    for values in batches(session, images):
+    for values in batches(session, names, images):
         sums = []
-        for node, kernel, value in zip(nodes, kernels, values[1:], strict=True):
+        for node, kernel, value in zip(nodes, kernels, values, strict=True):
             attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
             strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
             patches = _patches(value, kernel, strides, dilations, attributes.get("pads", [0] * 4))

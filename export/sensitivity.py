@@ -157,7 +157,7 @@ def sqnr_db(reference: np.ndarray, logits: np.ndarray) -> float:
 def logits_of(session: ort.InferenceSession, images: np.ndarray) -> np.ndarray:
     """(N, S, S, 3) uint8 RGB -> (N, C) float32."""
     parts = range(0, len(images), _BATCH)
-    return np.concatenate([session.run(None, {"images": images[i : i + _BATCH]})[0] for i in parts])
+    return np.concatenate([session.run(["logits"], {"images": images[i : i + _BATCH]})[0] for i in parts])
 
 
 def _interleaved_ms(sessions: Sequence[ort.InferenceSession], images: np.ndarray) -> list[float]:
@@ -167,6 +167,6 @@ def _interleaved_ms(sessions: Sequence[ort.InferenceSession], images: np.ndarray
         image = images[i % len(images)][None]
         for session, times in zip(sessions, taken, strict=True):
             start = time.perf_counter()
-            session.run(None, {"images": image})
+            session.run(["logits"], {"images": image})
             times.append((time.perf_counter() - start) * 1000)
     return [float(np.median(times)) for times in taken]

@@ -1,8 +1,9 @@
 """A trained network -> the model file the runtime reads, proven equal before it appears.
 
 The graph is Transpose, Cast, then convolutions with ReLU, global average pooling, the classifier as a 1x1
-convolution, Flatten. A convolution computes each image by itself, so an image's logits are the same bits whatever
-the batch it is in; a matrix product over the batch (Gemm) may choose its kernel by the batch size.
+convolution, Flatten; the pooled layer is a second output, which `edge-infer` leaves alone. A convolution computes each
+image by itself, so an image's logits are the same bits whatever the batch it is in; a matrix product over the batch
+(Gemm) may choose its kernel by the batch size.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ExportError(EdgeError):
 
 
 class InferenceGraph(nn.Module):
-    """(N, S, S, 3) uint8 RGB -> (N, C) float32 logits: the whole model file, in PyTorch."""
+    """(N, S, S, 3) uint8 RGB -> (N, C) logits, (N, D) features, float32: the whole model file, in PyTorch."""
 
     def __init__(self, model: Network, scale: float | tuple[float, float, float]) -> None:
         """Fuses the branches of `model`, folds `scale` into its first convolution, and its head into one layer."""
@@ -57,11 +58,11 @@ class InferenceGraph(nn.Module):
             cast(torch.Tensor, self.classifier.bias).copy_(linear.bias)
         self.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs the network."""
         x = self.body(images.permute(0, 3, 1, 2).float())
         x = functional.adaptive_avg_pool2d(x, 1)  # (N, D, 1, 1)
-        return cast(torch.Tensor, self.classifier(x)).flatten(1)
+        return cast(torch.Tensor, self.classifier(x)).flatten(1), x.flatten(1)
 
 
 def to_onnx(
@@ -100,8 +101,8 @@ def to_onnx(
             (torch.zeros(1, side, side, 3, dtype=torch.uint8),),
             file,  # type: ignore[arg-type]  # its annotation forgets that this exporter takes open files
             input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+            output_names=["logits", "features"],
+            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}, "features": {0: "N"}},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -159,13 +160,15 @@ def _verify(exported: onnx.ModelProto, model: Network, preprocess: Preprocess) -
         was_training = model.training
         scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() * scale_tensor(preprocess)
         features = model.eval().embed(scaled)
-        expected, trained = to_linear(model.head)(features).numpy(), model.head(features).numpy()
+        logits, trained = to_linear(model.head)(features), model.head(features)
         model.train(was_training)
-    if (expected.argmax(axis=1) != trained.argmax(axis=1)).any():
+    if (logits.argmax(dim=1) != trained.argmax(dim=1)).any():
         raise ExportError("the folded head answers otherwise than the trained one")
+    expected = {"logits": logits.numpy(), "features": features.numpy()}
     for batch_size in (1, 3):
-        (logits,) = session.run(["logits"], {"images": images[:batch_size]})
-        difference = float(np.abs(logits - expected[:batch_size]).max())
-        limit = TOLERANCE * float(np.abs(expected).max())
-        if not difference <= limit:  # NaN is refused as well
-            raise ExportError(f"logits differ from PyTorch's by {difference:.2g}, expected at most {limit:.2g}")
+        found = session.run([*expected], {"images": images[:batch_size]})
+        for (name, values), actual in zip(expected.items(), found, strict=True):
+            difference = float(np.abs(actual - values[:batch_size]).max())
+            limit = TOLERANCE * float(np.abs(values).max())
+            if not difference <= limit:  # NaN is refused as well
+                raise ExportError(f"{name} differ from PyTorch's by {difference:.2g}, expected at most {limit:.2g}")

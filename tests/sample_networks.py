@@ -8,7 +8,9 @@ from PIL import Image
 from torch import nn
 
 from train.config import ModelConfig
-from train.network import build
+from train.head import Head
+from train.mobilenet import Block, MobileNet
+from train.network import Network, build
 
 torch.set_num_threads(1)  # OpenMP's threads spin: with other work on the cores, two take ten times as long as one
 
@@ -16,12 +18,22 @@ COLOURS = {"ash": (200, 60, 60), "birch": (60, 200, 60), "Cedar": (60, 60, 200)}
 
 
 def random_network(variant="mobileone_s0", *, num_classes=3, num_conv_branches=0, seed=0, **head):
-    """A network in evaluation mode whose BatchNorms are far from the identity: fresh ones would hide errors.
-
-    Their statistics are those of some images, disturbed: arbitrary ones would make 43 layers forget the input.
-    """
+    """A network in evaluation mode whose BatchNorms are far from the identity: fresh ones would hide errors."""
     torch.manual_seed(seed)
-    model = build(ModelConfig(variant, num_conv_branches, **head), num_classes)
+    return disturbed(build(ModelConfig(variant, num_conv_branches, **head), num_classes))
+
+
+def small_lite(*, num_classes=3, **head):
+    """The same in the form of EfficientNet-Lite, for what need not take its time: 48 features of 32 px or more."""
+    torch.manual_seed(0)
+    relu6 = nn.functional.relu6
+    blocks = (Block(3, 8, 8, 1, relu6), Block(5, 32, 16, 2, relu6), Block(3, 64, 16, 1, relu6))
+    body = MobileNet(blocks, stem_channels=8, num_features=48, activation=relu6, pads_like_tensorflow=True)
+    return disturbed(Network(body, Head(48, num_classes, **head)))
+
+
+def disturbed(model):
+    """A network with the statistics of some images, disturbed: arbitrary ones would make 43 layers forget the input."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
         for norm in norms:

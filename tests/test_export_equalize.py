@@ -73,7 +73,7 @@ def test_activations_before_a_depthwise_layer_have_equal_ranges(model):
     images = pictures(16, SIDE)
     equalized = equalize(model, images)
     second = [node for node in equalized.graph.node if node.op_type == "Conv"][1]
-    values = session_of(equalized, [second.input[0]]).run(None, {"images": images})[1]
+    values = session_of(equalized, [second.input[0]]).run([second.input[0]], {"images": images})[0]
     largest = values.max(axis=(0, 2, 3))
     assert largest.max() / largest[largest > 0.02 * largest.max()].min() < 2.01
 

@@ -70,6 +70,7 @@ def test_totals_are_those_that_the_export_writes():
         "classes": json.dumps([*"abcdef"])})
     found = describe(file)
     assert (found["totals"]["macs"], found["totals"]["parameters"]) == (89_503_744, 1_059_654)
+    assert [(o["name"], o["shape"]) for o in found["outputs"]] == [("logits", ["N", 6]), ("features", ["N", 1024])]
     assert [(s["size"], s["channels"], len(s["layers"])) for s in found["stages"]] == [
         ([64, 64], 48, 1), ([32, 32], 48, 4), ([16, 16], 128, 16), ([8, 8], 256, 20), ([4, 4], 1024, 2), ([1, 1], 6, 1),
     ]

@@ -7,17 +7,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from sample_networks import small_lite
 from test_export_equalize import SIDE, float_model
-from test_export_to_onnx import assert_batch_invariant, logits_of, pictures
+from test_export_to_onnx import CLASSES, assert_batch_invariant, logits_of, pictures
 
 from edge.classifier import Classifier
+from edge.preprocess import Preprocess
 from export.calibrate import RANGES, Histogram, choose_calibration, session_of
 from export.qdq import UnfitModelError
 from export.quantize import CalibrationError, Quantizer, Scheme, convolutions, quantize
 from export.rounding import _round, weight_scales
 from export.sensitivity import agreement, exclude_until, search_variants, sensitivity, sqnr_db
 from export.sensitivity import logits_of as run
-from export.to_onnx import ExportError
+from export.to_onnx import ExportError, to_onnx
 
 IMAGES = pictures(32, SIDE)
 
@@ -82,6 +84,33 @@ def test_other_networks(variant):
     scheme = Scheme(round_jointly=False)
     logits, reference = (run(session_of(file), images) for file in (quantize(other, images, scheme), other))
     assert sqnr_db(reference, logits) > 3
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """A float model with features, and its int8 form."""
+    model = to_onnx(small_lite(), preprocess=Preprocess(size_px=SIDE), metadata=CLASSES)[0]
+    return model, quantize(model, IMAGES)
+
+
+def test_features_are_the_unrounded_mean(lite, tmp_path):
+    model, file = lite
+    makers = {node.output[0]: node for node in file.graph.node}
+    assert [value.name for value in file.graph.output] == ["logits", "features"]
+    assert makers["features"].op_type == "Flatten"
+    assert makers[makers["features"].input[0]].op_type == "GlobalAveragePool"
+    expected, actual = (logits_of(m.SerializeToString(), IMAGES, output="features")(0, 32) for m in (model, file))
+    assert sqnr_db(expected, actual) > 15
+    (tmp_path / "int8.onnx").write_bytes(file.SerializeToString())
+    assert np.array_equal(Classifier.load(tmp_path / "int8.onnx").logits(IMAGES), run(session_of(file), IMAGES))
+
+
+def test_a_file_that_has_no_features_gets_the_same_logits(lite):
+    older = onnx.ModelProto()
+    older.CopyFrom(lite[0])
+    del older.graph.node[-1], older.graph.output[1]
+    assert [node.op_type for node in older.graph.node[-2:]] == ["Conv", "Flatten"]
+    assert np.array_equal(*(run(session_of(file), IMAGES) for file in (quantize(older, IMAGES), lite[1])))
 
 
 def test_integers_and_floats_agree(quantized):

@@ -1,16 +1,18 @@
 import json
+import sys
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from sample_networks import random_network
+from onnx import numpy_helper
+from sample_networks import random_network, small_lite
 
 from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL
 from edge.preprocess import Preprocess
 from export import to_onnx as module
-from export.to_onnx import ExportError, describe_model, to_onnx
+from export.to_onnx import ExportError, InferenceGraph, describe_model, to_onnx
 from train.head import to_linear
 
 CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
@@ -29,13 +31,13 @@ def pictures(num_images, side, *, seed=0):
     return np.ascontiguousarray(coarse.repeat(16, axis=1).repeat(16, axis=2))
 
 
-def logits_of(content, images, *, threads=1):
+def logits_of(content, images, *, threads=1, output="logits"):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # bad neighbours on busy cores
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda first, last: session.run(["logits"], {"images": images[first:last]})[0]
+    return lambda first, last: session.run([output], {"images": images[first:last]})[0]
 
 
 def assert_batch_invariant(content, side):
@@ -52,13 +54,16 @@ def assert_batch_invariant(content, side):
 
 
 def test_contract(exported):
-    (images,), (logits,) = exported.graph.input, exported.graph.output
+    (images,), (logits, features) = exported.graph.input, exported.graph.output
     assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
     assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+    assert (features.name, features.type.tensor_type.elem_type) == ("features", onnx.TensorProto.FLOAT)
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["N", 64, 64, 3]
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["N", 3]
+    assert [d.dim_param or d.dim_value for d in features.type.tensor_type.shape.dim] == ["N", 1024]
     operators = [node.op_type for node in exported.graph.node]
-    assert operators == ["Transpose", "Cast", *["Conv", "Relu"] * 43, "GlobalAveragePool", "Conv", "Flatten"]
+    last = ["GlobalAveragePool", "Conv", "Flatten", "Flatten"]
+    assert operators == ["Transpose", "Cast", *["Conv", "Relu"] * 43, *last]
     assert [(entry.domain, entry.version) for entry in exported.opset_import] == [("", 18)]
 
 
@@ -79,20 +84,45 @@ def test_metadata_is_ours_alone(exported):
         ("mobileone_s4", {"neck": True}),
         ("mobilenet_v2", {}),
         ("mobilenet_v3_small", {"head": "cosine", "neck": True, "distill_head": True}),
+        ("efficientnet_lite0", {"neck": True}),
     ],
 )
 def test_equals_pytorch(variant, head):
-    model = random_network(variant, **head)
+    assert_equals_pytorch(random_network(variant, **head))
+
+
+def assert_equals_pytorch(model):
     file, remark = to_onnx(model, preprocess=PREPROCESS, metadata=CLASSES)
     images = pictures(3, 64)
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2) * torch.tensor(PREPROCESS.scale).view(3, 1, 1)
     with torch.no_grad():
         features = model.embed(scaled)
         expected, trained = to_linear(model.head)(features).numpy(), model(scaled).numpy()
-    assert remark is None
+    assert (remark is None) == (sys.modules.get("onnxsim", True) is not None)
     logits = logits_of(file.SerializeToString(), images)(0, 3)
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
     assert (logits.argmax(axis=1) == trained.argmax(axis=1)).all()
+    pooled = logits_of(file.SerializeToString(), images, output="features")(0, 3)
+    assert np.abs(pooled - features.numpy()).max() < 1e-4 * features.numpy().max()
+    return file
+
+
+@pytest.mark.parametrize("has_onnxsim", [True, False])
+def test_padding_and_clipping_survive_with_and_without_onnxsim(has_onnxsim, monkeypatch):
+    if not has_onnxsim:
+        monkeypatch.setitem(sys.modules, "onnxsim", None)
+    graph = assert_equals_pytorch(small_lite(neck=True)).graph
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    layers = ["Conv", "Clip", "Conv", "Clip", "Conv", "Add", *["Conv", "Clip"] * 2, "Conv", *["Conv", "Clip"] * 2]
+    last = ["Conv", "Add", "Conv", "Clip", "GlobalAveragePool", "Conv", "Flatten", "Flatten"]
+    assert [node.op_type for node in nodes] == ["Transpose", "Cast", *layers, *last]
+    found = [{a.name: list(a.ints) for a in node.attribute} for node in nodes if node.op_type == "Conv"]
+    strided = [attributes for attributes in found if attributes["strides"] == [2, 2]]
+    assert [attributes["pads"] for attributes in strided] == [[0, 0, 1, 1], [1, 1, 2, 2]]  # 3x3, 5x5
+    stored = {entry.name: entry for entry in graph.initializer}
+    stored |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for clip in [node for node in nodes if node.op_type == "Clip"]:
+        assert [float(numpy_helper.to_array(stored[name])) for name in clip.input[1:]] == [0, 6]
 
 
 @pytest.mark.parametrize("side", [64, 128])
@@ -110,6 +140,18 @@ def test_a_wrong_graph_is_refused(monkeypatch):
     monkeypatch.setattr(module, "fold_scale", lambda model, scale: model)
     with pytest.raises(ExportError, match="logits differ from PyTorch's by .*, expected at most"):
         to_onnx(random_network(num_conv_branches=1), preprocess=PREPROCESS, metadata=CLASSES)
+
+
+def test_wrong_features_are_refused(monkeypatch):
+    forward = InferenceGraph.forward
+
+    def changed(self, images):
+        logits, features = forward(self, images)
+        return logits, 1.001 * features
+
+    monkeypatch.setattr(InferenceGraph, "forward", changed)
+    with pytest.raises(ExportError, match="features differ from PyTorch's by .*, expected at most"):
+        to_onnx(small_lite(), preprocess=PREPROCESS, metadata=CLASSES)
 
 
 def test_description_counts_the_inference_form():
