@@ -130,6 +130,8 @@ def describe_model(model: Network, *, variant: str, size_px: int) -> str:
     with torch.no_grad():
         graph(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))
     parameters = sum(p.numel() for p in graph.parameters())
+    # The factor of a BatchNorm goes into the weights before it, and its shift becomes their bias.
+    parameters -= sum(module.weight.numel() for module in graph.modules() if isinstance(module, nn.BatchNorm2d))
     return json.dumps({"variant": variant, "parameters": parameters, "macs": macs})
 
 

@@ -12,6 +12,7 @@ from sample_networks import random_network, small_lite
 from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL
 from edge.preprocess import Preprocess
 from export import to_onnx as module
+from export.info import describe
 from export.to_onnx import ExportError, InferenceGraph, describe_model, to_onnx
 from train.head import to_linear
 
@@ -152,6 +153,13 @@ def test_wrong_features_are_refused(monkeypatch):
     monkeypatch.setattr(InferenceGraph, "forward", changed)
     with pytest.raises(ExportError, match="features differ from PyTorch's by .*, expected at most"):
         to_onnx(small_lite(), preprocess=PREPROCESS, metadata=CLASSES)
+
+
+def test_description_is_that_of_the_file():
+    model = small_lite()
+    totals = describe(to_onnx(model, preprocess=PREPROCESS, metadata=CLASSES)[0])["totals"]
+    description = json.loads(describe_model(model, variant="any", size_px=64))
+    assert (description["parameters"], description["macs"]) == (totals["parameters"], totals["macs"])
 
 
 def test_description_counts_the_inference_form():
