@@ -12,13 +12,18 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edge.command import DONE, ENVIRONMENT, GATE, ArgumentParser, fail, say
 from edge.errors import EdgeError
 from edge.outputs import check_output, refuse_input, write_output
+
+if TYPE_CHECKING:
+    from .dataset import Sample
+    from .evaluation import Setting
 
 PROGRAM = "edge-bench"
 
@@ -41,18 +46,21 @@ def _without_collector() -> Iterator[None]:
 def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Compares predictions with a data set."""
     minima = dict(arguments.fail_under)
-    if twice := [name for name, count in Counter(name for name, _ in arguments.fail_under).items() if count > 1]:
-        parser.error(f"--fail-under {twice[0]} is given twice, expected once")
+    _refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
+    _refuse_twice("--group", arguments.group, parser)
     if arguments.latency is None and (needs := {"latency", "total"} & set(minima)):
         parser.error(f"--fail-under {min(needs)} needs --latency")
     from edge.predictions import meta_path, read
 
-    from . import dataset, evaluation, gates, latency_part, pairing, results, results_text, score
+    from . import dataset, gates, groupings, latency_part, pairing, results, results_text
 
+    column, *others = arguments.group or ["group"]
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
     check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
     timing = None if arguments.latency is None else latency_part.read(arguments.latency)
-    everything = [dataset.as_text(sample) for sample in dataset.index(arguments.data, label_column=arguments.label)]
+    indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
+    everything = [dataset.as_text(sample) for sample in indexed]
+    further = {name: dataset.groups_by_path(arguments.data, name, label_column=arguments.label) for name in others}
     predictions = read(arguments.predictions)  # second: what indexing needs for a moment is free again
     samples = [sample for sample in everything if arguments.split in (None, sample.split)]
     if not samples:
@@ -66,18 +74,13 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     num_errors = sum(prediction.status == "error" for _, prediction in pairs)
     if arguments.errors == "exclude":
         pairs = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
-    profile = score.PROFILES[arguments.profile]
-    excluded = tuple(dict.fromkeys(arguments.exclude_group))
-    groups = (sample.group for sample in everything)
-    reference = score.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)
-    setting = evaluation.Setting(
-        profile, reference, excluded, malignant=dataset.malignant_classes(everything), seed=arguments.seed
-    )
-    result = {
+    setting = _setting(arguments, everything, further)
+    result: dict[str, Any] = {
         "schema": results.SCHEMA,
         "data": {
             "name": arguments.data.resolve().name,
             "label_column": arguments.label,
+            "group_column": column,
             "split": arguments.split,
             "samples": len(samples),
             "left_out": num_left_out,
@@ -86,6 +89,9 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         "errors": {"policy": arguments.errors, "images": num_errors},
         **results.metrics(pairs, classes, setting),
     }
+    result["groupings"] = groupings.further(
+        result["samples"], classes, setting, further, excluded=arguments.exclude_group
+    )
     if timing is not None:
         latency_part.add(result, timing)
     result["gates"] = gates.check(result, minima)
@@ -104,12 +110,29 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     return GATE if failed else DONE
 
 
+def _setting(
+    arguments: argparse.Namespace, samples: Sequence[Sample], further: Mapping[str, Mapping[str, str]]
+) -> Setting:
+    """What the first column of groups is scored with; a group that is to be left out may be in a further one alone."""
+    from . import dataset, evaluation, score
+
+    profile, groups = score.PROFILES[arguments.profile], [sample.group for sample in samples]
+    elsewhere = {group for group_of in further.values() for group in group_of.values()} - {*groups}
+    excluded = tuple(dict.fromkeys(name for name in arguments.exclude_group if name not in elsewhere))
+    reference = score.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)
+    malignant = dataset.malignant_classes(samples)
+    return evaluation.Setting(profile, reference, excluded, malignant=malignant, seed=arguments.seed)
+
+
 def run_compare(arguments: argparse.Namespace) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from . import compare, results
+    from . import compare, groupings, results
 
-    result = compare.compare(compare.load(arguments.a), compare.load(arguments.b), seed=arguments.seed)
+    a, b = (compare.load(path) for path in (arguments.a, arguments.b))
+    column = arguments.group or groupings.columns_of(a)[0]
+    sides = [compare.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
+    result = compare.compare(*sides, seed=arguments.seed) | {"group_column": column}
     result["a"], result["b"] = arguments.a.name, arguments.b.name
     if arguments.output is not None:
         results.write_json(arguments.output, result)
@@ -121,9 +144,10 @@ def run_compare(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def run_report(arguments: argparse.Namespace) -> int:
+def run_report(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Writes the page."""
     out: Path = arguments.output
+    _refuse_twice("--group", arguments.group, parser)
     check_folder(out, force=arguments.force)
     try:
         from . import report
@@ -132,7 +156,7 @@ def run_report(arguments: argparse.Namespace) -> int:
             raise
         text = "report needs matplotlib and jinja2: pip install '.[report]' in the checkout"
         return fail(PROGRAM, text, ENVIRONMENT)
-    names = report.write(report.load(arguments.results), out)
+    names = report.write(report.load(arguments.results, arguments.group), out)
     if not arguments.quiet:
         say(PROGRAM, f"wrote {out / names[0]}, beside it {', '.join(names[1:])}")
     return DONE
@@ -168,7 +192,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
 
     found = collect(
         arguments.data, arguments.predictions, configuration=arguments.name, seed=arguments.seed, folder=arguments.out,
-        label_column=arguments.label, force=arguments.force,
+        label_column=arguments.label, group_column=arguments.group, force=arguments.force,
     )
     if not arguments.quiet:
         say(PROGRAM, f"{arguments.out / found.stem}.csv: {len(found.paths)} images of {len(found.runs)} files")
@@ -193,6 +217,11 @@ def run_tables(arguments: argparse.Namespace) -> int:
     else:
         write_output(arguments.output, text)
     return DONE
+
+
+def _refuse_twice(flag: str, names: Sequence[str], parser: ArgumentParser) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        parser.error(f"{flag} {twice[0]} is given twice, expected once")
 
 
 def check_folder(out: Path, *, force: bool | None) -> None:

@@ -19,6 +19,8 @@ from . import actions, photo_actions
 PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 GATES = ("accuracy", "fairness", "latency", "total", "total_of_two_thirds", "balanced_accuracy", "macro_f1",
          "worst_group", "pqd", "dpm", "eom")
+_GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
+_SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
 
 PEERS = ("winners", "organisers", "opencv-reduced", "naive")
@@ -53,6 +55,7 @@ def build_parser() -> ArgumentParser:
     add("predictions", type=Path, metavar="PREDICTIONS", help="file written by edge-infer (CSV or JSONL)")
     add("--data", type=Path, required=True, metavar="ROOT", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
     add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
     add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
     add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
     add("--profile", choices=PROFILES, default=PROFILES[0], help=f"reading of the rules (default {PROFILES[0]})")
@@ -70,6 +73,7 @@ def build_parser() -> ArgumentParser:
     add = compare.add_argument
     add("a", type=Path, metavar="A.json", help="results of edge-bench score")
     add("b", type=Path, metavar="B.json", help="results on the same images")
+    add("--group", metavar="COLUMN", help="compare these groups, of a column both were scored by (default A's first)")
     add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap (default 0)")
     _add_output(compare)
     _add_talk(compare)
@@ -77,6 +81,7 @@ def build_parser() -> ArgumentParser:
     report = commands.add_parser("report", help="one page, a summary and tables from results", description=_REPORT)
     add = report.add_argument
     add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
+    add("--group", action="append", default=[], metavar="COLUMN", help=_SECTIONS)
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if needed")
     add("--force", action="store_true", help="write into a folder that is not empty")
     _add_talk(report)
@@ -86,6 +91,7 @@ def build_parser() -> ArgumentParser:
     add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
     add("predictions", type=Path, nargs="+", metavar="PREDICTIONS", help="of edge-infer --probs, different images each")
     add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("--group", default="group", metavar="COLUMN", help="manifest column with the group (default group)")
     add("--name", type=plain_name, required=True, metavar="NAME", help="of the configuration")
     add("--seed", type=natural, default=0, metavar="N", help="that the models were trained with (default 0)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
@@ -218,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "latency": lambda: photo_actions.run_latency(arguments),
         "memory": lambda: photo_actions.run_memory(arguments),
         "pi4b": lambda: _pi4b_actions().run_pi4b(arguments, parser),
-        "report": lambda: actions.run_report(arguments),
+        "report": lambda: actions.run_report(arguments, parser),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),
         "tables": lambda: actions.run_tables(arguments),

@@ -20,7 +20,8 @@ from .pairing import class_order, join
 
 
 def collect(
-    root: Path, files: Sequence[Path], *, configuration: str, seed: int, folder: Path, label_column: str, force: bool
+    root: Path, files: Sequence[Path], *, configuration: str, seed: int, folder: Path, label_column: str,
+    group_column: str = "group", force: bool,
 ) -> Evidence:
     """Joins predictions files of different images, and adds them to a folder of evidence.
 
@@ -31,13 +32,14 @@ def collect(
       seed: That the models were trained with.
       folder: Of the evidence.
       label_column: The manifest's class column.
+      group_column: The manifest's group column.
       force: Whether to replace the same configuration and seed.
 
     Raises:
       MismatchError: predictions for no image of the data set, or of classes that do not have its labels.
       EvidenceError: an image without probabilities or in two files, or files of other classes or without a meta.
     """
-    samples = [as_text(sample) for sample in index(root, label_column=label_column)]
+    samples = [as_text(sample) for sample in index(root, label_column=label_column, group_column=group_column)]
     order = {sample.path: number for number, sample in enumerate(samples)}
     found, records, classes = {}, [], None
     for fold, file in enumerate(files):
@@ -60,6 +62,7 @@ def collect(
         seed=seed,
         data=root.resolve().name,
         label_column=label_column,
+        group_column=group_column,
         classes=classes or [],
         command="edge-infer --probs",
         config=None,

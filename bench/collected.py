@@ -49,6 +49,7 @@ def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]
         "data": {
             "name": evidence.data,
             "label_column": evidence.label_column,
+            "group_column": evidence.group_column,
             "split": None,
             "samples": len(folder.samples),
             "left_out": len(folder.samples) - len(pairs),

@@ -17,7 +17,9 @@ import numpy as np
 from edge.errors import EdgeError
 
 from . import fairness, score
+from .dataset import NOT_STATED
 from .evaluation import Frame, Observations, Setting
+from .groupings import check_columns, columns_of
 from .interval import DRAWS, bootstrap_interval
 from .joint import joint_draws
 from .results import SCHEMA, read_json
@@ -53,7 +55,7 @@ class CompareError(EdgeError):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a results file of `edge-bench score`.
+    """Reads a results file of `edge-bench score`, whose groups are those of the first column it was scored by.
 
     Raises:
       CompareError: no such file, no JSON, another schema, or one without whole samples.
@@ -62,6 +64,33 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         got = result.get("schema") if isinstance(result, dict) else type(result).__name__
         raise CompareError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
+    _check(result, path)
+    return result
+
+
+def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]:
+    """A loaded result as if `column`, one of those it was scored by, were the first; its figures stay as they are.
+
+    Raises:
+      ColumnError: it was not scored by that column.
+      CompareError: it is damaged.
+    """
+    check_columns(result, [column], path)
+    if column == columns_of(result)[0]:
+        return result
+    try:
+        part = result["groupings"][column]
+        parity, samples = part["fairness"], {**result["samples"], **part["samples"]}
+        told = {name: parity[name] for name in ("reference_group", "excluded_groups")}
+    except (LookupError, TypeError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise CompareError(f"{path}: groupings: {column}: not as `edge-bench score` writes it: {what}") from error
+    found = {**result, "samples": samples, "score": {**result["score"], **told}}
+    _check(found, path)
+    return found
+
+
+def _check(result: dict[str, Any], path: Path) -> None:
     samples, contest = result.get("samples"), result.get("score")
     if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
         raise CompareError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
@@ -80,7 +109,6 @@ def load(path: Path) -> dict[str, Any]:
             raise CompareError(f"{path}: got {key} {repr(names)[:40]}, expected names")
     if reference in contest["excluded_groups"]:
         raise CompareError(f"{path}: the group {reference!r} is both the reference and excluded")
-    return result
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -150,7 +178,9 @@ def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> 
         "metrics": metrics,
         "by_group": by_group,
         "changed": _changed(first, second),
-        "levelling_down": levelling_down(metrics["score.fairness"], by_group),
+        "levelling_down": levelling_down(
+            metrics["score.fairness"], {name: entry for name, entry in by_group.items() if name != NOT_STATED}
+        ),
         "interval": {"kind": "paired bootstrap over clusters, stratified by group", "draws": draws, "seed": seed},
     }
 

@@ -2,7 +2,7 @@
 
 Two layouts: a tree `ROOT/<group>/<class>/file`, the contest's, or a folder with `manifest.csv`
 (`path,class,group[,cluster][,split][,coarse]...`). A manifest wins where both are present, because only it knows
-clusters.
+clusters. Any of its columns can be the class, and any the group.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ from edge.inputs import natural_key
 from edge.predictions import path_text
 
 MANIFEST = "manifest.csv"
+
+NOT_STATED = "not stated"
+"""Group of the images whose field is empty in the column of groups: shown, and compared with no other."""
+
+MAX_GROUPS = 100
+"""Groups that a column of a manifest may have; one with more holds names or numbers, and each value a few images."""
 
 MALIGNANT = ("BCC", "malignant", "MEL")
 """Malignant classes where no column `coarse` tells: of the contest's six, and of labels that are coarse themselves."""
@@ -48,12 +54,15 @@ class Sample:
     """Kind of its disease, e.g. "malignant"; "" where the manifest does not say."""
 
 
-def index(root: str | os.PathLike[str], *, label_column: str = "class", has_files: bool = True) -> list[Sample]:
+def index(
+    root: str | os.PathLike[str], *, label_column: str = "class", group_column: str = "group", has_files: bool = True
+) -> list[Sample]:
     """Lists a data set.
 
     Args:
       root: Folder with a manifest.csv, or with <group>/<class>/ folders of images.
       label_column: Column of the manifest that holds the class.
+      group_column: Column of the manifest that holds the group; an empty field is the group `NOT_STATED`.
       has_files: Whether a manifest's images must be there; evidence has a manifest alone.
 
     Returns:
@@ -61,19 +70,21 @@ def index(root: str | os.PathLike[str], *, label_column: str = "class", has_file
       files of other kinds than images are left out of a tree; a manifest is taken at its word.
 
     Raises:
-      DatasetError: no such folder, no images, a manifest without the columns needed, an empty field, a path given
-        twice, outside the root or not in its shortest form, or absent. Rows are counted under the header, from 1.
+      DatasetError: no such folder, no images, a manifest without the columns needed, an empty path or class, a path
+        given twice, outside the root or not in its shortest form, or absent, more than `MAX_GROUPS` groups. Rows are
+        counted under the header, from 1.
     """
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}, expected a data set")
     manifest = root / MANIFEST
     if manifest.exists():
-        samples = _read_manifest(manifest, label_column, has_files=has_files)
-    elif label_column == "class":
+        samples = _read_manifest(manifest, label_column, group_column, has_files=has_files)
+    elif (label_column, group_column) == ("class", "group"):
         samples = _scan_tree(root)
     else:
-        raise DatasetError(f"{root}: no {MANIFEST}, expected one with the column {label_column!r}")
+        column = label_column if label_column != "class" else group_column
+        raise DatasetError(f"{root}: no {MANIFEST}, expected one with the column {column!r}")
     if not samples:
         expected = "at least one row" if manifest.exists() else f"a {MANIFEST} or <group>/<class>/ folders with images"
         raise DatasetError(f"{manifest if manifest.exists() else root}: no images, expected {expected}")
@@ -87,6 +98,16 @@ def as_text(sample: Sample) -> Sample:
     except UnicodeEncodeError:
         return Sample(*map(path_text, astuple(sample)))
     return sample
+
+
+def groups_by_path(root: str | os.PathLike[str], column: str, *, label_column: str = "class") -> dict[str, str]:
+    """Path of every sample -> its group by another column than that of `index`, both as a predictions file has them.
+
+    Raises:
+      DatasetError: as for `index`, which has looked for the files already.
+    """
+    samples = index(root, label_column=label_column, group_column=column, has_files=False)
+    return {sample.path: sample.group for sample in map(as_text, samples)}
 
 
 def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
@@ -108,7 +129,7 @@ def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(sorted(name for name in kinds if name in MALIGNANT))
 
 
-def _read_manifest(manifest: Path, label_column: str, *, has_files: bool) -> list[Sample]:
+def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_files: bool) -> list[Sample]:
     try:
         text = manifest.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,8 +138,8 @@ def _read_manifest(manifest: Path, label_column: str, *, has_files: bool) -> lis
         raise DatasetError(f"{manifest}: cannot be read: {error.strerror}") from error
     rows = _rows(manifest, text)
     columns = next(rows, [])
-    needed = ("path", label_column, "group")
-    missing = [name for name in needed if name not in columns]
+    needed = ("path", label_column, group_column)
+    missing = [name for name in dict.fromkeys(needed) if name not in columns]
     if missing:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
     place = {name: i for i, name in enumerate(columns)}
@@ -133,8 +154,8 @@ def _read_manifest(manifest: Path, label_column: str, *, has_files: bool) -> lis
         if len(row) != len(columns):
             raise DatasetError(f"{manifest}: row {number}: got {len(row)} fields, expected {len(columns)}")
         path, label, group = row[of_path], row[of_label], row[of_group]
-        if not (path.strip() and label.strip() and group.strip()):
-            empty = next(name for name in needed if not row[place[name]].strip())
+        if not (path.strip() and label.strip()):
+            empty = "path" if not path.strip() else label_column
             raise DatasetError(f"{manifest}: row {number}: {empty} is empty")
         if path in first_row:
             first = first_row[path]
@@ -154,7 +175,11 @@ def _read_manifest(manifest: Path, label_column: str, *, has_files: bool) -> lis
         split = "" if of_split is None else sys.intern(row[of_split])
         coarse = "" if of_coarse is None else sys.intern(row[of_coarse])
         # A million rows have a handful of classes and groups: each name is held once.
-        samples.append(Sample(path, sys.intern(label), sys.intern(group), cluster, split, coarse))
+        group = sys.intern(group if group.strip() else NOT_STATED)
+        samples.append(Sample(path, sys.intern(label), group, cluster, split, coarse))
+    if (num_groups := len({sample.group for sample in samples})) > MAX_GROUPS:
+        got = f"got {num_groups} different values in the column {group_column}"
+        raise DatasetError(f"{manifest}: {got}, expected at most {MAX_GROUPS} groups")
     return samples
 
 

@@ -38,7 +38,7 @@ class Setting:
     reference: str
     """Group that SPD compares against."""
     excluded: tuple[str, ...] = ()
-    """Groups left out of parity metrics; their images count in every accuracy."""
+    """Groups left out of parity metrics, besides `dataset.NOT_STATED`; their images count in every accuracy."""
     malignant: tuple[str, ...] = ()
     """Classes that must not be missed; none: no sensitivity."""
     draws: int = DRAWS
@@ -121,7 +121,8 @@ class Frame:
     def __init__(self, observed: np.ndarray, groups: Sequence[str], setting: Setting) -> None:
         """Fixes what must be the same in every draw: which groups are compared, and which cells count."""
         self.setting = setting
-        self.compared = [i for i, name in enumerate(groups) if name not in setting.excluded]
+        self.excluded = score.left_out(groups, setting.excluded)
+        self.compared = [i for i, name in enumerate(groups) if name not in self.excluded]
         self.names = [groups[i] for i in self.compared]
         self.reference = groups.index(setting.reference)
         self.support = observed.sum(-1)[self.compared]  # (compared, C)
@@ -195,7 +196,7 @@ class Null:
     """What perfectly fair classifiers would show on as many images."""
 
     report: dict[str, Any]
-    """By null, `equal_accuracy` and `equal_recall`: SPD and fairness they give, and the p-value of the measured SPD."""
+    """By null, `equal_accuracy` and `equal_recall`: SPD, fairness and gap they give, p-values of the measured ones."""
     fair: dict[str, tuple[float, float]]
     """Of metrics that compare accuracies or recalls: the fair value, and the p-value against their null."""
 

@@ -103,6 +103,8 @@ class Evidence:
     """(N,) int64. The fold that an image was held out with."""
     ppm: np.ndarray
     """(N, C) int64. Probabilities in millionths."""
+    group_column: str = "group"
+    """Column of the data set's manifest that became `group` here."""
 
     @property
     def stem(self) -> str:

@@ -36,12 +36,15 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
     num_images = int(frame.sizes[frame.compared].sum())
     report: dict[str, Any] = {}
     for name, drawn in (("equal_accuracy", equal_accuracy), ("equal_recall", equal_recall)):
-        spd = fairness.spd_accuracy(of.ratio(drawn.sum(-1), sizes), reference=reference).overall
+        acc = of.ratio(drawn.sum(-1), sizes)  # (B, compared)
+        spd, gap = fairness.spd_accuracy(acc, reference=reference).overall, fairness.gap(acc).overall
         report[name] = {
             "spd_accuracy": _spread(spd, num_images),
             "fairness": _spread(score.fairness_score(spd, has_floor=profile.has_floor), num_images),
             "spd_above_chance": float(values["score.spd"] - spd.mean()),
             "p_value": p_value(float(values["score.spd"]), spd),
+            "gap": _spread(gap, num_images),
+            "gap_p_value": p_value(float(values["fairness.gap"]), gap),
         }
     acc_g = of.ratio(equal_accuracy.sum(-1), sizes)  # (B, compared)
     found = np.where(frame.cells, of.ratio(equal_recall, support), np.nan)  # (B, compared, C)

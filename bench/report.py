@@ -10,10 +10,8 @@ says follows from the results files, so equal input gives equal bytes.
 
 from __future__ import annotations
 
-import html
 import math
 import shlex
-import string
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +24,9 @@ from edge.errors import EdgeError
 from edge.outputs import write_output
 
 from . import compare, figures, published, sheets
-from .results import HALF_WIDTH
+from .dataset import NOT_STATED
+from .groupings import HALF_WIDTH, check_columns, columns_of
+from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
 
 FILES = ("index.html", "summary.md", *sheets.SHEETS, "published.csv")
 """Everything a report may consist of."""
@@ -34,36 +34,20 @@ FILES = ("index.html", "summary.md", *sheets.SHEETS, "published.csv")
 FEW = 10
 """Images under which a bin of the reliability diagram is drawn hollow."""
 
-METRICS = {
-    "worst_group": ("Worst group", "1", "accuracy of the group served worst; cannot rise by making others worse"),
-    "spd_accuracy": ("SPD (contest)", "0", "mean distance of the groups' accuracies from the reference group's"),
-    "gap": ("Gap", "0", "accuracy of the best group minus that of the worst"),
-    "gap_mix_adjusted": ("Gap at equal mix", "0", "the gap if every group had the same mix of classes"),
-    "gap_from_mix": ("Gap from mix", "", "gap minus gap at equal mix: what the data add, not the model"),
-    "u_l1": ("U (L1)", "0", "sum of the distances of the groups' accuracies from the overall one (FaHaNa)"),
-    "pqd": ("PQD", "1", "worst group accuracy divided by the best (FairDisCo, HeViFa)"),
-    "di_accuracy": ("Disparate impact, accuracy", "1", "the same number as PQD under BiaslessNAS's name"),
-    "dpm": ("DPM", "1", "how evenly each class is predicted across groups; also moved by true differences of mix"),
-    "di_selection": ("Disparate impact, selection", "1", "lowest such ratio of any class; under .8 is called suspect"),
-    "spd_selection": ("SPD (literature)", "0", "largest difference of a class's prediction rate from the reference"),
-    "spd_selection_mean": ("SPD (literature), mean", "0", "the mean of those differences"),
-    "eom": ("EOM", "1", "recall of the worst group over that of the best, mean over classes"),
-    "eom_all_cells": ("EOM, all cells", "1", "the same with cells of a few images, which make it noise"),
-    "equal_opportunity": ("Equal opportunity", "0", "largest difference of recall between groups in any class"),
-    "equalized_odds": ("Equalised odds", "0", "the same over recall and false alarms"),
-}
-"""Parity metric -> its name for people, its fair value, and what it says in one line."""
-
 
 class ReportError(EdgeError):
     """A results file that no report can be made of."""
 
 
-def load(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Name of a result -> the result; a name is a file's, with its folder where two are alike.
 
+    Args:
+      paths: Results files of `edge-bench score`.
+      columns: Of the further columns of groups these alone; none: all.
+
     Raises:
-      CompareError: no results file of `edge-bench score`.
+      CompareError, ColumnError: no results file of `edge-bench score`, or one that was not scored by a column.
       ReportError: the same file twice, or a file that is not whole.
     """
     results: dict[str, dict[str, Any]] = {}
@@ -73,6 +57,9 @@ def load(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if name in results:
             raise ReportError(f"{path}: another results file has its name {name!r} already, expected different names")
         results[name] = compare.load(path)
+        check_columns(results[name], columns, path)
+        if columns and (further := results[name].get("groupings")):
+            results[name]["groupings"] = {column: part for column, part in further.items() if column in columns}
         try:
             _check(results[name], str(path))
         except RecursionError as error:
@@ -108,14 +95,15 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         autoescape=lambda name: name is not None and "html" in name,
     )
     environment.filters |= {"num": number, "span": span, "cell": markdown_cell}
-    letters = dict(zip(results, _letters(len(results)), strict=True))
+    letter_of = dict(zip(results, letters(len(results)), strict=True))
     differences = _differences(results)
     context = {
         "version": __version__,
-        "results": [_view(letters[name], name, result) for name, result in results.items()],
-        "planes": _planes(results, letters) if len(results) > 1 and not differences else [],
+        "results": [_view(letter_of[name], name, result) for name, result in results.items()],
+        "planes": _planes(results, letter_of) if len(results) > 1 and not differences else [],
         "differences": differences,
         "metrics": METRICS,
+        "short_metrics": {name: METRICS[name] for name in SHORT},
         "published": published.rows(),
         "sources": published.SOURCES,
         "half_width": HALF_WIDTH,
@@ -130,30 +118,28 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def _view(letter: str, name: str, result: dict[str, Any]) -> dict[str, Any]:
     """Everything the templates need to know of one result; prose stays in the templates."""
-    parity, by_group, samples = result["fairness"], result["by_group"], result["samples"]
-    worst = [g for g, metric in parity["worst_group"]["by_group"].items() if metric["value"] is not None]
+    by_group, samples = result["by_group"], result["samples"]
     largest = max(result["by_class"], key=lambda c: result["by_class"][c]["recall"]["n"])
     prefix = letter.lower()
     view = {
         "letter": letter,
         "name": name,
         "r": result,
-        "worst": min(worst, key=lambda g: parity["worst_group"]["by_group"][g]["value"], default=None),
+        "columns": columns_of(result),
+        "groups": _groups(f"{prefix}-groups", result, result["accuracy"]),
+        "further": {
+            column: _groups(f"{prefix}-groups-{index}", part, result["accuracy"])
+            for index, (column, part) in enumerate(result.get("groupings", {}).items(), start=1)
+        },
         "largest_class": largest,
-        "is_small": {g: _is_small(metrics["accuracy"]) for g, metrics in by_group.items()},
         "matrices": [("all groups", *_shades(result["confusion_matrix"], result["by_class"], "recall"))]
         + [(g, *_shades(m["confusion_matrix"], m["recall"], None)) for g, m in by_group.items()],
-        "undefined": {name: _why_undefined(name, result) for name in METRICS},
         "no_answer": sum(answer is None for answer in samples["prediction"]),
         "board": _board(result),
         "command": _command(result),
         "figures": {},
     }
     pictures: dict[str, str] = view["figures"]
-    pictures["groups"] = figures.bars(
-        f"{prefix}-groups", "Accuracy of each group with its 95 % interval; the table below has the same numbers",
-        [_bar(g, metrics["accuracy"]) for g, metrics in by_group.items()], line=result["accuracy"]["value"],
-    )
     if result["null"] is not None:
         null = result["null"]
         pictures["null"] = figures.ranges(
@@ -181,6 +167,22 @@ def _view(letter: str, name: str, result: dict[str, Any]) -> dict[str, Any]:
                 [(size, row["images"], row) for size, row in sizes.items()],
             )
     return view
+
+
+def _groups(name: str, part: dict[str, Any], accuracy: figures.Metric) -> dict[str, Any]:
+    """What the templates need to know of the groups of one column, of a part with `fairness` and `by_group`."""
+    by_group = part["by_group"]
+    worst = {g: m["value"] for g, m in part["fairness"]["worst_group"]["by_group"].items() if m["value"] is not None}
+    title = "Accuracy of each group with its 95 % interval; the table below has the same numbers"
+    return {
+        "part": part,
+        "worst": min(worst, key=lambda g: worst[g], default=None),
+        "is_small": {g: _is_small(metrics["accuracy"]) for g, metrics in by_group.items()},
+        "undefined": {name: why_undefined(name, part) for name in METRICS},
+        "figure": figures.bars(
+            name, title, [_bar(g, metrics["accuracy"]) for g, metrics in by_group.items()], line=accuracy["value"]
+        ),
+    }
 
 
 def _bar(group: str, accuracy: figures.Metric) -> figures.Bar:
@@ -212,24 +214,6 @@ def _shades(
     return rows, any(missing for _, _, missing, _ in rows)
 
 
-def _why_undefined(name: str, result: dict[str, Any]) -> str:
-    """Why a parity metric has no value, or no interval; "" where it has both."""
-    parity = result["fairness"]
-    metric = parity[name]
-    sizes = [result["by_group"][group]["accuracy"]["n"] for group in parity["compared_groups"]]
-    if metric["value"] is not None:
-        return "no interval: a compared group has under 10 images" if metric["low"] is None else ""
-    if sum(n > 0 for n in sizes) < 2:
-        return "fewer than two groups with images"
-    if name in ("spd_accuracy", "spd_selection", "spd_selection_mean"):
-        return f"the reference group {parity['reference_group']} has no scored image"
-    if name in ("pqd", "di_accuracy"):
-        return "no group has a right answer"
-    if name in ("dpm", "di_selection"):
-        return "no class is predicted in two groups"
-    return f"no class has {parity['min_cell']} images in each of two groups"
-
-
 def _board(result: dict[str, Any]) -> str:
     before = (result["machine"] or {}).get("before") or {}
     parts = [before.get("board") or before.get("cpu"), before.get("system")]
@@ -243,10 +227,14 @@ def _command(result: dict[str, Any]) -> str:
     data, contest = result["data"], result["score"]
     root = shlex.quote(str(data["name"]))
     flags = ["--label", data["label_column"]] if data["label_column"] != "class" else []
+    columns = columns_of(result)
+    flags += [flag for column in columns if columns != ["group"] for flag in ("--group", column)]
     flags += ["--split", data["split"]] if data["split"] is not None else []
     flags += ["--subset"] if data["left_out"] else []
     flags += ["--profile", contest["profile"], "--reference", contest["reference_group"]]
-    flags += [flag for group in contest["excluded_groups"] for flag in ("--exclude-group", group)]
+    parities = [result["fairness"], *(part["fairness"] for part in result.get("groupings", {}).values())]
+    excluded = dict.fromkeys(group for parity in parities for group in parity["excluded_groups"])
+    flags += [flag for group in excluded if group != NOT_STATED for flag in ("--exclude-group", group)]
     flags += ["--errors", "exclude"] if result["errors"]["policy"] == "exclude" else []
     flags += ["--latency", "latency.json"] if result["latency"] is not None else []
     flags += ["--seed", str(result["interval"]["seed"])]
@@ -304,33 +292,12 @@ def _differences(results: dict[str, dict[str, Any]]) -> list[str]:
                       ("groups compared", "excluded_groups")):
         if any(other["score"][key] != first["score"][key] for other in others):
             found.append(what)
-    images = [sorted(zip(*(r["samples"][key] for key in ("path", "label", "group")))) for r in results.values()]
+    keys = ["path", "label", "group"]
+    if any(columns_of(other)[0] != columns_of(first)[0] for other in others):
+        found.append("column of groups")
+        keys.remove("group")
+    images = [sorted(zip(*(r["samples"][key] for key in keys))) for r in results.values()]
     return [*(["images"] if any(other != images[0] for other in images[1:]) else []), *found]
-
-
-def _letters(num_results: int) -> list[str]:
-    """A, B, ... Z, A1, B1, ..."""
-    alphabet = string.ascii_uppercase
-    return [alphabet[i % 26] + (str(i // 26) if i >= 26 else "") for i in range(num_results)]
-
-
-# Numbers and names as text
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three decimals; an en dash for what is not defined."""
-    return "\N{EN DASH}" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def span(metric: figures.Metric) -> str:
-    """low to high, breakable behind the "to" alone; empty where there is no interval."""
-    return "" if metric["low"] is None else f"{number(metric['low'])}\N{NO-BREAK SPACE}to {number(metric['high'])}"
-
-
-def markdown_cell(text: object) -> str:
-    """A name that cannot become markup, or leave its cell."""
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|~$" else c for c in html.escape(plain, quote=False))
 
 
 def _check(value: Any, where: str) -> None:

@@ -11,7 +11,7 @@ cluster bootstrap. A measure of the gap between groups whose value a perfectly f
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,12 @@ from edge.predictions import Prediction
 from . import accuracy as of
 from . import fairness, score
 from .dataset import Sample
-from .evaluation import Frame, Intervals, Metric, Observations, Setting
-from .interval import CONFIDENCE, images_needed
-from .joint import joint_draws
-from .null import null_of
+from .evaluation import Frame, Metric, Observations, Setting
+from .groupings import Grouping
+from .interval import CONFIDENCE
 from .pairing import MismatchError, has_answer
 
 SCHEMA = "edge-bench/1"
-
-HALF_WIDTH = 0.05
-"""A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
 
 
 def metrics(
@@ -64,15 +60,10 @@ def metrics(
     data = Observations.of(
         samples["label"], answers, samples["group"], samples["cluster"], classes=classes, reference=setting.reference
     )
-    counts = data.counts
-    frame = Frame(counts, data.groups, setting)
-    score.check_sizes([int(n) for n in frame.sizes[frame.compared]], frame.names, setting.profile)
+    grouping = Grouping(data, setting)
+    counts, table, part = grouping.counts, grouping.table, grouping.part()
+    contest = _contest(data, grouping.frame, counts)
     is_right = data.y_true == data.y_pred
-    contest = _contest(data, frame, counts)
-    values = frame.statistics(counts, frame.parts_of_data(data))
-    null = null_of(data, frame, values)
-    table = Intervals(frame, values, joint_draws([data], [frame])[0], null)
-    by_group = {name: _group(data, frame, table, counts, index) for index, name in enumerate(data.groups)}
     accuracy = data.rate(is_right)
     contest |= {
         "accuracy": accuracy if setting.profile.batch_size is None else table.metric("score.accuracy"),
@@ -89,9 +80,9 @@ def metrics(
         "accuracy": accuracy,
         "balanced_accuracy": table.metric("balanced_accuracy"),
         "macro_f1": table.metric("macro_f1"),
-        "fairness": _fairness(frame, table, counts, classes),
-        "null": None if null is None else null.report,
-        "malignant": _malignant(data, setting.malignant),
+        "fairness": part["fairness"],
+        "null": part["null"],
+        "malignant": part["malignant"],
         "calibration": _calibration(pairs, data),
         "by_class": {
             name: {
@@ -100,7 +91,7 @@ def metrics(
             }
             for index, name in enumerate(classes)
         },
-        "by_group": by_group,
+        "by_group": part["by_group"],
         "confusion_matrix": counts.sum(0)[:, :-1].tolist(),
         "interval": {
             "confidence": CONFIDENCE,
@@ -110,7 +101,7 @@ def metrics(
             "seed": setting.seed,
             "clusters": int(data.cluster.max()) + 1 if len(data.cluster) else 0,
         },
-        "warnings": list(_warnings(data, frame, by_group)),
+        "warnings": part["warnings"],
         "latency": None,
         "machine": None,
         "valid": True,
@@ -153,7 +144,7 @@ def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, 
         "profile": profile.name,
         "summary": profile.summary,
         "reference_group": setting.reference,
-        "excluded_groups": list(setting.excluded),
+        "excluded_groups": list(frame.excluded),
     }
     if profile.batch_size is not None:
         dropped = frame.sizes - score.scored_sizes(frame.sizes, profile)
@@ -164,69 +155,6 @@ def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, 
             reference=frame.reference, compared=frame.compared, profile=profile, seed=setting.seed,
         )
     return contest
-
-
-def _fairness(frame: Frame, table: Intervals, counts: np.ndarray, classes: list[str]) -> dict[str, Any]:
-    setting = frame.setting
-    parities = fairness.parity(
-        counts[frame.compared], reference=frame.compared.index(frame.reference), cells=frame.cells
-    )
-    small = np.argwhere(~frame.cells).tolist()
-    part: dict[str, Any] = {
-        "reference_group": setting.reference,
-        "compared_groups": frame.names,
-        "excluded_groups": list(setting.excluded),
-        "groups_without_images": [name for name, n in zip(frame.names, frame.support.sum(-1)) if not n],
-        "min_cell": fairness.MIN_CELL,
-        "cells_below_min": [
-            {"group": frame.names[g], "class": classes[c], "n": int(frame.support[g, c])} for g, c in small
-        ],
-    }
-    for name, metric in parities.items():
-        part[name] = table.metric(f"fairness.{name}") | {"by_group": table.by_group(f"fairness.{name}.by_group")}
-        if metric.by_class is not None:
-            by_class = [None if np.isnan(value) else float(value) for value in metric.by_class]
-            part[name]["by_class"] = dict(zip(classes, by_class, strict=True))
-    part["gap_from_mix"] = table.metric("fairness.gap_from_mix")
-    return part
-
-
-def _group(data: Observations, frame: Frame, table: Intervals, counts: np.ndarray, index: int) -> dict[str, Any]:
-    is_right, chosen = data.y_true == data.y_pred, data.group == index
-    is_compared = index in frame.compared
-    return {
-        "accuracy": data.rate(is_right, chosen),
-        "balanced_accuracy": table.of_group("by_group.balanced_accuracy", index),
-        "macro_f1": table.of_group("by_group.macro_f1", index),
-        "difference_to_reference": table.of_group("fairness.spd_accuracy.by_group", index) if is_compared else None,
-        "recall": {
-            name: data.rate(is_right, chosen & (data.y_true == c)) for c, name in enumerate(data.classes)
-        },
-        "confusion_matrix": counts[index][:, :-1].tolist(),
-        "clusters": len(np.unique(data.cluster[chosen])),
-    }
-
-
-def _malignant(data: Observations, malignant: Collection[str]) -> dict[str, Any] | None:
-    """Sensitivity and specificity of the malignant classes taken as one; None where none or all classes are."""
-    positive = np.array([name in malignant for name in data.classes])
-    if not positive.any() or positive.all():
-        return None
-    truth = positive[data.y_true]
-    answer = np.where(data.y_pred == of.NO_ANSWER, ~truth, positive[data.y_pred])  # no answer is wrong either way
-
-    def rates(chosen: np.ndarray) -> dict[str, Metric]:
-        return {
-            "sensitivity": data.rate(answer == truth, chosen & truth),
-            "specificity": data.rate(answer == truth, chosen & ~truth),
-        }
-
-    everyone = np.ones(len(truth), bool)
-    return {
-        "classes": [name for name in data.classes if name in malignant],
-        **rates(everyone),
-        "by_group": {name: rates(data.group == index) for index, name in enumerate(data.groups)},
-    }
 
 
 def _calibration(pairs: Sequence[tuple[Sample, Prediction]], data: Observations) -> dict[str, Any] | None:
@@ -253,32 +181,6 @@ def _calibration(pairs: Sequence[tuple[Sample, Prediction]], data: Observations)
         **describe(np.ones(len(right), bool)),
         "by_group": {name: describe(group == index) for index, name in enumerate(data.groups)},
     }
-
-
-def _warnings(data: Observations, frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
-    """What a reader should know before believing a gap."""
-    for name in frame.names:
-        accuracy = by_group[name]["accuracy"]
-        n = accuracy["n"]
-        if n < fairness.MIN_CELL:
-            yield (
-                f"group {name} has {n} images, under {fairness.MIN_CELL}: no interval for anything that compares "
-                "groups (--exclude-group leaves it out)"
-            )
-        elif (accuracy["high"] - accuracy["low"]) / 2 > HALF_WIDTH:
-            half = (accuracy["high"] - accuracy["low"]) / 2
-            needed = images_needed(min(max(accuracy["value"], 0.1), 0.9), HALF_WIDTH)
-            ends = f"{n} images give its accuracy +- {100 * half:.1f} points"
-            yield f"group {name}: {ends}; +- {100 * HALF_WIDTH:.0f} points take about {needed}"
-    if len(frame.names) - (frame.support.sum(-1) == 0).sum() < 2:
-        yield "fewer than two groups with images: nothing that compares groups is defined"
-    elif not frame.sizes[frame.reference]:
-        yield f"the reference group {frame.setting.reference} has no scored image: SPD and fairness are not defined"
-    if small := int((~frame.cells).sum()):
-        yield (
-            f"{small} of {frame.cells.size} cells of group and class have under {fairness.MIN_CELL} images and are "
-            "left out of eom, equal_opportunity and equalized_odds"
-        )
 
 
 def _third(metric: Metric) -> Metric:

@@ -32,6 +32,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     rows += [(f"accuracy in {group}", metrics["accuracy"]) for group, metrics in result["by_group"].items()]
     parity, contest = result["fairness"], result["score"]
     rows += [(text, parity[name]) for name, text in _PARITY_ROWS.items()]
+    for column, part in result.get("groupings", {}).items():
+        rows += [(f"{column}: {text}", metric) for text, metric in _further_rows(part)]
     rows += [(f"spd to {contest['reference_group']}", contest["spd"])]
     rows += [(f"score: {name}", contest[name]) for name in ("accuracy", "fairness", "latency") if contest[name]]
     total = "total" if contest["latency"] else "total_of_two_thirds"
@@ -49,10 +51,9 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
     contest, null = result["score"], result["null"]
     if null is not None:
         fair = null["equal_accuracy"]
-        p = "p < 0.001" if fair["p_value"] < 0.001 else f"p = {fair['p_value']:.3f}"
         yield (
             f"fairness {number(contest['fairness']['value'])}: a perfectly fair model of this accuracy would score "
-            f"{interval_text(fair['fairness'])} on these images, as low as this with {p}"
+            f"{interval_text(fair['fairness'])} on these images, as low as this with {_p(fair['p_value'])}"
         )
     if over := contest.get("over_permutations"):
         mean, sd = (number(over["fairness"][key]) for key in ("mean", "sd"))
@@ -60,6 +61,8 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
             f"images dropped at random: fairness {mean}, sd {sd} over all shuffles ({over['method']}); this is the one "
             f"of seed {contest['seed']}"
         )
+    for column, part in result.get("groupings", {}).items():
+        yield from (f"{column}: {line}" for line in [*part["warnings"], *_chance(part)])
     for reason in result["reasons"]:
         yield f"not valid: {reason}"
     yield (
@@ -76,6 +79,27 @@ def number(value: float | None) -> str:
 def interval_text(metric: Metric) -> str:
     """low-high, "-" where there is none."""
     return "-" if metric["low"] is None else f"{metric['low']:.4f}-{metric['high']:.4f}"
+
+
+def _further_rows(part: dict[str, Any]) -> Iterator[tuple[str, Metric]]:
+    """A further division into groups, in short: the file and the page have all of it."""
+    yield from ((f"accuracy in {group}", metrics["accuracy"]) for group, metrics in part["by_group"].items())
+    yield from ((_PARITY_ROWS[name], part["fairness"][name]) for name in ("worst_group", "gap"))
+    if part["null"] is not None:
+        yield "gap of a fair model", part["null"]["equal_accuracy"]["gap"]
+
+
+def _chance(part: dict[str, Any]) -> Iterator[str]:
+    if part["null"] is not None:
+        fair = part["null"]["equal_accuracy"]
+        yield (
+            f"gap {number(part['fairness']['gap']['value'])}: a perfectly fair model of this accuracy would show "
+            f"{interval_text(fair['gap'])} on these images, as much as this with {_p(fair['gap_p_value'])}"
+        )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _errors(result: dict[str, Any]) -> Iterator[str]:

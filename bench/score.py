@@ -23,6 +23,7 @@ from edge.errors import EdgeError
 
 from . import fairness
 from .accuracy import ratio
+from .dataset import NOT_STATED
 
 MAX_SPD = 0.2
 """SPD that scores 0. Source: ESFair 2023, problem page and code."""
@@ -106,8 +107,14 @@ def parts(
     return Parts(ratio(hits.sum(-1), sizes.sum(-1)), spd, fairness_score(spd, has_floor=profile.has_floor))
 
 
+def left_out(groups: Collection[str], excluded: Sequence[str] = ()) -> tuple[str, ...]:
+    """The groups that are compared with no other: those excluded, and that of the images whose group is not stated."""
+    is_left_out = NOT_STATED in groups and NOT_STATED not in excluded
+    return (*excluded, *([NOT_STATED] if is_left_out else []))
+
+
 def reference_group(
-    groups: Iterable[str], *, profile: Profile, wanted: str | None = None, excluded: Collection[str] = ()
+    groups: Iterable[str], *, profile: Profile, wanted: str | None = None, excluded: Sequence[str] = ()
 ) -> str:
     """The group that SPD compares against: the contest's own, else the one asked for, else the one with fewest images.
 
@@ -115,7 +122,7 @@ def reference_group(
       groups: Group of every image of the whole data set, also of those that are not scored.
       profile: The reading of the rules.
       wanted: Group asked for.
-      excluded: Groups that are left out of parity.
+      excluded: Groups that are left out of parity; that of the images whose group is not stated is, too.
 
     Raises:
       ScoreError: a name that is no group of the data, the contest's group set aside, or no group left.
@@ -125,9 +132,10 @@ def reference_group(
     for name in (*excluded, *([wanted] if wanted is not None else [])):
         if name not in sizes:
             raise ScoreError(f"no group {name!r} in the data set, expected one of {names}")
+    excluded = left_out(sizes, excluded)
     sizes = Counter({name: n for name, n in sizes.items() if name not in excluded})
     if not sizes:
-        raise ScoreError(f"every group is excluded, expected some of {names} to remain")
+        raise ScoreError(f"every group is excluded or {NOT_STATED}, got {names}, expected one that is neither")
     if wanted in excluded:
         raise ScoreError(f"the group {wanted!r} is both the reference and excluded")
     if profile.reference is not None and profile.reference in sizes:

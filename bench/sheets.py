@@ -47,34 +47,41 @@ def metrics(result: dict[str, Any]) -> Iterator[Row]:
     for name, moments in (contest.get("over_permutations") or {}).items():
         if isinstance(moments, dict):
             yield from (_plain(f"score.over_permutations.{name}.{key}", value) for key, value in moments.items())
-    for name, metric in result["fairness"].items():
-        if isinstance(metric, dict) and "value" in metric:
-            yield _row(f"fairness.{name}", metric)
-            yield from (_row(f"fairness.{name}", own, group=group) for group, own in metric.get("by_group", {}).items())
-            yield from (
-                _plain(f"fairness.{name}", value, label=label) for label, value in metric.get("by_class", {}).items()
-            )
-    for kind, null in (result["null"] or {}).items():
-        for name, value in null.items():
-            is_metric = isinstance(value, dict)
-            yield _row(f"null.{kind}.{name}", value) if is_metric else _plain(f"null.{kind}.{name}", value)
     for label, rates in result["by_class"].items():
         yield from (_row(name, metric, label=label) for name, metric in rates.items())
-    for group, own in result["by_group"].items():
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "difference_to_reference"):
-            if own[name] is not None:
-                yield _row(name, own[name], group=group)
-        yield from (_row("recall", metric, group=group, label=label) for label, metric in own["recall"].items())
-        yield _plain("clusters", own["clusters"], group=group)
-    if malignant := result["malignant"]:
-        for group, rates in (("", malignant), *malignant["by_group"].items()):
-            yield from (_row(f"malignant.{name}", rates[name], group=group) for name in ("sensitivity", "specificity"))
+    yield from _groups(result)
+    for column, part in result.get("groupings", {}).items():
+        yield from ((f"groupings.{column}.{name}", *values) for name, *values in _groups(part))
     if calibration := result["calibration"]:
         for group, bins in (("", calibration), *calibration["by_group"].items()):
             yield _row("ece", bins["ece"], group=group)
     for part, key in (("data", "samples"), ("data", "left_out"), ("errors", "images"), ("interval", "draws"),
                       ("interval", "clusters"), ("interval", "seed")):
         yield _plain(f"{part}.{key}", result[part][key])
+
+
+def _groups(part: dict[str, Any]) -> Iterator[Row]:
+    """What is made of one column of groups: of the result itself, or of one of its `groupings`."""
+    for name, metric in part["fairness"].items():
+        if isinstance(metric, dict) and "value" in metric:
+            yield _row(f"fairness.{name}", metric)
+            yield from (_row(f"fairness.{name}", own, group=group) for group, own in metric.get("by_group", {}).items())
+            yield from (
+                _plain(f"fairness.{name}", value, label=label) for label, value in metric.get("by_class", {}).items()
+            )
+    for kind, null in (part["null"] or {}).items():
+        for name, value in null.items():
+            is_metric = isinstance(value, dict)
+            yield _row(f"null.{kind}.{name}", value) if is_metric else _plain(f"null.{kind}.{name}", value)
+    for group, own in part["by_group"].items():
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "difference_to_reference"):
+            if own[name] is not None:
+                yield _row(name, own[name], group=group)
+        yield from (_row("recall", metric, group=group, label=label) for label, metric in own["recall"].items())
+        yield _plain("clusters", own["clusters"], group=group)
+    if malignant := part["malignant"]:
+        for group, rates in (("", malignant), *malignant["by_group"].items()):
+            yield from (_row(f"malignant.{name}", rates[name], group=group) for name in ("sensitivity", "specificity"))
 
 
 def confusion(result: dict[str, Any]) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from .evaluation import Metric
 from .evidence import OBJECTIVES, Evidence, RunRecord, read_record
 from .panel import Panel
 from .protocol import Folder, load
+from .score import left_out
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of `edge-infer --min-confidence`."""
@@ -87,7 +88,7 @@ def _introduction(folder: Folder, panel: Panel) -> Iterator[str]:
     groups = ", ".join(_groups(folder))
     num_clusters = len({sample.cluster for sample in samples})
     yield f"{len(samples)} images, {num_clusters} clusters, groups {groups}; the contest's fairness"
-    excluded = _listed("; in no comparison of groups: ", protocol.exclude)
+    excluded = _listed("; in no comparison of groups: ", left_out(_groups(folder), protocol.exclude))
     masked = _listed("; masked, as the data has none: ", protocol.mask)
     yield f"compares with {panel.reference}{excluded}{masked}."
     yield "Intervals: 95 %, bootstrap over clusters, of the mean over seeds; of recall and of rates against coverage"

@@ -69,7 +69,8 @@ def result(model: str = "small", *, draws: int = 2000, with_latency: bool = True
     made = {
         "schema": results.SCHEMA,
         "data": {
-            "name": "simulated", "label_column": "class", "split": None, "samples": len(found), "left_out": 0,
+            "name": "simulated", "label_column": "class", "group_column": "group", "split": None,
+            "samples": len(found), "left_out": 0,
         },
         "predictions": {
             "schema": "edge-predictions/1", "model_sha256": 64 * "0", "classes": CLASSES,

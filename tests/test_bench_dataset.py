@@ -1,7 +1,7 @@
 import pytest
 from sample_images import encoded, photo
 
-from bench.dataset import DatasetError, Sample, classes_of, index
+from bench.dataset import NOT_STATED, DatasetError, Sample, classes_of, groups_by_path, index
 
 JPEG = encoded(photo(16, 16))
 
@@ -42,6 +42,29 @@ def test_manifest_in_its_own_order_with_clusters(tmp_path):
         Sample("sub/1.jpg", "NV", "V-VI", "sub/1.jpg", "val", "good"),
     ]
     assert [sample.label for sample in index(tmp_path, label_column="coarse")] == ["bad", "good"]
+
+
+def test_any_column_is_the_group_and_an_empty_field_is_not_stated(tmp_path):
+    put(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    manifest(tmp_path, "path,class,group,sex\n1.jpg,MEL,I-II,male\n2.jpg,NV,, \n3.jpg,NV,unknown,unknown\n")
+    assert [sample.group for sample in index(tmp_path)] == ["I-II", NOT_STATED, "unknown"]
+    assert [sample.group for sample in index(tmp_path, group_column="sex")] == ["male", NOT_STATED, "unknown"]
+    assert [sample.group for sample in index(tmp_path, group_column="class")] == ["MEL", "NV", "NV"]
+    assert groups_by_path(tmp_path, "sex") == {"1.jpg": "male", "2.jpg": NOT_STATED, "3.jpg": "unknown"}
+    manifest(tmp_path, "path,class,sex\n1.jpg,MEL,male\n")  # no column of the usual name is needed
+    assert index(tmp_path, group_column="sex") == [Sample("1.jpg", "MEL", "male", "1.jpg")]
+
+
+def test_columns_that_are_no_groups(tmp_path):
+    names = [f"{i}.jpg" for i in range(101)]
+    put(tmp_path, *names)
+    with pytest.raises(DatasetError, match="no manifest.csv, expected one with the column 'sex'"):
+        index(tmp_path, group_column="sex")
+    manifest(tmp_path, "path,class,group\n" + "".join(f"{name},x,{name}\n" for name in names))
+    with pytest.raises(DatasetError, match="no column sex; got path, class, group$"):
+        index(tmp_path, group_column="sex")
+    with pytest.raises(DatasetError, match="got 101 different values in the column group, expected at most 100 groups"):
+        index(tmp_path)
 
 
 def test_manifest_without_cluster_column_with_bom_crlf_and_blank_line(tmp_path):

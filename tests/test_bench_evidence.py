@@ -139,6 +139,8 @@ def test_predictions_of_model_files_are_collected_fold_by_fold(tmp_path, data):
     assert found.ppm[0].tolist() == [600000, 300000, 100000] and found.ppm[2].tolist() == [100000, 600000, 300000]
     assert [run.checkpoint_sha256 for run in found.runs] == ["f" * 64] * 2
     assert main(command) == 2
+    assert found.group_column == "group"
+    assert main([*command, "--force", "--group", "sex"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ import pytest
 from simulated_results import SIZES, latency, pairs, result
 
 import bench
-from bench import compare, figures, latency_part, published, report, results, score
+from bench import compare, figures, groupings, latency_part, page_text, published, report, results, score
 from bench.cli import main
+from bench.dataset import NOT_STATED
 from bench.evaluation import Setting
 from edge.errors import EdgeError
 
@@ -123,10 +124,14 @@ def numbers_of(contents: dict[str, str]) -> set[str]:
             for row in csv.reader(io.StringIO(text)):
                 for field in row:
                     try:
-                        found |= {report.number(float(field), digits) for digits in (1, 2, 3)}
+                        found |= {page_text.number(float(field), digits) for digits in (1, 2, 3)}
                     except ValueError:
                         pass
     return found
+
+
+def numbers_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.])\N{MINUS SIGN}?\d+\.\d+(?![\w.])", text))
 
 
 def test_every_number_is_in_the_tables_and_in_the_json(small: dict[str, Any], large: dict[str, Any]) -> None:
@@ -134,7 +139,7 @@ def test_every_number_is_in_the_tables_and_in_the_json(small: dict[str, Any], la
     known = numbers_of(contents) | {"0.667", "0.05", "0.2"}  # the most that two thirds can be, and what prose says
     for name in ("index.html", "summary.md"):
         text = " ".join(Outline(contents[name]).text) if name == "index.html" else contents[name]
-        shown = set(re.findall(r"(?<![\w.])\N{MINUS SIGN}?\d+\.\d+(?![\w.])", text)) - {"0.1.0"}
+        shown = numbers_in(text)
         assert len(shown) > 40
         assert shown <= known, sorted(shown - known)
     in_json = {float(text) for text in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", json.dumps([small, large]))}
@@ -260,6 +265,57 @@ def test_the_page_is_written_last(small: dict[str, Any], tmp_path: Path, monkeyp
     assert not (tmp_path / "index.html").exists()
 
 
+def by_columns(made: dict[str, Any], *columns: str) -> dict[str, Any]:
+    """The result scored by further columns: of every image one of two groups, or none that is stated."""
+    names = ("female", "male", "male", NOT_STATED)
+    group_of = {path: names[i % 4] for i, path in enumerate(made["samples"]["path"])}
+    setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=100)
+    found = groupings.further(made["samples"], made["classes"], setting, dict.fromkeys(columns, group_of))
+    return changed(made, groupings=found)
+
+
+def test_further_columns_have_a_section_each(small: dict[str, Any]) -> None:
+    made = by_columns(small, "sex", HOSTILE)
+    contents = report.render({"x": made, "plain": small})
+    outline = Outline(contents["index.html"])
+    assert not outline.open and outline.tags["script"] == 0 and max(Counter(outline.ids).values()) == 1
+    assert all(link[1:] in outline.ids for link in outline.links)
+    assert {"a-groups-by-1", "a-groups-by-2"} <= {*outline.ids} and "b-groups-by-1" not in outline.ids
+    text = " ".join(" ".join(outline.text).split())
+    part = made["groupings"]["sex"]
+    worst = min(("female", "male"), key=lambda name: part["by_group"][name]["accuracy"]["value"])
+    assert f"Groups by sex {worst} is the group served worst" in text
+    assert f"gap of {page_text.number(part['null']['equal_accuracy']['gap']['value'])} on these images" in text
+    assert "not stated not compared" in text and "is not stated: they are compared with no other" in text
+    assert numbers_in(text) <= numbers_of(contents) | {"0.667", "0.05", "0.2"}
+    rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
+    keys = [(row["result"], row["metric"], row["group"], row["class"]) for row in rows]
+    assert max(Counter(keys).values()) == 1
+    (gap,) = [row for row in rows if row["metric"] == "groupings.sex.fairness.gap" and not row["group"]]
+    assert float(gap["value"]) == part["fairness"]["gap"]["value"]
+    assert f"| {NOT_STATED} | " in contents["summary.md"] and "<script" not in contents["summary.md"]
+    assert "--group group --group sex --group" in contents["index.html"]
+    assert "--exclude-group" not in contents["index.html"]
+
+
+def test_sections_can_be_chosen(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = saved(tmp_path, "r", by_columns(small, "sex", "age")), tmp_path / "out"
+    assert run("report", path, "-o", out, "--group", "age", "-q") == 0
+    page = (out / "index.html").read_text()
+    assert "Groups by age" in page and "Groups by sex" not in page
+    for columns, status, message in ((["site"], 3, "was not scored by site, got group, sex, age"),
+                                     (["sex", "sex"], 2, "--group sex is given twice")):
+        flags = [flag for column in columns for flag in ("--group", column)]
+        assert run("report", path, "-o", tmp_path / "none", *flags) == status
+        assert message in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_results_by_other_columns_are_not_ranked(small: dict[str, Any]) -> None:
+    other = changed(small)
+    other["data"]["group_column"] = "sex"
+    assert "differ in column of groups:" in report.render({"a": small, "b": other})["index.html"]
+
+
 def test_large_groups_are_not_hatched() -> None:
     page = report.render({"x": result("large", draws=50, sizes={"G7": 900, "G10": 900})})["index.html"]
     assert "Hatched" not in page and "<pattern" not in page
@@ -307,8 +363,8 @@ def test_page_carries_the_published_results_with_their_caveats(page: str) -> Non
 
 
 def test_letters_and_names() -> None:
-    assert report._letters(28)[24:] == ["Y", "Z", "A1", "B1"]
-    assert report.number(None) == "\N{EN DASH}" and report.number(-0.25) == "\N{MINUS SIGN}0.250"
+    assert page_text.letters(28)[24:] == ["Y", "Z", "A1", "B1"]
+    assert page_text.number(None) == "\N{EN DASH}" and page_text.number(-0.25) == "\N{MINUS SIGN}0.250"
     assert figures._short("a\x00b" + 20 * "c", 5) == "a\N{REPLACEMENT CHARACTER}bc…"
 
 

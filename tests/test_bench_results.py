@@ -325,7 +325,8 @@ def test_score_of_a_split_keeps_the_reference_of_the_whole(data: Path) -> None:
     (data / "p.csv").write_text("".join(lines[:41]))
     result = scored(data, "--split", "val")
     assert result["data"] == {
-        "name": data.name, "label_column": "class", "split": "val", "samples": 40, "left_out": 0
+        "name": data.name, "label_column": "class", "group_column": "group", "split": "val", "samples": 40,
+        "left_out": 0,
     }
     assert run("score", data / "p.csv", "--data", data, "--split", "test") == 3
 

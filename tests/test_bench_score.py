@@ -68,6 +68,7 @@ def groups(sizes: dict[str, int]) -> list[str]:
         ({"light": 9, "dark": 3}, OURS, "light", (), "light"),
         ({"b": 3, "a": 3, "c": 4}, OURS, None, (), "a"),  # a tie goes to the smallest name
         ({"V-VI": 30, "I-II": 90, "unknown": 5}, OURS, None, ("unknown",), "V-VI"),
+        ({"V-VI": 30, "I-II": 90, "not stated": 5}, OURS, None, (), "V-VI"),
     ],
 )
 def test_reference_group(
