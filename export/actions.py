@@ -76,6 +76,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         arguments.data,
         [Pair(arguments.a, arguments.b, subset), *others],
         label_column=arguments.label,
+        group_column=arguments.group,
         allow_leak=arguments.allow_leak,
         quiet=arguments.quiet,
     )

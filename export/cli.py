@@ -32,6 +32,10 @@ def build_parser() -> ArgumentParser:
         to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
         to.add_argument("--force", action="store_true", help="replace FILE")
 
+    def columns(to: ArgumentParser) -> None:
+        to.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+        to.add_argument("--group", default="group", metavar="COLUMN", help="the manifest's group column (group)")
+
     to_onnx = command("onnx", "write the model file of the runtime")
     to_onnx.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
     weights = command("weights", "write the weights in training form (safetensors)")
@@ -42,7 +46,7 @@ def build_parser() -> ArgumentParser:
     int8 = command("int8", "quantise a model file")
     int8.add_argument("model", type=Path, metavar="MODEL", help="a float model file")
     int8.add_argument("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
-    int8.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+    columns(int8)
     int8.add_argument("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
     int8.add_argument("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
     int8.add_argument("--search", action="store_true", help="print every variant, on the held-out images, and layers")
@@ -62,7 +66,7 @@ def build_parser() -> ArgumentParser:
     verify.add_argument("b", type=Path, metavar="B", nargs="?", help="another")
     verify.add_argument("--against-full-decode", action="store_true", help="B is A with photos decoded at full size")
     verify.add_argument("--data", type=Path, required=True, metavar="DATA", help="the data set's folder")
-    verify.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+    columns(verify)
     verify.add_argument("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (else all)")
     verify.add_argument(
         "--also", action="append", default=[], nargs=3, type=Path, metavar=("A", "B", "FILE"),

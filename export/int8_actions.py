@@ -34,7 +34,7 @@ def run_int8(arguments: argparse.Namespace) -> int:
     """Quantises a model file."""
     check_output(arguments.output, force=arguments.force)
     classifier = Classifier.load(arguments.model)
-    samples = index(arguments.calibrate, label_column=arguments.label)
+    samples = index(arguments.calibrate, label_column=arguments.label, group_column=arguments.group)
     others = sorted({sample.label for sample in samples} - {*classifier.classes})
     if others:
         expected = ", ".join(classifier.classes)

@@ -45,6 +45,7 @@ def verify(
     pairs: Sequence[Pair],
     *,
     label_column: str = "class",
+    group_column: str = "group",
     allow_leak: bool = False,
     draws: int = DRAWS,
     quiet: bool = True,
@@ -55,6 +56,7 @@ def verify(
       root: Folder of the data set.
       pairs: At least one, all of the same classes; no image in two of them.
       label_column: Column of the manifest that holds the class.
+      group_column: Column of the manifest that holds the group.
       allow_leak: Whether figures are given on images that a model was trained on.
       draws: Of the bootstrap.
       quiet: Whether no progress is shown.
@@ -69,7 +71,7 @@ def verify(
       ModelError: a model cannot be loaded or run, or gives logits that are not finite.
       CheckpointError, DatasetError, MismatchError: as where they come from.
     """
-    everything = dataset.index(root, label_column=label_column)
+    everything = dataset.index(root, label_column=label_column, group_column=group_column)
     chosen = choose_images(everything, pairs)
     runners = [open_pair(pair) for pair in pairs]
     classes = runners[0][0].classes
@@ -126,7 +128,7 @@ def gate(result: dict[str, Any]) -> list[str]:
         failures.append(f"total of two thirds: {ends}, expected an interval that reaches {-MAX_TOTAL_LOSS}")
     for name, entry in result["comparison"]["by_group"].items():
         lost = entry["difference"]
-        is_judged = lost["n"] >= MIN_GROUP and lost["high"] is not None
+        is_judged = lost["n"] >= MIN_GROUP and lost["high"] is not None and name != dataset.NOT_STATED
         # The bootstrap shifts an end at 0 by its own small error: under half an image it is still at 0.
         if is_judged and lost["value"] < -MAX_GROUP_LOSS and lost["high"] < -0.5 / lost["n"]:
             change = f"{100 * lost['value']:+.2f} points ({100 * lost['low']:+.2f} to {100 * lost['high']:+.2f})"
@@ -178,8 +180,9 @@ def _compare(
     both = [list(zip(samples, own, strict=True)) for own in rows]
     order = pairing.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
     sizes = Counter(sample.group for sample in samples)
-    small = tuple(name for name in sorted({*groups}) if sizes[name] < MIN_CELL)
-    excluded = small if len(small) < len({*groups}) else ()
+    compared = sorted({*groups} - {dataset.NOT_STATED})
+    small = tuple(name for name in compared if sizes[name] < MIN_CELL)
+    excluded = small if len(small) < len(compared) else ()
     profile = score.PROFILES[score.DEFAULT]
     reference = score.reference_group(groups, profile=profile, excluded=excluded)
     found = [results.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
@@ -190,6 +193,8 @@ def _compare(
     )
     is_same = np.array([a.label == b.label for a, b in zip(*rows, strict=True)])
     remarks = [f"group {name} has {sizes[name]} images: not in the fairness that is compared" for name in excluded]
+    if unstated := sizes[dataset.NOT_STATED]:
+        remarks.append(f"the group of {unstated} images is not stated: they are compared with no other")
     if not is_usable.all():
         remarks.append(f"{(~is_usable).sum()} images cannot be decoded: wrong in both")
     if comparison["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:

@@ -97,6 +97,11 @@ def test_verify_info_and_drawing(run_folder, tmp_path, capsys):
     assert "48 images, the same answer on 100.00%" in capsys.readouterr().out
     assert json.loads((tmp_path / "v.json").read_text())["failures"] == []
     save(replace(blank(MOBILEONE), ema=random_network(num_conv_branches=1, seed=5).state_dict()), tmp_path / "other.pt")
+    by_class = [*where, "--group", "class", "-o", str(tmp_path / "v.json"), "--force", "-q"]
+    assert main(["verify", str(run_folder), str(model), *by_class]) == 0
+    assert set(json.loads((tmp_path / "v.json").read_text())["comparison"]["by_group"]) == {*COLOURS}
+    assert main(["verify", str(run_folder), str(model), *where, "--group", "sex"]) == 3
+    assert "no column sex; got path, class, group, cluster" in capsys.readouterr().err
     status = main(["verify", str(run_folder), str(tmp_path / "other.pt"), *where, "-q"])
     assert (status == 6) == ("gate failed" in capsys.readouterr().err)
     svg = tmp_path / "model.svg"

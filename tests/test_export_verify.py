@@ -98,6 +98,19 @@ def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
     assert sum("does not tell" in line for line in result["remarks"]) == 2
 
 
+def test_images_of_no_stated_group_are_told(folder, tmp_path, held_out):
+    for name in ("data/g1", "data/g2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(folder / name)
+    rows = (folder / "data" / "manifest.csv").read_text().splitlines()
+    lines = [row.replace(",g2,", ",,") for row in rows]
+    (tmp_path / "data" / "manifest.csv").write_text("\n".join(lines) + "\n")
+    result = check(tmp_path, (folder / "run", folder / "same.onnx", held_out))
+    assert result["a"]["by_group"]["not stated"]["accuracy"]["n"] == 24 and result["failures"] == []
+    assert result["comparison"]["excluded_groups"] == ["not stated"]
+    assert "the group of 24 images is not stated: they are compared with no other" in result["remarks"]
+
+
 def test_folds_are_pooled(folder, held_out):
     pairs = [(folder / "run", folder / "same.onnx", held_out[:24]), (folder / "same.onnx", None, held_out[24:])]
     result = check(folder, *pairs)
@@ -194,6 +207,7 @@ def compared(total, **groups):
         (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, 0.001, 500)), 0),
         (compared((0.0, 0.0, 0.0), g=(-0.0099, -0.012, -0.007, 500)), 0),
         (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, -1e-5, 100)), 0),  # an end at 0, moved by the bootstrap's own error
+        (compared((0.0, 0.0, 0.0), **{"not stated": (-0.3, -0.5, -0.2, 500)}), 0),
         (compared((-0.1, -0.2, -0.05), g=(-0.3, -0.5, -0.2), h=(-0.1, -0.2, -0.05)), 3),
     ],
 )

@@ -55,6 +55,24 @@ def test_folds_then_fit_then_resume(tmp_path, data, capsys):
     assert "the run was started with config {'lr': 0.002}, got {'lr': 0.1}" in capsys.readouterr().err
 
 
+def test_groups_of_another_column(tmp_path, data, capsys):
+    rows = (data / "manifest.csv").read_text().splitlines()
+    sexes = ["female", "male", "male", ""]  # of the two images of a cluster the same
+    lines = [f"{row},{sexes[i // 6]}" for i, row in enumerate(rows[1:])]
+    (data / "manifest.csv").write_text("\n".join([f"{rows[0]},sex", *lines]) + "\n")
+    folds = ["--folds", str(tmp_path / "folds.csv")]
+    assert main(["folds", str(data), "-o", folds[1], "--folds", "2", "--group", "sex", "-q"]) == 0
+    assert main(["fit", str(data), *folds, "--hold-out", "0", "--group", "sex", "--out", str(tmp_path / "run"), *FAST,
+                 "--epochs", "1", "-q"]) == 0
+    by_group = json.loads((tmp_path / "run" / "metrics.json").read_text())["by_group"]
+    assert "male" in by_group and set(by_group) <= {"female", "male", "not stated"}
+    assert sum(rate["n"] for rate in by_group.values()) == 12
+    capsys.readouterr()
+    for command in (["folds", str(data), "-o", str(tmp_path / "x")], ["fit", str(data), "--out", str(tmp_path / "x")]):
+        assert main([*command, "--group", "age"]) == 3
+        assert capsys.readouterr().err.endswith("no column age; got path, class, group, cluster, sex\n")
+
+
 def test_without_folds_nothing_is_held_out(tmp_path, data):
     out = tmp_path / "run"
     assert main(["fit", str(data), "--out", str(out), *FAST, "--epochs", "1", "-q"]) == 0

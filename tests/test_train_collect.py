@@ -83,6 +83,9 @@ def test_the_command_names_what_differs_from_the_recipe(place):
         "edge-train fit data --label coarse --folds FOLDS --hold-out K --recipe smoke --weights WEIGHTS "
         "--network mobilenet_v3_small --steps-per-epoch 2 --epochs 1 --batch-size 6 --seed 5"
     )
+    assert command_of(state, label_column="coarse", group_column="sex").startswith(
+        "edge-train fit data --label coarse --group sex --folds"
+    )
     changed = RECIPES["smoke"].changed(quarter_turns=False, sizes_px=(64, 96), neck=True).to_dict()
     words = command_of(dataclasses.replace(state, config=changed, sources={}), label_column="class")
     assert words == (
@@ -184,6 +187,20 @@ def test_offsets_of_a_fold_come_from_the_others_alone(tmp_path):
     assert main(["offsets", str(again), "plain", "--objective", "balanced", "-q"]) == 0
     by_fold = evidence.read(again, "plain+offsets_seed0").offsets["by_fold"]
     assert by_fold["0"] == found.offsets["by_fold"]["0"] and by_fold["1"] != found.offsets["by_fold"]["1"]
+
+
+def test_images_of_no_stated_group_have_no_part_in_the_offsets(tmp_path):
+    samples = samples_of(600)
+    unstated = [dataclasses.replace(s, group="not stated") if s.group == "g3" else s for s in samples]
+    found = []
+    for name, these, excluded in (("a", samples, ["g3"]), ("b", unstated, [])):
+        one = evidence_of(these, num_folds=3, skill=1.5, group_column="sex")
+        names = ["plain", "plain+offsets"]
+        folder = folder_of(tmp_path / name, these, [one], configurations=names, exclude=excluded)
+        assert main(["offsets", str(folder), "plain", "-q"]) == 0
+        found.append(evidence.read(folder, "plain+offsets_seed0"))
+    assert found[0].offsets == found[1].offsets and found[1].group_column == "sex"
+    assert "in no comparison of groups: not stated." in markdown(folder)
 
 
 def test_one_number_for_all_classes_has_its_own_name(tmp_path):

@@ -118,6 +118,9 @@ def test_class_bias_of_out_of_fold_predictions(place, tmp_path, capsys):
     assert found["images"] == 24 and found["folds"] == [0, 2] and found["classes"] == ["ash", "birch", "Cedar"]
     assert len(found["bias"]) == 3 and abs(np.sum(found["bias"])) < 1e-5
     assert f"balanced {found['before']:.4f}, with offsets" in capsys.readouterr().out
+    by_label = ["bias", str(place / "data"), *runs, "-o", str(out), "--force", "--group", "class"]
+    assert main([*by_label, "--reference", "birch"]) == 0 and json.loads(out.read_text())["objective"] == "contest"
+    capsys.readouterr()
     assert main(["bias", str(place / "data"), str(place / "1"), str(place / "2"), "-o", str(out), "--force"]) == 3
     assert "held out by two of the runs" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="no held-out predictions"):
@@ -226,3 +229,26 @@ def test_a_new_run_is_there_whole_or_not_at_all(place, tmp_path, capsys, monkeyp
     assert {path.name for path in out.iterdir()} == {
         "checkpoint.pt", "config.json", "heldout.txt", "heldout_predictions.csv", "metrics.json", "mine.txt"
     }
+
+
+def test_class_bias_compares_no_group_that_is_not_stated(place, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(place / "data", data)
+    rows = (data / "manifest.csv").read_text().splitlines()
+    held_out = {path for run in ("1", "other") for path in (place / run / "heldout.txt").read_text().splitlines()}
+
+    def fit(sex_of, *arguments):
+        lines = [f"{row},{sex_of(row.split(',')[0], i)}" for i, row in enumerate(rows[1:])]
+        (data / "manifest.csv").write_text("\n".join([f"{rows[0]},sex", *lines]) + "\n")
+        runs = [str(place / "1"), str(place / "other")]
+        return main(["bias", str(data), *runs, "-o", str(tmp_path / "b.json"), "--force", "--group", "sex", *arguments])
+
+    assert fit(lambda path, i: ("female", "male", "")[i % 3]) == 0
+    stated = sum(row.split(",")[0] in held_out for i, row in enumerate(rows[1:]) if i % 3 != 2)
+    assert json.loads((tmp_path / "b.json").read_text())["images"] == stated < 24
+    assert fit(lambda path, i: ("female", "male", "")[i % 3], "--objective", "accuracy") == 0
+    assert json.loads((tmp_path / "b.json").read_text())["images"] == 24
+    capsys.readouterr()
+    assert fit(lambda path, i: "male" if path in held_out else "female") == 3  # the reference was never held out
+    message = capsys.readouterr().err
+    assert "no offsets can be fitted on 24 images, reference group female" in message and message.count("\n") == 1

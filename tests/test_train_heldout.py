@@ -31,6 +31,15 @@ def test_measure_by_hand():
     assert (found["low"], found["high"]) == pytest.approx((0.3006, 0.9544), abs=2e-4)
 
 
+@pytest.mark.parametrize(("groups", "shown"), [(["f", "", "f"], {"f": 1.0, "not stated": 0.0}),
+                                               (["", "", ""], {"not stated": pytest.approx(2 / 3, abs=1e-4)})])
+def test_a_group_that_is_not_stated_is_measured(groups, shown):
+    samples = [Sample(str(i), "a", group or "not stated", str(i)) for i, group in enumerate(groups)]
+    predictions = to_predictions(samples, np.eye(2, dtype=np.float32)[[0, 1, 0]], "ab")
+    by_group = measure(samples, predictions, list("ab"))["by_group"]
+    assert {name: rate["value"] for name, rate in by_group.items()} == shown
+
+
 def test_predictions_do_not_depend_on_the_batch(tmp_path):
     model = random_network(num_conv_branches=1).train()
     images, labels = labelled_images(5)

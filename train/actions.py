@@ -24,7 +24,7 @@ def run_folds(arguments: argparse.Namespace) -> int:
     check_output(arguments.output, force=arguments.force)
     from .splits import encode_folds, make_folds
 
-    samples = index(arguments.data, label_column=arguments.label)
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
     write_output(arguments.output, encode_folds(samples, fold_of))
     if not arguments.quiet:
@@ -41,7 +41,7 @@ def run_audit(arguments: argparse.Namespace) -> int:
     from .audit import find_leaks, load, probe, table, to_json, uncut
     from .splits import read_folds
 
-    samples = index(arguments.data, label_column=arguments.label)
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
     part_of: dict[str, Any] | None = None
     if arguments.folds is not None:
@@ -66,6 +66,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
         config=arguments.config,
         recipe=arguments.recipe,
         label_column=arguments.label,
+        group_column=arguments.group,
         folds=arguments.folds,
         hold_out=arguments.hold_out,
         search=arguments.search,
@@ -91,7 +92,7 @@ def run_ladder(arguments: argparse.Namespace) -> int:
     if folds is None:
         folds = arguments.out / "folds.csv"
         if not folds.exists():
-            samples = index(arguments.data, label_column=arguments.label)
+            samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
             write_output(folds, encode_folds(samples, make_folds(samples)))
     steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0]
     plan = Plan(
@@ -100,6 +101,7 @@ def run_ladder(arguments: argparse.Namespace) -> int:
         config=next(iter(steps.steps.values())),
         recipe=arguments.recipe,
         label_column=arguments.label,
+        group_column=arguments.group,
         folds=folds,
         weights=arguments.weights,
         cache=arguments.cache or arguments.out / "cache",
@@ -133,7 +135,8 @@ def run_soup(arguments: argparse.Namespace) -> int:
 
     _check_run(arguments)
     say_it = _silence if arguments.quiet else _say
-    derive.soup(arguments.data, arguments.runs, arguments.out, label_column=arguments.label, say=say_it)
+    columns = {"label_column": arguments.label, "group_column": arguments.group}
+    derive.soup(arguments.data, arguments.runs, arguments.out, **columns, say=say_it)
     return DONE
 
 
@@ -143,7 +146,8 @@ def run_refit(arguments: argparse.Namespace) -> int:
 
     _check_run(arguments)
     balance = arguments.balance == "cells"
-    derive.refit(arguments.data, arguments.run, arguments.out, label_column=arguments.label, balance=balance)
+    columns = {"label_column": arguments.label, "group_column": arguments.group}
+    derive.refit(arguments.data, arguments.run, arguments.out, **columns, balance=balance)
     return DONE
 
 
@@ -152,7 +156,8 @@ def run_shift(arguments: argparse.Namespace) -> int:
     from . import derive
 
     _check_run(arguments)
-    derive.shift(arguments.data, arguments.run, arguments.bias, arguments.out, label_column=arguments.label)
+    columns = {"label_column": arguments.label, "group_column": arguments.group}
+    derive.shift(arguments.data, arguments.run, arguments.bias, arguments.out, **columns)
     return DONE
 
 
@@ -165,6 +170,7 @@ def run_bias(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.runs,
         label_column=arguments.label,
+        group_column=arguments.group,
         objective=arguments.objective,
         form=arguments.form,
         reference=arguments.reference,
@@ -186,6 +192,7 @@ def run_collect(arguments: argparse.Namespace) -> int:
         configuration=arguments.name,
         folder=arguments.out,
         label_column=arguments.label,
+        group_column=arguments.group,
         force=arguments.force,
     )
     if not arguments.quiet:
@@ -219,7 +226,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     from .sheet import choose, contact_sheet
 
     config = arguments.config
-    samples = index(arguments.data, label_column=arguments.label)
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     seed = config.optim.seed
     chosen = [
         samples[i]
@@ -242,7 +249,7 @@ def run_throughput(arguments: argparse.Namespace) -> int:
     from . import throughput
     from .recipes import RECIPES
 
-    samples = index(arguments.data, label_column=arguments.label)
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     config = RECIPES["default"].changed(num_conv_branches=0, sizes_px=(128,))
     figures = throughput.measure(
         arguments.data, samples, config, step=throughput.network_step(config), quiet=arguments.quiet

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bench.dataset import DatasetError, as_text, index
+from bench.dataset import NOT_STATED, DatasetError, as_text, index
 from bench.score import PROFILES, reference_group
 from edge.errors import EdgeError
 
@@ -54,6 +54,7 @@ def class_bias(
     runs: Sequence[Path],
     *,
     label_column: str,
+    group_column: str = "group",
     objective: Objective,
     form: Form = "classes",
     reference: str | None = None,
@@ -66,27 +67,33 @@ def class_bias(
 
     Raises:
       CheckpointError: a run without held-out predictions, or of other classes.
-      DatasetError: an image held out by two runs, or of a class that the runs do not know.
+      DatasetError: an image held out by two runs, or of a class that the runs do not know, or too few images to fit.
     """
     states = [checkpoints.load(run) for run in runs]
-    samples = [as_text(sample) for sample in index(root, label_column=label_column)]
+    samples = [as_text(sample) for sample in index(root, label_column=label_column, group_column=group_column)]
     pairs, classes = [pair for part in held_out_pairs(samples, runs, states) for pair in part], states[0].classes
     if unknown := sorted({sample.label for sample, _ in pairs} - {*classes}):
         expected = f"expected one of {', '.join(classes)} (see --label)"
         raise DatasetError(f"{runs[0]}: got an image of the class {unknown[0]!r}, {expected}")
-    groups = sorted({sample.group for sample, _ in pairs})
+    if objective == "contest":  # which compares groups
+        pairs = [(sample, prediction) for sample, prediction in pairs if sample.group != NOT_STATED]
+    groups = sorted({sample.group for sample in samples})
     clusters = sorted({sample.cluster for sample, _ in pairs})
     name = reference_group((s.group for s in samples), profile=PROFILES["esfair2023"], wanted=reference)
-    probabilities = np.stack([np.asarray(prediction.probabilities, np.float64) for _, prediction in pairs])
-    found: ClassBias = fit_class_bias(
-        np.log(np.maximum(probabilities, 1e-12)),
-        np.array([classes.index(sample.label) for sample, _ in pairs]),
-        np.array([groups.index(sample.group) for sample, _ in pairs]),
-        np.array([clusters.index(sample.cluster) for sample, _ in pairs]),
-        reference_group=groups.index(name),
-        objective=objective,
-        form=form,
-    )
+    probabilities = np.array([prediction.probabilities for _, prediction in pairs], np.float64)
+    try:
+        found: ClassBias = fit_class_bias(
+            np.log(np.maximum(probabilities, 1e-12)),
+            np.array([classes.index(sample.label) for sample, _ in pairs]),
+            np.array([groups.index(sample.group) for sample, _ in pairs]),
+            np.array([clusters.index(sample.cluster) for sample, _ in pairs]),
+            reference_group=groups.index(name),
+            objective=objective,
+            form=form,
+        )
+    except ValueError as error:
+        got = f"no offsets can be fitted on {len(pairs)} images, reference group {name}"
+        raise DatasetError(f"{runs[0]}: {got}: {error}") from error
     return {
         "classes": classes,
         "bias": [round(float(value), 6) for value in found.bias],

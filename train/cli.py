@@ -42,6 +42,7 @@ def build_parser() -> ArgumentParser:
         added = with_talk(name, text)
         added.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
         added.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+        added.add_argument("--group", default="group", metavar="COLUMN", help="the manifest's group column (group)")
         return added
 
     def output(to: ArgumentParser, text: str, *, required: bool) -> None:

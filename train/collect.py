@@ -51,7 +51,8 @@ def held_out_pairs(samples: Sequence[Sample], runs: Sequence[Path], states: Sequ
 
 
 def collect(
-    root: Path, runs: Sequence[Path], *, configuration: str, folder: Path, label_column: str, force: bool
+    root: Path, runs: Sequence[Path], *, configuration: str, folder: Path, label_column: str,
+    group_column: str = "group", force: bool,
 ) -> Evidence:
     """Joins the held-out predictions of runs that differ in their fold alone, and adds them to a folder of evidence.
 
@@ -61,6 +62,7 @@ def collect(
       configuration: What the tables call them.
       folder: Of the evidence.
       label_column: The manifest's class column.
+      group_column: The manifest's group column.
       force: Whether to replace the same configuration and seed.
 
     Raises:
@@ -68,7 +70,7 @@ def collect(
       DatasetError: runs of other labels or images than the data set's, or of one fold.
       LeakError, OverlapError: a run that was trained on what it held out.
     """
-    samples = [as_text(sample) for sample in index(root, label_column=label_column)]
+    samples = [as_text(sample) for sample in index(root, label_column=label_column, group_column=group_column)]
     states = [checkpoints.load(run) for run in runs]
     if states[0].classes != list(classes_of(samples)):
         got, expected = ", ".join(states[0].classes), ", ".join(classes_of(samples))
@@ -99,8 +101,9 @@ def collect(
         seed=config.optim.seed,
         data=root.resolve().name,
         label_column=label_column,
+        group_column=group_column,
         classes=states[0].classes,
-        command=command_of(states[0], label_column=label_column),
+        command=command_of(states[0], label_column=label_column, group_column=group_column),
         config=config.to_dict(),
         offsets=None,
         runs=sorted(records, key=lambda record: record.fold),

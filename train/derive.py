@@ -47,7 +47,10 @@ _NUM_BN_IMAGES = 2048
 """For BatchNorm statistics; more change them by less than they differ between two draws."""
 
 
-def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say: Callable[[str], None]) -> None:
+def soup(
+    root: Path, runs: Sequence[Path], out: Path, *, label_column: str, group_column: str = "group",
+    say: Callable[[str], None],
+) -> None:
     """Averages those of several runs that do the average good on the search part (`fit --search`).
 
     Args:
@@ -55,6 +58,7 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
       runs: At least two finished runs of one network that share their start (--weights) and their folds.
       out: Folder of the new run.
       label_column: The manifest's class column.
+      group_column: The manifest's group column.
       say: Takes each remark.
 
     Raises:
@@ -63,7 +67,7 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
     """
     states = [checkpoints.load(run) for run in runs]
     _check_alike(runs, states)
-    samples = index(root, label_column=label_column)
+    samples = index(root, label_column=label_column, group_column=group_column)
     search = _named(runs[0] / "search.txt", samples)
     if not search:
         raise CheckpointError(f"{runs[0]}: has no search part, expected one of fit --search to choose by")
@@ -101,7 +105,7 @@ def soup(root: Path, runs: Sequence[Path], out: Path, *, label_column: str, say:
     _write(out, derived, runs[0], root, samples, leaky=leaky)
 
 
-def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool) -> None:
+def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: str = "group", balance: bool) -> None:
     """Fits the last layer anew on the images that the body was trained on, body unchanged.
 
     The labels need not be those of the run: features that were learned on many fine classes may tell few coarse ones
@@ -112,6 +116,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool)
       run: A finished run.
       out: Folder of the new run.
       label_column: The manifest's class column; its classes are the new run's.
+      group_column: The manifest's group column.
       balance: Whether all classes and groups count alike, or all images.
 
     Source: Kirichenko et al., Last layer re-training is sufficient for robustness to spurious correlations, 2022,
@@ -124,7 +129,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool)
     state = checkpoints.load(run)
     config = TrainConfig.from_dict(state.config)
     preprocess = Preprocess.from_json(state.preprocess)
-    samples = index(root, label_column=label_column)
+    samples = index(root, label_column=label_column, group_column=group_column)
     seen = _loaded(root, _seen(samples, state), preprocess)
     classes = list(classes_of(samples))
     if absent := sorted({*classes} - {sample.label for sample in seen.samples}):
@@ -155,7 +160,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, balance: bool)
     _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [])
 
 
-def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str) -> None:
+def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str, group_column: str = "group") -> None:
     """Adds class offsets to the last layer; its temperature and its figures are measured anew.
 
     Args:
@@ -164,6 +169,7 @@ def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str) ->
       bias: A file of `class_bias`, fitted on other folds than the run holds out, whose figures it would flatter.
       out: Folder of the new run.
       label_column: The manifest's class column.
+      group_column: The manifest's group column.
 
     Raises:
       BiasError: a file that is none of `bias.class_bias`.
@@ -197,7 +203,7 @@ def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str) ->
         recipe=f"{state.recipe} with class offsets ({found.objective}, {found.form})",
     )
     leaky = [name for name, is_leaky in ((run.name, state.leaky), (bias.name, found.is_leaky)) if is_leaky]
-    _write(out, derived, run, root, index(root, label_column=label_column), leaky=leaky)
+    _write(out, derived, run, root, index(root, label_column=label_column, group_column=group_column), leaky=leaky)
 
 
 def _check_alike(runs: Sequence[Path], states: Sequence[Checkpoint]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench import results
-from bench.dataset import Sample
+from bench.dataset import NOT_STATED, Sample
 from bench.evaluation import Setting
 from bench.score import PROFILES
 from edge.predictions import Layout, Prediction, path_text
@@ -87,7 +87,8 @@ def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classe
       JSON-ready: `accuracy`, `balanced_accuracy`, `by_class` (recall) and `by_group`, each {value, low, high, n} with
       95 % intervals that count clusters, not images.
     """
-    reference = min(sorted({sample.group for sample in samples}))  # of SPD, which is not among these
+    # Of SPD, which is not among these: any group, but that of the images whose group is not stated.
+    reference = min({sample.group for sample in samples} - {NOT_STATED}, default="")
     setting = Setting(PROFILES["esfair2023"], reference, draws=_NUM_DRAWS)
     found = results.metrics(list(zip(samples, predictions, strict=True)), list(classes), setting)
     by_class = {name: rates["recall"] for name, rates in found["by_class"].items() if rates["recall"]["n"]}
@@ -95,7 +96,7 @@ def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classe
         "accuracy": found["accuracy"],
         "balanced_accuracy": found["balanced_accuracy"],
         "by_class": by_class,
-        "by_group": {name: rates["accuracy"] for name, rates in found["by_group"].items()},
+        "by_group": {name: rates["accuracy"] for name, rates in found["by_group"].items() if rates["accuracy"]["n"]},
     }
     return {name: _rounded(metric) for name, metric in rounded.items()}
 

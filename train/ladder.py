@@ -115,7 +115,8 @@ def evaluate(
     Raises:
       ScoreError: no such reference group.
     """
-    samples = [as_text(sample) for sample in index(plan.data, label_column=plan.label_column)]
+    indexed = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
+    samples = [as_text(sample) for sample in indexed]
     profile = score.PROFILES["esfair2023"]
     reference = score.reference_group((sample.group for sample in samples), profile=profile, wanted=reference)
     setting = Setting(profile, reference, malignant=malignant_classes(samples))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import evidence
-from bench.dataset import Sample, index
+from bench.dataset import NOT_STATED, Sample, index
 from bench.evidence import Evidence, EvidenceError
 from bench.protocol import Protocol, read_protocol
 from bench.score import PROFILES, reference_group
@@ -48,7 +48,7 @@ def _with_offsets(
         raise EvidenceError(f"{base.stem}: got one fold, expected two at least: offsets are fitted on the others")
     sample_of = {sample.path: sample for sample in samples}
     chosen = [sample_of[path] for path in base.paths]
-    groups = sorted({sample.group for sample in samples} - {*protocol.exclude})
+    groups = sorted({sample.group for sample in samples} - {*protocol.exclude, NOT_STATED})
     reference = reference_group(
         (sample.group for sample in samples),
         profile=PROFILES["esfair2023"], wanted=protocol.reference, excluded=protocol.exclude,

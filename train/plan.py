@@ -22,6 +22,7 @@ class Plan:
     config: TrainConfig
     recipe: str
     label_column: str = "class"
+    group_column: str = "group"
     folds: Path | None = None
     hold_out: int | None = None
     search: int | None = None
@@ -51,7 +52,7 @@ def divide(plan: Plan) -> Parts:
     Raises:
       DatasetError: the data set or the folds file cannot be used.
     """
-    samples = index(plan.data, label_column=plan.label_column)
+    samples = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
     classes, groups = list(classes_of(samples)), sorted({sample.group for sample in samples})
     if len(classes) < 2:
         raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")

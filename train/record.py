@@ -62,7 +62,7 @@ def record_of(run: Path, state: Checkpoint, *, num_images: int) -> RunRecord:
     )
 
 
-def command_of(state: Checkpoint, *, label_column: str) -> str:
+def command_of(state: Checkpoint, *, label_column: str, group_column: str = "group") -> str:
     """The command that a run was started with, as far as it changes the result; K stands for the fold.
 
     A run that is no recipe's own (a step of a ladder, a soup) is told by the name it has.
@@ -70,6 +70,7 @@ def command_of(state: Checkpoint, *, label_column: str) -> str:
     if state.recipe not in RECIPES:
         return state.recipe
     words = ["edge-train fit", state.data_name, *([] if label_column == "class" else [f"--label {label_column}"])]
+    words += [] if group_column == "group" else [f"--group {group_column}"]
     words += ["--folds FOLDS --hold-out K", f"--recipe {state.recipe}"]
     words += [f"--{name} {name.upper()}" for name in ("weights", "teacher") if name in state.sources]
     recipe, values = RECIPES[state.recipe].flat(), TrainConfig.from_dict(state.config).flat()
