@@ -72,12 +72,12 @@ bench-memory: $(SLIM)  ## Peak memory by kind of photo and number of workers
 	@.venv-slim/bin/edge-bench memory
 
 .PHONY: heldout
-heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldout DATA=path/to/ham6
+heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldout DATA=path/to/ham10
 	@test -d "$(DATA)" || { echo "usage: make heldout DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@mkdir -p build
-	@cd "$(DATA)" && "$(CURDIR)/.venv-slim/bin/edge-infer" "@$(CURDIR)/edge/models/mobileone_s0_ham6_128.heldout.txt" \
-	-o "$(CURDIR)/build/heldout.csv" --force
-	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset
+	@list="$$(.venv-slim/bin/python -c 'from edge.classifier import FLOAT_MODEL as m; print(m.with_suffix(".heldout.txt"))')" && \
+	cd "$(DATA)" && "$(CURDIR)/.venv-slim/bin/edge-infer" "@$$list" -o "$(CURDIR)/build/heldout.csv" --force
+	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset --group group --group sex --group age
 
 .PHONY: results
 results: $(SLIM)  ## Make the tables of docs/results anew from the predictions there; no data set, no checkpoint
@@ -92,7 +92,7 @@ pages: $(DEV)  ## Report pages of the same predictions, in build/results; no dat
 	.venv/bin/edge-bench report "$$out"/*.json -o "$$out/page"; echo "$$out/page/index.html"; done
 
 .PHONY: route
-route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham6 (ROUTE_ARGS: of edge-train fit)
+route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham10 (ROUTE_ARGS: of edge-train fit)
 	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@rm -rf build/route && mkdir -p build/route
 	.venv/bin/edge-train folds "$(DATA)" -o build/route/folds.csv

@@ -203,7 +203,7 @@ def test_without_weights_it_is_packed_and_the_rule_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_weights_as_safetensors_need_no_pytorch(tmp_path):
-    path = sources.CHECKOUT / "models/mobileone_s0_ham6_128.safetensors"
+    path = sources.CHECKOUT / "models" / FLOAT_MODEL.with_suffix(".safetensors").name
     with patch.dict(sys.modules, {"torch": None, "safetensors": None}):
         build(tmp_path / "out", model=other_model(tmp_path), checkpoint=path)
     assert (tmp_path / "out/model/weights.safetensors").read_bytes() == path.read_bytes()
