@@ -21,6 +21,7 @@ from .decode import PixelLimits, Source
 from .errors import ModelError
 from .predictions import UNCERTAIN, Prediction
 from .preprocess import Preprocess
+from .profile import Profile
 
 FLOAT_MODEL = Path(__file__).parent / "models" / "mobileone_s0_ham6_128.onnx"
 """The model that comes with the package, as it was trained; its card lies beside it."""
@@ -41,6 +42,7 @@ class Classifier:
       classes: Class names in the order of the logits.
       preprocess: How an image becomes the network's input.
       temperature: Divides the logits before softmax; 1 when the file states none.
+      profile: What pictures it learned from; None when the file does not state it.
       metadata: All of the file's metadata, text by name.
     """
 
@@ -50,7 +52,7 @@ class Classifier:
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._session = _session(path, content, intra_op_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.classes, self.preprocess, self.temperature = _read_metadata(path, self.metadata)
+        self.classes, self.preprocess, self.temperature, self.profile = _read_metadata(path, self.metadata)
         _check_signature(path, self._session, self.preprocess.size_px, len(self.classes))
 
     @classmethod
@@ -161,7 +163,9 @@ def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.Inference
         raise ModelError(f"{path}: not a usable ONNX model ({size}): {_first_line(error)}") from error
 
 
-def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Preprocess, float]:
+def _read_metadata(
+    path: Path, metadata: dict[str, str]
+) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:
     missing = [key for key in ("fairedge.schema", "classes", "preprocess") if key not in metadata]
     if missing:
         raise ModelError(
@@ -182,7 +186,8 @@ def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...
         temperature = float(metadata.get("temperature", "1"))
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature: got {metadata['temperature']!r}, expected a positive number")
-        return tuple(classes), Preprocess.from_json(metadata["preprocess"]), temperature
+        profile = Profile.from_json(metadata["profile"]) if "profile" in metadata else None
+        return tuple(classes), Preprocess.from_json(metadata["preprocess"]), temperature, profile
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path}: unusable metadata: {_first_line(error)}") from error
 
