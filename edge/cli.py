@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .decode import PixelLimits
     from .inputs import Inputs
     from .predictions import Layout
+    from .summary import Summary
     from .writer import PredictionsWriter
 
 _PROGRAM = "edge-infer"
@@ -138,6 +139,7 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     from .decode import PixelLimits
     from .device import usable_cores
     from .predictions import Layout
+    from .summary import Summary
 
     warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
     cores = usable_cores()
@@ -163,20 +165,21 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
         timing=not arguments.no_timing,
     )
     meta = _meta(classifier, layout, inputs, limits, arguments)
-    writer, kept, errors = _open_writer(arguments, layout, meta, inputs)
+    summary = Summary(classifier.profile, classifier.preprocess)
+    writer, kept = _open_writer(arguments, layout, meta, inputs, summary)
     if kept and not arguments.quiet:
         say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
-    return lambda: _write_all(arguments, classifier, writer, inputs, limits, num_workers, kept, errors)
+    return lambda: _write_all(arguments, classifier, writer, inputs, limits, num_workers, kept, summary)
 
 
 def _open_writer(
-    arguments: argparse.Namespace, layout: Layout, meta: dict[str, object], inputs: Inputs
-) -> tuple[PredictionsWriter, int, int]:
+    arguments: argparse.Namespace, layout: Layout, meta: dict[str, object], inputs: Inputs, summary: Summary
+) -> tuple[PredictionsWriter, int]:
     from .writer import PredictionsWriter
 
     if arguments.resume:
-        return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names)
-    return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0, 0
+        return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
+    return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0
 
 
 def _write_all(
@@ -187,7 +190,7 @@ def _write_all(
     limits: PixelLimits,
     num_workers: int,
     kept: int,
-    errors: int,
+    summary: Summary,
 ) -> int:
     from .progress import Progress
     from .writer import part_path
@@ -207,18 +210,18 @@ def _write_all(
         for prediction in results:
             name = inputs.names[done]
             writer.write(replace(prediction, path=name))
+            summary.add(prediction)
             done += 1
             if prediction.status == "error":
-                errors += 1
                 if not arguments.quiet:
                     progress.close()
                     say(_PROGRAM, f"{name}: {prediction.error}")
                 if arguments.on_error == "fail":
                     text = f"stopped at the first unusable image ({done} of {total} rows written)"
                     return fail(_PROGRAM, text, SOME_FAILED)
-            progress.update(done - kept, errors)
+            progress.update(done - kept, summary.errors)
         with uninterrupted():  # all rows are written; fsync does not stop for a signal, and after it comes a rename
-            writer.finish()
+            writer.finish(summary.totals)
     except KeyboardInterrupt:
         ignore_interrupts()
         results.close()
@@ -231,9 +234,9 @@ def _write_all(
         progress.close()
         if done < total:
             writer.close()
-    if errors and not arguments.quiet:
-        say(_PROGRAM, f"{errors} of {total} images could not be used; their rows say why")
-    return SOME_FAILED if errors else DONE
+    for line in () if arguments.quiet else summary.lines(total):
+        say(_PROGRAM, line)
+    return SOME_FAILED if summary.errors else DONE
 
 
 def _meta(

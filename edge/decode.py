@@ -135,6 +135,17 @@ def decode(
         return Decoded(picture, box, size, stored_size, _orientation(image))
 
 
+def stored_size(source: Source) -> tuple[int, int]:
+    """(width, height) in the header of a file that can be decoded, before EXIF rotation; no pixel is decoded.
+
+    Raises:
+      DecodeError: the file is missing, unreadable or no image.
+    """
+    name = describe(source)
+    with _open_binary(source, name) as file:
+        return _stored_size(_open_image(file, name, PixelLimits(), None))
+
+
 def describe(source: Source) -> str:
     """The name of a source in messages: its path as given, or "<bytes>"."""
     return "<bytes>" if isinstance(source, bytes) else os.fspath(source)

@@ -25,6 +25,8 @@ SCHEMA = "edge-predictions/1"
 FORMATS = ("csv", "jsonl", "esfair")
 UNCERTAIN = "uncertain"
 UNCERTAIN_INDEX = -1
+TOTALS = ("outside_profile",)
+"""Keys of the meta that tell of all rows together. A JSONL's meta has none: it stands before the rows."""
 _BOM = b"\xef\xbb\xbf"
 
 _PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")

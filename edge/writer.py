@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
-from .outputs import naming
+from .outputs import naming, write_output
 from .predictions import (
+    TOTALS,
     UNCERTAIN_INDEX,
     Layout,
     Prediction,
@@ -36,12 +37,13 @@ _RESUME = "; the rows before it are kept, --resume continues"
 class PredictionsWriter:
     """Writes rows to standard output, or to a file that appears under its name when it is complete."""
 
-    def __init__(self, layout: Layout, path: Path | None, file: IO[bytes], size: int) -> None:
+    def __init__(self, layout: Layout, meta: dict[str, object], path: Path | None, file: IO[bytes]) -> None:
         """Use `create` or `resume`."""
         self._layout = layout
+        self._meta = meta
         self._path = path
         self._file = file
-        self._size = size  # bytes of complete rows
+        self._size = 0  # bytes of complete rows
 
     @classmethod
     def create(
@@ -62,7 +64,7 @@ class PredictionsWriter:
         if path is None:
             if sys.stdout is None:
                 raise OSError(errno.EBADF, "is closed", "standard output")
-            writer = cls(layout, None, sys.stdout.buffer, 0)
+            writer = cls(layout, meta, None, sys.stdout.buffer)
         else:
             path = _place_for(path)
             part = part_path(path)
@@ -73,7 +75,7 @@ class PredictionsWriter:
             ):
                 if existing.exists() and not force:
                     raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
-            writer = cls(layout, path, _open_locked(part), 0)
+            writer = cls(layout, meta, path, _open_locked(part))
             writer._file.truncate(0)
             writer._write_meta(meta)
         writer._put(layout.header(meta))
@@ -81,8 +83,14 @@ class PredictionsWriter:
 
     @classmethod
     def resume(
-        cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str]
-    ) -> tuple[PredictionsWriter, int, int]:
+        cls,
+        layout: Layout,
+        meta: dict[str, object],
+        path: Path,
+        names: Sequence[str],
+        *,
+        count: Callable[[Prediction], object],
+    ) -> tuple[PredictionsWriter, int]:
         """Continues an interrupted file, or starts one where there is none.
 
         Args:
@@ -90,9 +98,10 @@ class PredictionsWriter:
           meta: The meta, as in the first run.
           path: The file.
           names: Paths of all rows the complete file will have.
+          count: Takes each row that is kept: its path, label, status and size, as far as the form has them.
 
         Returns:
-          The writer, the number of rows kept, and how many of those are errors.
+          The writer, and the number of rows kept.
 
         Raises:
           ModelError: the rows there are another model's.
@@ -104,12 +113,12 @@ class PredictionsWriter:
         is_copy = not part.exists()
         if is_copy:
             if not path.exists():
-                return cls.create(layout, meta, path, force=True), 0, 0
+                return cls.create(layout, meta, path, force=True), 0
             shutil.copyfile(path, part)
         file = _open_locked(part)
-        writer = cls(layout, path, file, 0)
+        writer = cls(layout, meta, path, file)
         try:
-            kept, errors, size = writer._check_kept(meta, names)
+            kept, size = writer._check_kept(names, count)
             file.truncate(size)
             file.seek(size)
         except BaseException:
@@ -121,7 +130,7 @@ class PredictionsWriter:
         writer._size = size
         if size == 0:
             writer._put(layout.header(meta))
-        return writer, kept, errors
+        return writer, kept
 
     def write(self, prediction: Prediction) -> None:
         """Appends one row; it is in the file when this returns.
@@ -131,12 +140,18 @@ class PredictionsWriter:
         """
         self._put(self._layout.encode(prediction))
 
-    def finish(self) -> None:
-        """Gives a complete file its name."""
+    def finish(self, totals: dict[str, object] | None = None) -> None:
+        """Gives a complete file its name.
+
+        Args:
+          totals: What all rows come to, by the names of `TOTALS`: for the meta beside a CSV.
+        """
         if self._path is None:
             return
         with naming(self._path, _RESUME):
             os.fsync(self._file.fileno())
+        if totals and self._layout.format == "csv":  # esfair rows do not tell them to a run that continues
+            self._write_meta({**self._meta, **totals})
         if self._layout.format != "jsonl":
             self._path.unlink(missing_ok=True)  # rows of an older run must not stand beside this run's meta
             os.replace(part_path(meta_path(self._path)), meta_path(self._path))
@@ -165,12 +180,10 @@ class PredictionsWriter:
     def _write_meta(self, meta: dict[str, object]) -> None:
         if self._path is not None and self._layout.format != "jsonl":
             text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
-            part = part_path(meta_path(self._path))
-            with naming(part):
-                part.write_text(text, encoding="utf-8")
+            write_output(part_path(meta_path(self._path)), text)  # at once: without it the rows could not be continued
 
-    def _check_kept(self, meta: dict[str, object], names: Sequence[str]) -> tuple[int, int, int]:
-        """(rows kept, errors among them, bytes they take) of an interrupted file."""
+    def _check_kept(self, names: Sequence[str], count: Callable[[Prediction], object]) -> tuple[int, int]:
+        """(rows kept, bytes they take) of an interrupted file."""
         assert self._path is not None
         part = part_path(self._path)
         with open(part, "rb") as file:
@@ -179,40 +192,54 @@ class PredictionsWriter:
             if self._layout.format != "esfair":  # the others have a header
                 header = next(rows, b"")
                 if not header:
-                    return 0, 0, 0
+                    return 0, 0
                 size = len(header)
             if self._layout.format == "jsonl":
                 kept_meta = json_object(header, f"{part}: line 1")
             else:
                 meta_part = part_path(meta_path(self._path))  # absent when the run was killed while finishing
                 kept_meta = read_meta(meta_part if meta_part.exists() else meta_path(self._path))
-            _compare_meta(part, kept_meta, meta)
-            kept = errors = 0
+            _compare_meta(part, kept_meta, self._meta)
+            kept = 0
             for row in rows:
-                path, is_error = self._path_and_status(row, f"{part}: row {kept + 1}")
+                prediction = self._read_row(row, f"{part}: row {kept + 1}")
+                path = prediction.path
                 expected = names[kept] if kept < len(names) else None
                 if expected is None or path != (esfair_path(expected) if self._layout.format == "esfair" else expected):
                     raise PredictionsError(
                         f"{part}: row {kept + 1} is {path}, but the images given now have {expected or 'no more'} "
                         "there; resume with the list of the first run, or start over with --force"
                     )
+                count(prediction)
                 kept += 1
-                errors += is_error
                 size += len(row)
-            return kept, errors, size
+            return kept, size
 
-    def _path_and_status(self, record: bytes, where: str) -> tuple[str, bool]:
+    def _read_row(self, record: bytes, where: str) -> Prediction:
+        """What a row of each form tells: in the esfair form an error looks like an uncertain answer."""
         if self._layout.format == "esfair":
             path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
-            return path, index == str(UNCERTAIN_INDEX)
+            if index == str(UNCERTAIN_INDEX):
+                return Prediction(path, status="error")
+            labels = {str(i): label for i, label in enumerate(self._layout.classes)}
+            if index not in labels:
+                raise PredictionsError(f"{where}: got the index {index[:20]!r}, expected -1 to {len(labels) - 1}")
+            return Prediction(path, labels[index])
+        values: dict[str, Any]
         if self._layout.format == "jsonl":
             values = json_object(record, where)
-            return str(values.get("path")), values.get("status") == "error"
-        fields = csv_fields(record)
-        columns = self._layout.columns
-        if len(fields) != len(columns):
-            raise PredictionsError(f"{where}: got {len(fields)} fields, expected {len(columns)}")
-        return fields[columns.index("path")], fields[columns.index("status")] == "error"
+        else:
+            fields, columns = csv_fields(record), self._layout.columns
+            if len(fields) != len(columns):
+                raise PredictionsError(f"{where}: got {len(fields)} fields, expected {len(columns)}")
+            values = dict(zip(columns, fields, strict=True))
+        return Prediction(
+            str(values.get("path")),
+            str(values.get("label")),
+            status=str(values.get("status")),
+            width=_pixels(values.get("width"), where),
+            height=_pixels(values.get("height"), where),
+        )
 
 
 def part_path(path: Path) -> Path:
@@ -220,9 +247,18 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def _pixels(value: object, where: str) -> int | None:
+    if value in (None, ""):
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text)):
+        raise PredictionsError(f"{where}: got a side of {text[:20]!r}, expected pixels")
+    return int(text)
+
+
 def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
     now = json.loads(json.dumps(meta))  # tuples become lists, as in the file
-    differing = [key for key in sorted({*kept, *now}) if kept.get(key) != now.get(key)]
+    differing = [key for key in sorted({*kept, *now} - {*TOTALS}) if kept.get(key) != now.get(key)]
     if "model_sha256" in differing:
         raise ModelError(
             f"{part}: its rows were made by the model {str(kept.get('model_sha256'))[:12]}..., "

@@ -157,7 +157,8 @@ def test_a_duplicate_is_one_row_and_one_line(photos, capsys):
     main(["-m", str(TINY_MODEL), str(photos / "img1.jpg"), str(photos / "img1.jpg")])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
-    assert err == "edge-infer: 1 of the paths lead to a file met before: one row for each file\n"
+    assert err.startswith("edge-infer: 1 of the paths lead to a file met before: one row for each file\n")
+    assert "met before" not in err.partition("\n")[2]
 
 
 def test_a_32_bit_system_is_told_so(monkeypatch, capsys):

@@ -29,6 +29,14 @@ def write(path, predictions, *, finish=True, **options):
     (writer.finish if finish else writer.close)()
 
 
+def resume(path, names=None, meta=META, **options):
+    """The writer, and what it says of the rows that it kept."""
+    rows = []
+    writer, kept = PredictionsWriter.resume(layout(**options), meta, path, names or NAMES, count=rows.append)
+    assert kept == len(rows)
+    return writer, rows
+
+
 def test_csv_to_the_byte(tmp_path):
     path = tmp_path / "out.csv"
     write(path, [OK, FAILED], topk=2, probs=True)
@@ -111,9 +119,9 @@ def test_a_byte_order_mark_is_left_out_and_kept_by_resume(tmp_path, format):
     marked = b"\xef\xbb\xbf" + path.read_bytes()  # as Excel saves "CSV UTF-8"
     path.write_bytes(marked)
     assert [row.path for row in read(path).rows] == NAMES
-    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
+    writer, rows = resume(path, format=format)
     writer.finish()
-    assert kept == len(NAMES) and path.read_bytes() == marked
+    assert len(rows) == len(NAMES) and path.read_bytes() == marked
 
 
 def test_existing_files_are_not_replaced_unasked(tmp_path):
@@ -148,9 +156,12 @@ def test_a_run_cut_anywhere_resumes_to_the_unbroken_file(tmp_path, format, cut):
     write(path, PREDICTIONS, format=format, finish=False)
     part = part_path(path)
     part.write_bytes(part.read_bytes()[:cut])
-    writer, kept, errors = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
-    assert errors == sum(p.status == "error" for p in PREDICTIONS[:kept])
-    for prediction in PREDICTIONS[kept:]:
+    writer, rows = resume(path, format=format)
+    kept = PREDICTIONS[: len(rows)]
+    assert [(row.label, row.status) for row in rows] == [(p.label, p.status) for p in kept]
+    if format != "esfair":
+        assert [(row.width, row.height) for row in rows] == [(p.width, p.height) for p in kept]
+    for prediction in PREDICTIONS[len(rows) :]:
         writer.write(prediction)
     writer.finish()
     assert path.read_bytes() == whole.read_bytes()
@@ -161,14 +172,14 @@ def test_a_run_cut_anywhere_resumes_to_the_unbroken_file(tmp_path, format, cut):
 
 def test_resuming_without_anything_starts_and_with_everything_keeps(tmp_path):
     path = tmp_path / "out.csv"
-    writer, kept, _ = PredictionsWriter.resume(layout(), META, path, NAMES)
-    assert kept == 0
+    writer, rows = resume(path)
+    assert rows == []
     for prediction in PREDICTIONS:
         writer.write(prediction)
     writer.finish()
     before = path.read_bytes()
-    writer, kept, errors = PredictionsWriter.resume(layout(), META, path, NAMES)
-    assert (kept, errors) == (7, 3)
+    writer, rows = resume(path)
+    assert len(rows) == 7 and sum(row.status == "error" for row in rows) == 3
     writer.finish()
     assert path.read_bytes() == before
 
@@ -178,20 +189,20 @@ def test_resuming_another_list_model_or_setting_is_refused_and_changes_nothing(t
     write(path, PREDICTIONS[:3], finish=False)
     before = part_path(path).read_bytes()
     with pytest.raises(PredictionsError, match="row 2 is img\n1.jpg, but the images given now have other.jpg"):
-        PredictionsWriter.resume(layout(), META, path, [NAMES[0], "other.jpg"])
+        resume(path, [NAMES[0], "other.jpg"])
     with pytest.raises(PredictionsError, match="have no more"):
-        PredictionsWriter.resume(layout(), META, path, NAMES[:2])
+        resume(path, NAMES[:2])
     with pytest.raises(ModelError, match="made by the model 000000000000..., got 111111111111"):
-        PredictionsWriter.resume(layout(), {**META, "model_sha256": "1" * 64}, path, NAMES)
+        resume(path, meta={**META, "model_sha256": "1" * 64})
     with pytest.raises(PredictionsError, match="root was 'photos', is 'other'"):
-        PredictionsWriter.resume(layout(), {**META, "root": "other"}, path, NAMES)
+        resume(path, meta={**META, "root": "other"})
     assert part_path(path).read_bytes() == before
     part_path(path).write_bytes(before + b"garbage\n")
     with pytest.raises(PredictionsError, match="row 4: got 1 fields"):
-        PredictionsWriter.resume(layout(), META, path, NAMES)
+        resume(path)
     part_path(meta_path(path)).unlink()
     with pytest.raises(PredictionsError, match="missing"):
-        PredictionsWriter.resume(layout(), META, path, NAMES)
+        resume(path)
 
 
 def test_a_full_disk_keeps_the_complete_rows(tmp_path):
@@ -233,8 +244,8 @@ def test_odd_names_survive_a_resume(tmp_path, name, format):
     path = tmp_path / "out.x"
     rows = [Prediction(name, "ash", 0, 0.5), Prediction("next.jpg", "ash", 0, 0.5)]
     write(path, rows[:1], format=format, finish=False)
-    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, [p.path for p in rows])
-    assert kept == 1
+    writer, kept = resume(path, [p.path for p in rows], format=format)
+    assert len(kept) == 1
     writer.write(rows[1])
     writer.finish()
     if format != "esfair":
@@ -266,16 +277,16 @@ def test_killed_between_the_renames_of_the_end(tmp_path, format, monkeypatch):
     monkeypatch.undo()
     writer.close()
     assert not path.exists()  # the old rows must not stand beside the new meta
-    writer, kept, _ = PredictionsWriter.resume(layout(format=format), META, path, NAMES)
+    writer, rows = resume(path, format=format)
     writer.finish()
-    assert kept == 7 and path.exists() and sorted(os.listdir(tmp_path)) == ["out.x", "out.x.meta.json"]
+    assert len(rows) == 7 and path.exists() and sorted(os.listdir(tmp_path)) == ["out.x", "out.x.meta.json"]
 
 
 def test_refusing_to_resume_a_finished_file_leaves_it_alone(tmp_path):
     path = tmp_path / "out.csv"
     write(path, PREDICTIONS)
     with pytest.raises(PredictionsError):
-        PredictionsWriter.resume(layout(), META, path, ["other.jpg"])
+        resume(path, ["other.jpg"])
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.csv.meta.json"]
 
 

@@ -128,7 +128,9 @@ def test_images_outside_class_folders_get_a_row_and_no_score(data, tmp_path):
     assert status == 0
     assert "2 images lie in no class folder and are not scored, as stray.png" in said
     assert len(rows(tmp_path / "out")) == 252
-    assert len(json.loads((tmp_path / "out/results.json").read_text())["samples"]["path"]) == 250
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(results["samples"]["path"]) == 250
+    assert "outside_profile" not in results["predictions"] and results["predictions"]["classes"]  # it is of all 252
 
 
 def test_a_broken_image_counts_as_wrong(data, tmp_path):

@@ -7,7 +7,6 @@ neither. The commands that score are the project's own: edge-infer and edge-benc
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ from edge import cli as edge_cli
 from edge.classifier import Classifier
 from edge.command import DONE, SOME_FAILED
 from edge.errors import InputError
-from edge.predictions import Prediction, csv_fields, meta_path, read, records
+from edge.outputs import write_output
+from edge.predictions import TOTALS, Prediction, csv_fields, meta_path, read, read_meta, records
 
 PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
@@ -119,10 +119,11 @@ def _unlabelled(rows: list[Prediction]) -> Iterator[str]:
 
 
 def _keep(predictions: Path, names: set[str], out: Path) -> Path:
-    """Writes the rows of some images, with the header and the meta."""
+    """Writes the rows of some images, with the header and what the meta says of each."""
     with open(predictions, "rb") as file, open(out, "wb") as kept:
         for number, record in enumerate(records(file)):
             if number == 0 or csv_fields(record)[0] in names:
                 kept.write(record)
-    shutil.copyfile(meta_path(predictions), meta_path(out))
+    meta = {key: value for key, value in read_meta(meta_path(predictions)).items() if key not in TOTALS}
+    write_output(meta_path(out), json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
     return out
