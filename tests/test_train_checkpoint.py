@@ -30,5 +30,16 @@ def test_bad_files(tmp_path):
         load(tmp_path)
 
 
+def test_a_run_older_than_profiles_has_none(tmp_path):
+    save(blank(), tmp_path / "checkpoint.pt")
+    values = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del values["profile"]
+    torch.save(values, tmp_path / "checkpoint.pt")
+    assert load(tmp_path).profile is None
+    torch.save({**values, "profiles": None}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="got schema"):
+        load(tmp_path)
+
+
 def test_commit_is_a_hash_or_unknown():
     assert source_commit() == "unknown" or len(source_commit().rstrip("+")) == 40

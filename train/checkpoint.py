@@ -76,6 +76,8 @@ class Checkpoint:
     """Held-out metrics, once training is done."""
     leaky: bool = False
     """Whether pictures or clusters of the held-out part were trained on (--allow-leak)."""
+    profile: str | None = None
+    """`Profile.to_json` of the pictures trained on; None where a run is older than profiles."""
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -119,7 +121,7 @@ def load(path: Path) -> Checkpoint:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
     names = {"schema", *(field.name for field in fields(Checkpoint))}
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA or set(values) != names:
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA or {*values, "profile"} != names:
         got = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
     del values["schema"]

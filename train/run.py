@@ -34,6 +34,7 @@ from .marks import cluster_marks, picture_marks
 from .network import Network, build
 from .networks.pretrained import IMAGENET, imagenet_weights
 from .plan import Parts, Plan, divide
+from .profile import profile_of
 from .record import CONFIG, describe_machine
 from .session import TrainingData, check_config
 from .teacher import Teacher, load_teacher, soft_labels
@@ -198,6 +199,7 @@ def _blank(
         data_name=plan.data.resolve().name,
         clusters=sorted({*cluster_marks(seen), *known}),
         pictures=picture_marks(plan.data, seen),
+        profile=profile_of(plan.data, seen, preprocess, plan.config.augment).to_json(),
         sources={"labels": digest, **{name: source.sha256 for name, source in used.items()}},
         folds_sha256=parts.folds_sha256,
         hold_out=plan.hold_out,
