@@ -46,6 +46,8 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     }
     if state.metrics is not None:
         metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
+    if state.profile is not None:
+        metadata["profile"] = state.profile
     exported, remark = to_onnx(model, preprocess=preprocess, metadata=metadata)
     if remark and not arguments.quiet:
         say(PROGRAM, remark)

@@ -13,6 +13,7 @@ from test_train_engine import MOBILEONE, blank
 from bench.dataset import index
 from edge.classifier import Classifier
 from edge.preprocess import Preprocess
+from edge.profile import Profile
 from export.cli import main
 from export.quantize import convolutions
 from train.checkpoint import load, save
@@ -20,13 +21,15 @@ from train.config import ModelConfig
 from train.network import build
 
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
+PROFILE = Profile(aspect_ratio=(1.0, 1.333), short_side_px=(150, 450), padding=(0.0, 0.25)).to_json()
 
 
 @pytest.fixture
 def run_folder(tmp_path):
     checkpoint = blank(MOBILEONE)
     ema = random_network(num_conv_branches=1).state_dict()
-    save(replace(checkpoint, ema=ema, metrics=METRICS, hold_out=2, commit="c0ffee"), tmp_path / "checkpoint.pt")
+    told = {"metrics": METRICS, "hold_out": 2, "commit": "c0ffee", "profile": PROFILE}
+    save(replace(checkpoint, ema=ema, **told), tmp_path / "checkpoint.pt")
     return tmp_path
 
 
@@ -43,10 +46,11 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
     assert classifier.preprocess == Preprocess(size_px=32)
     metadata = classifier.metadata
     assert sorted(metadata) == sorted(
-        ["fairedge.schema", "classes", "preprocess", "model", "training", "metrics", "temperature", "license"]
+        ["fairedge.schema", "classes", "preprocess", "model", "training", "metrics", "profile", "temperature"]
+        + ["license"]
     )
     assert (metadata["temperature"], metadata["license"]) == ("1.0", "CC0")
-    assert json.loads(metadata["metrics"]) == METRICS
+    assert json.loads(metadata["metrics"]) == METRICS and metadata["profile"] == PROFILE
     assert json.loads(metadata["training"]) == {
         "data": "colours", "recipe": "smoke", "commit": "c0ffee", "hold_out": 2,
         "cluster_sha256": hashlib.sha256(b"0123456789abcdef").hexdigest(),
@@ -124,6 +128,7 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     assert (tmp_path / "int8.onnx").stat().st_size < 1.3e6
     classifier = Classifier.load(tmp_path / "int8.onnx")
     assert json.loads(classifier.metadata["quantization"]) and classifier.classes == tuple(COLOURS)
+    assert classifier.metadata["profile"] == PROFILE
     capsys.readouterr()
     assert main([*command, "-o", str(tmp_path / "int8.onnx")]) == 2
     twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx"), "-q"]

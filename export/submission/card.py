@@ -16,13 +16,13 @@ def write_card(classifier: Classifier) -> str:
 
 def _lines(classifier: Classifier) -> Iterator[str]:
     metadata = classifier.metadata
-    said = {name: _json(metadata.get(name)) for name in ("model", "training", "metrics")}
+    said = {name: _json(metadata.get(name)) for name in ("model", "training", "profile", "metrics")}
     yield "# Model card\n"
     yield "Written from what the model file says of itself. **It is no medical device.**\n"
     yield "| | |\n| --- | --- |"
     yield f"| Classes, in the order of the logits | {', '.join(classifier.classes)} |"
     yield f"| Preprocessing | `{metadata['preprocess']}` |"
-    for name in ("model", "training"):
+    for name in ("model", "training", "profile"):
         for key, value in said[name].items():
             yield f"| {name}: {key} | {_cell(value)} |"
     yield f"| Temperature | {classifier.temperature} |"
