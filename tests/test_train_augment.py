@@ -9,7 +9,18 @@ from sample_images import photo
 from sample_networks import labelled_images
 
 from edge.preprocess import Preprocess
-from train.augment import affines, draw, mirrors, perspectives, quarter_turns, render, step_rng, to_tensor
+from train.augment import (
+    affines,
+    draw,
+    insets,
+    mirrors,
+    perspectives,
+    quarter_turns,
+    render,
+    scalings,
+    step_rng,
+    to_tensor,
+)
 from train.config import AugmentConfig
 from train.data import scale_tensor
 
@@ -193,3 +204,55 @@ def test_colour_changes_keep_what_they_should():
     assert with_colour(grey, 1, 1.3, 0.5, 1.0) == [120] * 3  # no contrast, saturation or hue in one grey
     assert with_colour(colourful, 1, 1, 0, 0) == [131] * 3  # BT.601
     assert with_colour(colourful, 1, 1, 1, 2 * np.pi / 3) == [60, 180, 120]
+
+
+def test_a_picture_made_wider():
+    wider = scalings(np.array([2.0]), np.array([0.5]))[0]
+    assert seen_at(wider, 1, 0.5) == pytest.approx([0.5, 1])  # half as much of its width is seen, twice its height
+    config = dataclasses.replace(STILL, p_affine=1, rotate_deg=0, shift=0, zoom=0, aspect=0.5)
+    changes = draw(400, config, step_rng(0, 0))
+    ratios = changes.homography[:, 1, 1] / changes.homography[:, 0, 0]
+    assert (ratios.min(), ratios.max()) == pytest.approx((1 / 1.5, 1.5), rel=0.02)
+    areas = changes.homography[:, 1, 1] * changes.homography[:, 0, 0]
+    assert areas == pytest.approx(1)
+
+
+def test_insets_press_the_picture_between_bars():
+    widths = np.array([[0.25, 0.0, 0.25, 0.0], [0.0, 0.1, 0.0, 0.3]])
+    both, uneven = insets(widths)
+    assert seen_at(both, -0.5, 1) == pytest.approx([-1, 1]) and seen_at(both, 0.5, -1) == pytest.approx([1, -1])
+    assert seen_at(uneven, -1, -0.8) == pytest.approx([-1, -1]) and seen_at(uneven, 1, 0.4) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("fill,colour", [(0, (0, 0, 0)), (1, (255, 255, 255)), (2, None)])
+def test_bars_cover_what_was_drawn_and_hold_all_of_the_picture(fill, colour):
+    picture = np.asarray(photo(64, 64))
+    widths = np.array([[0.25, 0.0, 0.25, 0.0]])
+    changes = dataclasses.replace(changed(1, insets(widths)), bars=widths, bar_fill=np.array([fill]))
+    found = render(picture[None], changes, size_px=64)[0]
+    expected = cv2.resize(picture, (32, 64), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(found[:, 16:48].astype(int) - expected).mean() < 2
+    for bar, edge in ((found[:, :16], found[:, 16]), (found[:, 48:], found[:, 47])):
+        wanted = colour or edge.mean(axis=0).astype(np.uint8)
+        assert (bar == wanted).all()
+
+
+def test_bars_are_drawn_on_every_side_and_as_often_as_asked():
+    config = dataclasses.replace(STILL, p_bars=0.5, bars=0.8)
+    bars = draw(4000, config, step_rng(0, 0)).bars
+    has_bars = bars.any(axis=1)
+    assert has_bars.mean() == pytest.approx(0.5, abs=0.03)
+    assert ((bars > 0).mean(axis=0) > 0.1).all()  # each of the four sides
+    taken = bars.sum(axis=1)
+    assert taken.max() == pytest.approx(1 - 1 / 1.8, abs=0.01)
+    assert not (bars[:, 0::2].any(axis=1) & bars[:, 1::2].any(axis=1)).any()  # left and right, or above and below
+    halves = bars[has_bars & (np.abs(bars[:, 0] + bars[:, 1] - taken / 2) < 1e-9)]
+    assert len(halves) / has_bars.sum() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_older_draws_stay_where_they_were():
+    """Recipes without the newer changes draw the same pictures as before those were added."""
+    changes = draw(3, AugmentConfig(p_cutout=1.0), step_rng(3, 7))
+    assert changes.homography[0, 0] == pytest.approx([1.0187364909185, 0.2959953574749, 0.0190416656977], abs=1e-9)
+    assert changes.holes[2, 0] == pytest.approx([0.3586171145, 0.6919097803, 0.5086171145, 0.8419097803], abs=1e-9)
+    assert changes.noise_seed[1] == 381845729232181685

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 
@@ -11,7 +12,7 @@ from train import checkpoint as checkpoints
 from train.config import ConfigError, TrainConfig
 from train.distributed import Ranks
 from train.engine import TrainingError, fit, start
-from train.session import TrainingData, check_config
+from train.session import Session, TrainingData, check_config
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(
@@ -67,6 +68,21 @@ def test_20_steps_lower_the_loss_and_the_seed_decides(tmp_path):
     assert [int(row["step"]) for row in rows] == [5, 10, 15, 20]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == losses and lines[0]["triplet"] is None
+
+
+def test_channels_last_changes_nothing_but_the_speed(tmp_path):
+    formats = []
+    losses = []
+    for is_last in (False, True):
+        config = CONFIG.changed(channels_last=is_last, epochs=1)
+        session = Session(blank(config), training_data(config), ALONE)
+        for block in session.model.body.blocks:
+            block.register_forward_hook(lambda module, inputs, output: formats.append(output.is_contiguous()))
+        with contextlib.closing(session.batches(0, 32)) as batches:
+            losses.append([session.take(batch)["total"] for batch in batches])
+        assert all(formats) != is_last
+        formats.clear()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def build_parser() -> ArgumentParser:
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
     _add_folds(fit)
     fit.add_argument("--search", type=natural, metavar="J", help="a second fold not trained on, to choose by")
-    fit.add_argument("--weights", type=Path, metavar="FILE", help="begin with these, a RUN's, or imagenet")
+    fit.add_argument("--weights", type=Path, metavar="FILE", help="begin with these, a RUN's, or imagenet's")
     fit.add_argument("--teacher", type=Path, action="append", default=[], metavar="RUN", help="learn from; repeatable")
     fit.add_argument("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
     fit.add_argument("--resume", action="store_true", help="continue RUN; everything else as in the first command")

@@ -67,4 +67,6 @@ def lose_detail(image: np.ndarray, blur: float, shrink: float, quality: float) -
     if quality:
         options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
         _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-        cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB, dst=image)
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        assert decoded is not None  # of what was encoded a line above
+        cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=image)

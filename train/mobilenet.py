@@ -159,11 +159,15 @@ class MobileNet(nn.Module):
             right and the lower edge alone, which moves what it sees by a pixel. Weights from there need it.
         """
         super().__init__()
-        padding = {"pads_like_tensorflow": pads_like_tensorflow}
-        self.stem = _ConvBNAct(3, stem_channels, 3, activation, stride=2, **padding)
+        self.stem = _ConvBNAct(
+            3, stem_channels, 3, activation, stride=2, pads_like_tensorflow=pads_like_tensorflow
+        )
         channels = (stem_channels, *(block.channels for block in blocks))
         self.blocks = nn.Sequential(
-            *(_InvertedResidual(*pair, **padding) for pair in zip(channels, blocks, strict=False))
+            *(
+                _InvertedResidual(in_channels, block, pads_like_tensorflow=pads_like_tensorflow)
+                for in_channels, block in zip(channels, blocks, strict=False)
+            )
         )
         self.last = _ConvBNAct(channels[-1], num_features, 1, activation)
         self.num_features = num_features
