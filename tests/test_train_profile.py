@@ -110,3 +110,15 @@ def test_the_stored_size_is_that_of_the_rows(tmp_path):
         assert stored_size(tmp_path / name) == (loaded.width, loaded.height) == (40, 30)
     with pytest.raises(DecodeError, match="empty"):
         stored_size(b"")
+
+
+def test_bars_of_augmentation_are_padding_and_change_the_shape_that_is_met():
+    still = AugmentConfig(p_affine=0)
+    barred = dataclasses.replace(still, p_bars=1.0, bars=1.0)
+    changes = draw(400, barred, np.random.default_rng(0))
+    left, top, right, bottom = changes.bars.T
+    exact = 1 - (1 - left - right) * (1 - top - bottom)
+    assert np.abs(profile._padding(np.ones((400, 2)), changes) - exact).max() < 2 / 24  # a column of the grid and a half
+    assert estimated([SQUARE], "stretch", still).aspect_ratio == (1, 1)
+    assert estimated([SQUARE], "stretch", barred).aspect_ratio == pytest.approx((1, 2), abs=0.03)
+    assert estimated([SQUARE], "letterbox", barred).aspect_ratio == pytest.approx((1, 2), abs=0.03)

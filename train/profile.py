@@ -86,13 +86,14 @@ def _padding(filled: np.ndarray, changes: Changes) -> np.ndarray:
     points = changes.homography @ np.stack([x, y, np.ones(len(x))])  # (M, 3, 576)
     places = np.abs(points[:, :2] / points[:, 2:])  # what lies outside -1 to 1 lies outside the square
     mirrored = np.abs(places - 2 * (places / 2).round())  # over and over
-    places = np.where(_has_bars(changes)[:, None, None], places, mirrored)
-    return np.asarray((places > filled[:, :, None]).any(axis=1).mean(axis=1))
+    is_padding = ((places if changes.config.border == "black" else mirrored) > filled[:, :, None]).any(axis=1)
+    left, top, right, bottom = 2 * changes.bars.T[:, :, None] - 1  # each (M, 1)
+    return np.asarray((is_padding | (x < left) | (x > -right) | (y < top) | (y > -bottom)).mean(axis=1))
 
 
 def _has_bars(changes: Changes) -> np.ndarray:
     """(M,) bool: whether bars fill what lies outside the square, and not the picture's own mirror image."""
-    return np.full(len(changes.homography), changes.config.border == "black")
+    return changes.bars.any(axis=1) | (changes.config.border == "black")
 
 
 def _scales(homography: np.ndarray) -> np.ndarray:
