@@ -250,7 +250,7 @@ def run_throughput(arguments: argparse.Namespace) -> int:
     from .recipes import RECIPES
 
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
-    config = RECIPES["default"].changed(num_conv_branches=0, sizes_px=(128,))
+    config = RECIPES[arguments.recipe]
     figures = throughput.measure(
         arguments.data, samples, config, step=throughput.network_step(config), quiet=arguments.quiet
     )

@@ -113,7 +113,7 @@ def build_parser() -> ArgumentParser:
     offsets.add_argument("name", type=plain_name, metavar="NAME", help="configuration whose predictions are used")
     offsets.add_argument("--force", action="store_true", help="replace NAME+offsets, or NAME+prior")
 
-    command("throughput", "time the input pipeline beside a plain DataLoader")
+    throughput = command("throughput", "time the input pipeline beside a plain DataLoader")
 
     for each in (bias, offsets):
         each.add_argument("--objective", choices=_OBJECTIVES, default="contest", help="raised (contest)")
@@ -125,7 +125,7 @@ def build_parser() -> ArgumentParser:
         )
     for each in (fit, ladder, show):
         each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
-    for each in (fit, show):
+    for each in (fit, show, throughput):
         each.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
     for each in (fit, show):
         _add_config(each)
