@@ -2,8 +2,9 @@
 
     python -m export.random_models FOLDER
 
-writes NETWORK_SIDE.fp32.onnx and NETWORK_SIDE.int8.onnx for MobileOne-S0 to S4, MobileNetV2 and MobileNetV3-Small at
-128, 160 and 224 px; `edge-bench pi4b` counts them. About ten minutes; files that are there are kept.
+writes NETWORK_SIDE.fp32.onnx and NETWORK_SIDE.int8.onnx for MobileOne-S0 to S4, MobileNetV2, MobileNetV3-Small and
+EfficientNet-Lite0 at 128, 160 and 224 px; `edge-bench pi4b` counts them. About ten minutes; files that are there are
+kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from train.network import Network, build
 from .quantize import MIN_CALIBRATION, Scheme, quantize
 from .to_onnx import describe_model, to_onnx
 
-NETWORKS = (*(f"mobileone_s{i}" for i in range(5)), "mobilenet_v2", "mobilenet_v3_small")
+NETWORKS = (*(f"mobileone_s{i}" for i in range(5)), "mobilenet_v2", "mobilenet_v3_small", "efficientnet_lite0")
 SIDES_PX = (128, 160, 224)
 NUM_CLASSES = 6
 

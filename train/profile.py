@@ -93,7 +93,7 @@ def _padding(filled: np.ndarray, changes: Changes) -> np.ndarray:
 
 def _has_bars(changes: Changes) -> np.ndarray:
     """(M,) bool: whether bars fill what lies outside the square, and not the picture's own mirror image."""
-    return changes.bars.any(axis=1) | (changes.config.border == "black")
+    return np.asarray(changes.bars.any(axis=1) | (changes.config.border == "black"))
 
 
 def _scales(homography: np.ndarray) -> np.ndarray:
