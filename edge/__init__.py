@@ -6,11 +6,13 @@
     for prediction in classifier.predict(["photo.jpg"]):
         print(prediction.label, prediction.confidence)
 
-Needs numpy, onnxruntime, Pillow and psutil, and imports nothing heavy until a name below is used.
+Needs numpy, onnxruntime, Pillow and psutil, and imports nothing heavy until a name below is used. Import it before
+onnxruntime: it turns that library's telemetry off, which cannot be done later.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "DecodeError", "EdgeError", "ModelError", "PixelLimits", "Prediction", "Preprocess"]
 __version__ = "0.1.0"
+
+# Nobody is told what is classified here. onnxruntime reads this once, while it is imported; without it, it looks up its
+# vendor's host and keeps a device id and a database of events below the user's cache folder.
+# Source: github.com/microsoft/onnxruntime/pull/27379
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOMES = {
     "Classifier": "classifier",

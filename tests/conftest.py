@@ -7,6 +7,8 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
+import edge  # noqa: F401, turns onnxruntime's telemetry off before a test imports it
+
 _NEEDS = {  # start of a test file's name -> modules it needs
     "test_train_": ("torch",),
     "test_export_": ("torch", "onnx"),
