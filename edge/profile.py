@@ -60,6 +60,8 @@ class Profile:
         """
         shorter, longer = sorted((width, height))
         low, high = self.aspect_ratio
+        if preprocess.resize == "crop":
+            low = 1.0  # of a photo nearer to a square less is cut off
         found = [] if low / _TOLERANCE <= longer / shorter <= high * _TOLERANCE else ["aspect_ratio"]
         enough = shorter * _TOLERANCE
         if enough < self.short_side_px[0] and enough < min(preprocess.fill_size(width, height)):

@@ -54,6 +54,8 @@ def infer(model, *arguments):
         (Profile((4 / 3, 4 / 3), (150, 150), (0.25, 0.25)), "letterbox", (1936, 2592), ()),
         (Profile((4 / 3, 4 / 3), (150, 150), (0.25, 0.25)), "letterbox", (200, 200), ("aspect_ratio",)),
         (Profile((4 / 3, 4 / 3), (150, 150), (0, 0)), "stretch", (1920, 1080), ("aspect_ratio",)),
+        (Profile((4 / 3, 4 / 3), (150, 150), (0, 0)), "crop", (200, 200), ()),  # of a square nothing is cut off
+        (Profile((4 / 3, 4 / 3), (150, 150), (0, 0)), "crop", (1920, 1080), ("aspect_ratio",)),
         (Profile((1, 4 / 3), (150, 150), (0, 0.25)), "letterbox", (128, 96), ()),  # fills 128 x 96 of the input
         (Profile((1, 4 / 3), (150, 150), (0, 0)), "stretch", (128, 96), ("short_side_px",)),  # 96 are enlarged to 128
         (Profile((1, 4 / 3), (64, 150), (0, 0)), "stretch", (128, 96), ()),

@@ -8,7 +8,7 @@ the photo that would look so in the network's input:
   augmentation enlarges one direction alone.
 - `letterbox`: the sides of the rectangle between the bars, which zooming moves. A square has no bars, and gets none
   where its mirror image fills what shrinking lays bare (`--border reflect`).
-- `crop`: the file's, which says how much was cut off.
+- `crop`: the file's, which says how much was cut off at most; a squarer photo is none the worse.
 """
 
 from __future__ import annotations
