@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -127,6 +127,36 @@ def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
     if any(kind != {""} for kind in kinds.values()):
         return tuple(sorted(name for name, kind in kinds.items() if kind == {"malignant"}))
     return tuple(sorted(name for name in kinds if name in MALIGNANT))
+
+
+def read_subset(path: Path) -> list[str]:
+    """The paths of a list of images, one a line, as the heldout.txt of a run.
+
+    Raises:
+      DatasetError: cannot be read, or names none.
+    """
+    try:
+        names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}, expected paths of images, one a line") from error
+    if not names:
+        raise DatasetError(f"{path}: is empty, expected paths of images, one a line")
+    return names
+
+
+def choose(samples: Sequence[Sample], names: Collection[str]) -> list[Sample]:
+    """The samples of these paths, written as a predictions file writes them, in the order of the data set.
+
+    Raises:
+      DatasetError: no path, or one that is no image of the data.
+    """
+    if not names:
+        raise DatasetError("a subset names no image, expected at least one")
+    by_name = {path_text(sample.path): sample for sample in samples}
+    if unknown := sorted({*names} - by_name.keys()):
+        raise DatasetError(f"the subset names {len(unknown)} paths that are no image of the data, first {unknown[0]}")
+    wanted = {*names}
+    return [sample for name, sample in by_name.items() if name in wanted]
 
 
 def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_files: bool) -> list[Sample]:

@@ -69,7 +69,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """Compares two forms of a model."""
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
-    from .runner import Pair, read_subset
+    from bench.dataset import read_subset
+
+    from .runner import Pair
     from .verify import table, verify
 
     subset = None if arguments.subset is None else read_subset(arguments.subset)

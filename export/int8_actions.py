@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,18 +10,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bench.dataset import Sample, index
+from bench.dataset import Sample, index, read_subset
+from bench.marks import cluster_marks, marks_sha256
 from edge.classifier import Classifier
 from edge.command import DONE, say
 from edge.outputs import check_output, write_output
 from edge.predictions import path_text
 from train.data import load_images
-from train.marks import cluster_marks
 
 from .calibrate import choose_calibration, session_of
 from .cli import PROGRAM
 from .quantize import CalibrationError, Quantizer, Scheme, check_trainable
-from .runner import read_subset
 from .sensitivity import VARIANTS, agreement, exclude_until, logits_of, search_variants, sensitivity
 
 _NUM_CHECKED = 512
@@ -79,7 +77,7 @@ def run_int8(arguments: argparse.Namespace) -> int:
         found = exclude_until(quantizer, images, arguments.min_agreement, replace(scheme, epochs=0))
         scheme = replace(found, epochs=scheme.epochs)
     marks = {"calibration": chosen, "training": [*chosen, *free]}
-    digests = {name: hashlib.sha256("\n".join(cluster_marks(of)).encode()).hexdigest() for name, of in marks.items()}
+    digests = {name: marks_sha256(cluster_marks(of)) for name, of in marks.items()}
     quantized = quantizer(scheme, marks_sha256=digests)
     remarks = []
     if images is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
+from bench.marks import marks_sha256
 from train.checkpoint import Checkpoint
 
 
@@ -13,6 +13,6 @@ def origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "recipe": checkpoint.recipe,
         "commit": checkpoint.commit,
-        "cluster_sha256": hashlib.sha256("\n".join(checkpoint.clusters).encode()).hexdigest(),
+        "cluster_sha256": marks_sha256(checkpoint.clusters),
         "hold_out": checkpoint.hold_out,
     }

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from bench.dataset import Sample
+from bench.dataset import Sample, choose
+from bench.marks import cluster_marks, guesses, known_marks, marks_sha256, trained_on
 from edge.classifier import Classifier
 from edge.device import usable_cores
 from edge.errors import DecodeError, EdgeError, ModelError
@@ -25,7 +25,6 @@ from train import checkpoint
 from train.config import TrainConfig
 from train.data import scale_tensor
 from train.head import to_linear
-from train.marks import cluster_marks
 from train.network import build
 
 _BATCH_SIZE = 16
@@ -79,17 +78,9 @@ def open_model(path: Path) -> Runner:
     """
     if path.suffix == ".onnx":
         classifier = Classifier.load(path)
-        training: Any = None
-        with suppress(ValueError, RecursionError):
-            training = json.loads(classifier.metadata.get("training", "null"))
-        digest = None
-        if isinstance(training, dict) and not training.get("leaky"):  # a leaky run has seen more than its clusters
-            digest = training.get("cluster_sha256")
-        if _fine_tuned_on(classifier) not in (None, digest):
-            digest = None
         return Runner(
             path, "onnx", classifier.sha256, classifier.classes, classifier.preprocess, classifier.temperature,
-            classifier.logits, digest, None,
+            classifier.logits, trained_on(classifier.metadata), None,
         )
     state = checkpoint.load(path)
     try:
@@ -111,32 +102,8 @@ def open_model(path: Path) -> Runner:
     marks = None if state.leaky else frozenset(state.clusters)
     return Runner(
         path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), tuple(state.classes), preprocess, None,
-        logits, None if marks is None else _digest(marks), marks,
+        logits, None if marks is None else marks_sha256(marks), marks,
     )
-
-
-def _fine_tuned_on(classifier: Classifier) -> str | None:
-    """Hash of the clusters that an int8 file was fine-tuned on; None where it was not."""
-    found: Any = None
-    with suppress(ValueError, RecursionError):
-        found = json.loads(classifier.metadata.get("quantization", "null"))
-    tuning = found.get("finetuning") if isinstance(found, dict) else None
-    return str(tuning.get("cluster_sha256")) if isinstance(tuning, dict) else None
-
-
-def read_subset(path: Path) -> list[str]:
-    """The paths of a list of images, one a line, as the heldout.txt of a run.
-
-    Raises:
-      VerifyError: cannot be read, or names none.
-    """
-    try:
-        names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise VerifyError(f"{path}: cannot be read: {error}, expected paths of images, one a line") from error
-    if not names:
-        raise VerifyError(f"{path}: is empty, expected paths of images, one a line")
-    return names
 
 
 def open_pair(pair: Pair) -> tuple[Runner, Runner]:
@@ -149,27 +116,24 @@ def open_pair(pair: Pair) -> tuple[Runner, Runner]:
 
 def choose_images(everything: Sequence[Sample], pairs: Sequence[Pair]) -> list[list[Sample]]:
     """The images of each pair, in the order of the data set."""
-    names = [path_text(sample.path) for sample in everything]
-    subsets = [set(names if pair.subset is None else pair.subset) for pair in pairs]
-    if unknown := sorted(set().union(*subsets) - {*names}):
-        raise VerifyError(f"the subset names {len(unknown)} paths that are no image of the data, first {unknown[0]}")
-    if twice := [name for name, count in Counter(name for part in subsets for name in part).items() if count > 1]:
+    chosen = [list(everything) if pair.subset is None else choose(everything, pair.subset) for pair in pairs]
+    counts = Counter(path_text(sample.path) for part in chosen for sample in part)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise VerifyError(f"{len(twice)} images are in two subsets, first {min(twice)}, expected each in one")
-    if not all(subsets):
-        raise VerifyError("a subset names no image, expected at least one")
-    return [[sample for sample, name in zip(everything, names, strict=True) if name in part] for part in subsets]
+    return chosen
 
 
 def remarks_on_leaks(
-    runner: Runner, other: Runner, samples: Sequence[Sample], everything: Sequence[Sample], *, allow_leak: bool
+    runner: Runner, other: Runner, samples: Sequence[Sample], everything: Sequence[Sample], root: Path, *,
+    allow_leak: bool,
 ) -> Iterator[str]:
     """What is to be said of a model that was, or may have been, trained on images it is asked about."""
     marks, asked = runner.marks, cluster_marks(samples)
     if marks is None and runner.clusters_sha256 is not None:  # a hash tells whether a guess is right
         paths = {sample.path for sample in samples}
-        rest = cluster_marks(sample for sample in everything if sample.path not in paths)
-        guesses = (other.marks or (), rest, cluster_marks(everything), asked)
-        marks = next((frozenset(guess) for guess in guesses if _digest(guess) == runner.clusters_sha256), None)
+        others = {sample.path for sample in everything} - paths
+        candidates = guesses(root, everything, [paths, (), others])
+        marks = known_marks(runner.clusters_sha256, chain([other.marks or ()], candidates))
     if marks is None:
         what = "does not tell what it was trained on" if runner.clusters_sha256 is None else (
             "was trained on another part of some data than any known here"
@@ -215,8 +179,3 @@ def ask_both(
     batches = [samples[start : start + _BATCH_SIZE] for start in range(0, len(samples), _BATCH_SIZE)]
     with ThreadPoolExecutor(usable_cores()) as executor:
         yield from executor.map(ask, batches)
-
-
-def _digest(marks: Collection[str]) -> str:
-    """As `edge-export onnx` writes it into a model file."""
-    return hashlib.sha256("\n".join(sorted(marks)).encode()).hexdigest()

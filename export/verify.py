@@ -66,10 +66,10 @@ def verify(
       and `b` (figures of each), `comparison` (`bench.compare`, B minus A), `flips`, `failures` (`gate`), `remarks`.
 
     Raises:
-      VerifyError: a model was trained on an image, a subset names what is no image of the data, an image is in two
-        pairs, models of other classes, or no usable image.
+      VerifyError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
+        image.
       ModelError: a model cannot be loaded or run, or gives logits that are not finite.
-      CheckpointError, DatasetError, MismatchError: as where they come from.
+      CheckpointError, DatasetError (also of a subset), MismatchError: as where they come from.
     """
     everything = dataset.index(root, label_column=label_column, group_column=group_column)
     chosen = choose_images(everything, pairs)
@@ -81,7 +81,7 @@ def verify(
             if sorted(runner.classes) != sorted(classes):
                 got, expected = ", ".join(runner.classes), ", ".join(classes)
                 raise VerifyError(f"{runner.path}: got the classes {got}, expected those of the others, {expected}")
-            remarks += remarks_on_leaks(runner, both[0], samples, everything, allow_leak=allow_leak)
+            remarks += remarks_on_leaks(runner, both[0], samples, everything, root, allow_leak=allow_leak)
     described: list[dict[str, Any]] = []
     rows: tuple[list[Prediction], list[Prediction]] = ([], [])
     progress = Progress(sum(map(len, chosen)), quiet=quiet)

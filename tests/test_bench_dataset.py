@@ -1,7 +1,7 @@
 import pytest
 from sample_images import encoded, photo
 
-from bench.dataset import NOT_STATED, DatasetError, Sample, classes_of, groups_by_path, index
+from bench.dataset import NOT_STATED, DatasetError, Sample, choose, classes_of, groups_by_path, index, read_subset
 
 JPEG = encoded(photo(16, 16))
 
@@ -137,3 +137,19 @@ def test_bad_roots(tmp_path):
         index(tmp_path / "file")
     with pytest.raises(ValueError, match="no manifest.csv, expected one with the column 'coarse'"):
         index(tmp_path, label_column="coarse")
+
+
+def test_a_subset_is_taken_in_the_order_of_the_data(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    for name in ("empty.txt", "absent.txt"):
+        with pytest.raises(DatasetError, match=f"{name}: .*expected paths of images, one a line"):
+            read_subset(tmp_path / name)
+    (tmp_path / "list.txt").write_text("g/c d.jpg\n\na/b.jpg\n")
+    names = read_subset(tmp_path / "list.txt")
+    assert names == ["g/c d.jpg", "a/b.jpg"]
+    samples = [Sample(path, "ash", "g1", path) for path in ("a/b.jpg", "a/c.jpg", "g/c d.jpg")]
+    assert choose(samples, names) == [samples[0], samples[2]]
+    with pytest.raises(DatasetError, match="names 1 paths that are no image of the data, first x.jpg"):
+        choose(samples, [*names, "x.jpg"])
+    with pytest.raises(DatasetError, match="names no image"):
+        choose(samples, [])

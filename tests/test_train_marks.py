@@ -1,18 +1,12 @@
 import pytest
 
 from bench.dataset import Sample
-from train.marks import OverlapError, check_disjoint, cluster_marks, picture_marks
+from bench.marks import cluster_marks, picture_marks
+from train.marks import OverlapError, check_disjoint
 
 
 def samples(*clusters):
     return [Sample(f"{i}.jpg", "ash", "g1", cluster) for i, cluster in enumerate(clusters)]
-
-
-def test_marks():
-    marks = cluster_marks(samples("p1", "p2", "p1", "\udcff"))
-    assert len(marks) == 3 and marks == sorted(marks) and "f64551fcd6f07823" in marks  # printf p1 | sha256sum
-    assert all(len(mark) == 16 and set(mark) <= set("0123456789abcdef") for mark in marks)
-    assert cluster_marks(samples("p2")) == cluster_marks(samples("p2", "p2"))
 
 
 def test_a_teacher_that_saw_the_held_out_clusters_or_pictures_is_refused(tmp_path):

@@ -19,6 +19,7 @@ import torch
 
 from bench.accuracy import balanced_accuracy
 from bench.dataset import DatasetError, Sample, classes_of, index
+from bench.marks import cluster_mark
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
@@ -30,7 +31,7 @@ from .config import TrainConfig
 from .data import ImageSet, load_images, scale_tensor
 from .heldout import embed, predict
 from .leaks import mark_leaky
-from .marks import OverlapError, check_disjoint, cluster_marks
+from .marks import OverlapError, check_disjoint
 from .network import build
 from .posthoc import refit_last_layer
 from .run import METRICS, PREDICTIONS, write_json, write_metrics
@@ -247,7 +248,7 @@ def _loaded(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> Im
 def _seen(samples: Sequence[Sample], state: Checkpoint) -> list[Sample]:
     """What a run was trained on, in an order that has all classes early."""
     known = {*state.clusters}
-    seen = [sample for sample in samples if cluster_marks([sample])[0] in known]
+    seen = [sample for sample in samples if cluster_mark(sample.cluster) in known]
     if not seen:
         raise DatasetError("has none of the images that the run was trained on, expected its own data set")
     return [seen[i] for i in np.random.default_rng(0).permutation(len(seen))]

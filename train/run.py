@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bench.dataset import DatasetError, Sample
+from bench.marks import cluster_marks, picture_marks
 from bench.results_text import interval_text
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
@@ -30,7 +31,6 @@ from .engine import TrainingError, fit, start
 from .heldout import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from .leaks import LEAKY, find_leaks, mark_leaky
 from .log import CSV, JSONL
-from .marks import cluster_marks, picture_marks
 from .network import Network, build
 from .networks.pretrained import IMAGENET, imagenet_weights
 from .plan import Parts, Plan, divide
