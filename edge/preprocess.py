@@ -146,6 +146,15 @@ class Preprocess:
         reference = max(width, height) if self.resize == "letterbox" else min(width, height)
         return _rounded_ratio(side * width, reference), _rounded_ratio(side * height, reference)
 
+    def upright(self, image: Image.Image, orientation: int) -> Image.Image:
+        """A decoded picture of any size as RGB, turned by its EXIF orientation, 1 to 8, and on the background."""
+        if self.apply_orientation and orientation in ROTATIONS:
+            image = image.transpose(ROTATIONS[orientation])
+        if image.mode == "RGBA":
+            background = Image.new("RGBA", image.size, (*self.background_rgb, 255))
+            image = Image.alpha_composite(background, image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
     def to_json(self) -> str:
         """One line of JSON, the inverse of `from_json`."""
         return json.dumps(asdict(self))
@@ -185,13 +194,7 @@ class Preprocess:
             width, height = self.fill_size(*decoded.size)
         image = decoded.image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
-        if self.apply_orientation and decoded.orientation in ROTATIONS:
-            image = image.transpose(ROTATIONS[decoded.orientation])
-        if image.mode == "RGBA":
-            background = Image.new("RGBA", image.size, (*self.background_rgb, 255))
-            image = Image.alpha_composite(background, image)
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        image = self.upright(image, decoded.orientation)
         if image.size == (side, side):
             out[...] = np.asarray(image)
             return
