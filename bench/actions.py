@@ -175,6 +175,10 @@ def run_show(arguments: argparse.Namespace) -> int:
             lines = list(fidelity.table(result["fidelity"]))
         elif "levelling_down" in result:
             lines = list(compare.table(result))
+        elif "robustness" in result:
+            from .robustness import text
+
+            lines = list(text.table(result["robustness"]))
         elif "score" in result:
             lines = list(results_text.table(result))
         else:

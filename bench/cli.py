@@ -23,6 +23,11 @@ _GROUP = "manifest column with the group (default group); repeatable: the score 
 _SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
 
+_FAIL_UNDER_CHANGE = (
+    "exit 6 when a value is lower; NAME is accuracy, balanced_accuracy, worst_group or unchanged (share of answers), "
+    "of all changes or of those named before it, as border.accuracy, jpeg-50.unchanged, turn-mean.unchanged"
+)
+
 PEERS = ("winners", "organisers", "opencv-reduced", "naive")
 _EPILOG = f"""\
 examples:
@@ -78,6 +83,19 @@ def build_parser() -> ArgumentParser:
     _add_output(compare)
     _add_talk(compare)
 
+    robustness = commands.add_parser("robustness", help="what changes that must not change the answer cost",
+                                     description=_ROBUSTNESS)
+    add = robustness.add_argument
+    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (default all)")
+    add("--allow-seen", action="store_true", help="also images that the model was trained on")
+    add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
+    add("--fail-under", type=_minimum, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER_CHANGE)
+    _add_output(robustness)
+    _add_talk(robustness)
+
     report = commands.add_parser("report", help="one page, a summary and tables from results", description=_REPORT)
     add = report.add_argument
     add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
@@ -111,12 +129,6 @@ def build_parser() -> ArgumentParser:
     add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images (default 4)")
     _add_output(tone, what="the angles as CSV")
     _add_talk(tone)
-
-    turn = commands.add_parser("turn", help="copy a data set, every picture turned", description=_TURN)
-    add = turn.add_argument
-    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
-    add("out", type=Path, metavar="OUT", help="folder, empty or to be made")
-    _add_talk(turn)
 
     latency = commands.add_parser("latency", help="time edge-infer the contest's way", description=_LATENCY)
     add = latency.add_argument
@@ -201,13 +213,16 @@ _BOARD = (
 )
 _SHOW = "The same lines that the command printed which wrote the file."
 _SCORE = "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
+_ROBUSTNESS = (
+    "Accuracy, balanced accuracy, worst group and changed answers under borders, crops, sizes, turns, JPEG, blur, "
+    "noise and light, paired with the answers to the files as they are. docs/robustness.md has the table."
+)
 _REPORT = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
 _COLLECT = (
     "For data that the models never saw, which only you can know; edge-train collect does it for runs, and checks."
 )
 _TABLES = "Figures, differences, coverage and runs of every configuration in FOLDER, without data set or checkpoint."
 _TONE = "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
-_TURN = "The same data set with every picture turned or mirrored: a lesion has no up, and a model should not mind."
 _COMPARE = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
 
 
@@ -225,13 +240,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "memory": lambda: photo_actions.run_memory(arguments),
         "pi4b": lambda: _pi4b_actions().run_pi4b(arguments, parser),
         "report": lambda: actions.run_report(arguments, parser),
+        "robustness": lambda: _robustness_actions().run_robustness(arguments, parser),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),
         "tables": lambda: actions.run_tables(arguments),
         "tone": lambda: photo_actions.run_tone(arguments),
-        "turn": lambda: photo_actions.run_turn(arguments),
     }
     return run(actions.PROGRAM, commands[arguments.command], verbose=arguments.verbose)
+
+
+def _robustness_actions() -> ModuleType:
+    from .robustness import actions as robustness_actions
+
+    return robustness_actions
 
 
 def _pi4b_actions() -> ModuleType:
@@ -261,6 +282,11 @@ def _gate(text: str) -> tuple[str, float]:
     if name not in GATES:
         expected = f"NAME=VALUE with NAME one of {', '.join(GATES)}"
         raise argparse.ArgumentTypeError(f"got {got(text)}, expected {expected}")
+    return name, fraction(value)
+
+
+def _minimum(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
     return name, fraction(value)
 
 

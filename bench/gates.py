@@ -1,4 +1,4 @@
-"""Minima that a result has to reach: `edge-bench score --fail-under`."""
+"""Minima that a result has to reach: `--fail-under` of `edge-bench score` and `robustness`."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def check(result: dict[str, Any], minima: dict[str, float]) -> list[dict[str, An
         metric: Any = result
         for key in GATES[name]:
             metric = metric[key]
-        value = None if metric is None else metric["value"]
-        reason = None
-        if value is None:
-            reason = "not defined"
-        elif value < minimum:
-            reason = f"under {minimum}"
-        elif name in _WITH_LATENCY and not result["valid"]:
-            reason = f"not valid: {'; '.join(result['reasons'])}"
-        checked.append({"name": name, "minimum": minimum, "value": value, "passed": reason is None, "reason": reason})
+        gate = judge(name, minimum, None if metric is None else metric["value"])
+        if gate["passed"] and name in _WITH_LATENCY and not result["valid"]:
+            gate |= {"passed": False, "reason": f"not valid: {'; '.join(result['reasons'])}"}
+        checked.append(gate)
     return checked
+
+
+def judge(name: str, minimum: float, value: float | None) -> dict[str, Any]:
+    """One minimum against its value, which is None where it is not defined."""
+    reason = "not defined" if value is None else f"under {minimum}" if value < minimum else None
+    return {"name": name, "minimum": minimum, "value": value, "passed": reason is None, "reason": reason}
 
 
 _WITH_LATENCY = ("latency", "total")

@@ -1,4 +1,4 @@
-"""What the commands of edge-bench do that work on photos: make, turn and time them, compare decodes, look at skin.
+"""What the commands of edge-bench do that work on photos: make and time them, compare decodes, look at skin.
 
 As in `bench.actions`: each takes the parsed arguments and returns the exit status.
 """
@@ -25,7 +25,7 @@ from edge.command import (
 )
 from edge.errors import EdgeError, InputError
 
-from .actions import PROGRAM, check_files, check_folder
+from .actions import PROGRAM, check_files
 
 
 def run_images(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
@@ -93,36 +93,6 @@ def run_tone(arguments: argparse.Namespace) -> int:
         for line in tone.CAVEATS:
             say(PROGRAM, line)
     return SOME_FAILED if any(angle.error for angle in found) else DONE
-
-
-def run_turn(arguments: argparse.Namespace) -> int:
-    """Copies a data set, turned."""
-    from edge.predictions import path_text
-    from edge.progress import Progress
-
-    from . import turn
-
-    out: Path = arguments.out
-    samples = turn.samples_of(arguments.data, out)
-    check_folder(out, force=None)
-    progress = Progress(len(samples), quiet=arguments.quiet)
-    number, failures = 0, []
-    try:
-        for number, failure in enumerate(turn.write_turned(arguments.data, samples, out), start=1):
-            if failure is not None:
-                failures.append(failure)
-            progress.update(number)
-    except KeyboardInterrupt:
-        progress.close()
-        return fail(PROGRAM, f"interrupted after {number} of {len(samples)} pictures; {out} is not whole", INTERRUPTED)
-    finally:
-        progress.close()
-    if not arguments.quiet:
-        say(PROGRAM, f"{len(samples) - len(failures)} of {len(samples)} pictures are turned or mirrored in {out}")
-    if failures:
-        first = path_text(str(failures[0]))
-        say(PROGRAM, f"{len(failures)} could not be decoded; files are copied as they are; the first: {first}")
-    return SOME_FAILED if failures else DONE
 
 
 def run_latency(arguments: argparse.Namespace) -> int:

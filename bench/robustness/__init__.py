@@ -1,0 +1,1 @@
+"""Changes that must not change the answer, and what they cost."""

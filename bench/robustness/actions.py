@@ -1,0 +1,50 @@
+"""What edge-bench robustness does, once its arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import Counter
+
+from edge.command import DONE, GATE, ArgumentParser, say
+
+from ..actions import PROGRAM, check_files
+
+
+def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Measures what changes cost that must not change the answer."""
+    from edge.classifier import DEFAULT_MODEL, Classifier
+
+    from .. import dataset, results, results_text
+    from . import gates, text
+    from .changes import CHANGES
+    from .result import robustness
+
+    minima = dict(arguments.fail_under)
+    for name, count in Counter(name for name, _ in arguments.fail_under).items():
+        if count > 1:
+            parser.error(f"--fail-under {name} is given twice, expected once")
+        if (problem := gates.problem(name, CHANGES)) is not None:
+            parser.error(f"--fail-under {name}: {problem}")
+    model = arguments.model or DEFAULT_MODEL
+    subsets = [] if arguments.subset is None else [arguments.subset]
+    check_files(arguments, [model, arguments.data / dataset.MANIFEST, *subsets])
+    warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
+    classifier = Classifier.load(model)
+    subset = None if arguments.subset is None else dataset.read_subset(arguments.subset)
+    result = robustness(
+        classifier, arguments.data, CHANGES, subset=subset, label_column=arguments.label,
+        allow_seen=arguments.allow_seen, workers=arguments.workers, quiet=arguments.quiet,
+    )
+    result["gates"] = gates.check(result["robustness"], minima)
+    if arguments.output is not None:
+        results.write_json(arguments.output, result)
+    for line in text.table(result["robustness"]):
+        print(line)
+    if not arguments.quiet:
+        for line in text.remarks(result):
+            say(PROGRAM, line)
+    failed = [gate for gate in result["gates"] if not gate["passed"]]
+    for gate in failed:
+        say(PROGRAM, f"gate failed: {gate['name']} is {results_text.number(gate['value'])}, {gate['reason']}")
+    return GATE if failed else DONE

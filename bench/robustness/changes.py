@@ -1,0 +1,92 @@
+"""The table of changes: what each is called, how strong it is, and the function that makes it.
+
+Names and strengths are told, with their sources, in docs/robustness.md; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from PIL import Image
+
+from . import framing, light
+
+QUALITY = 95
+"""JPEG quality of the file that a change makes, where the quality is not the change."""
+
+_FULL_CHROMA_PIXELS = 1_000_000
+"""Below, colours are kept at full resolution; above, halved, as cameras do, which takes half the time."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of one strength."""
+
+    kind: str
+    """What it is; the strengths of a kind are drawn in one picture."""
+    strength: str
+    """How much of it, in words."""
+    apply: Callable[[Image.Image], Image.Image] = Image.Image.copy
+    """Upright RGB picture -> the changed one."""
+    quality: int = QUALITY
+    """JPEG quality that the changed picture is saved with."""
+
+    @property
+    def name(self) -> str:
+        """As in the results and for `--fail-under`: kind and strength."""
+        sign = "" if self.strength[0] in "+-" else "-"
+        return f"{self.kind}{sign}{self.strength.replace(' ', '')}"
+
+    def file_of(self, image: Image.Image) -> bytes:
+        """The changed picture as a JPEG file."""
+        changed = self.apply(image)
+        subsampling = "4:4:4" if changed.width * changed.height < _FULL_CHROMA_PIXELS else "4:2:0"
+        file = io.BytesIO()
+        changed.save(file, "JPEG", quality=self.quality, subsampling=subsampling)
+        return file.getvalue()
+
+
+_TURNS = {
+    "90": Image.Transpose.ROTATE_90,
+    "180": Image.Transpose.ROTATE_180,
+    "270": Image.Transpose.ROTATE_270,
+    "mirror": Image.Transpose.FLIP_LEFT_RIGHT,
+    "mirror-90": Image.Transpose.TRANSPOSE,
+    "mirror-180": Image.Transpose.FLIP_TOP_BOTTOM,
+    "mirror-270": Image.Transpose.TRANSVERSE,
+}
+"""Mirrored left to right or not, then turned by so many degrees against the clock."""
+
+CHANGES = (
+    *(
+        Change(f"border-{colour}", f"{across}:{down}", partial(framing.border, ratio=(across, down), colour=colour))
+        for colour in ("black", "white", "edge")
+        for across, down in ((3, 4), (1, 1), (3, 2), (16, 9))
+    ),
+    *(Change("crop", f"{w}:{h}", partial(framing.crop, ratio=(w, h))) for w, h in ((3, 4), (1, 1), (3, 2))),
+    *(Change("short-side", f"{px} px", partial(framing.resize, short_px=px)) for px in (64, 96, 192, 1800, 4000)),
+    *(Change("shift", f"{share}", partial(framing.shift, share=share)) for share in (0.1, 0.2)),
+    *(Change("turn", name, partial(framing.turn, way=way)) for name, way in _TURNS.items()),
+    *(Change("jpeg", f"{quality}", quality=quality) for quality in (75, 50, 30)),
+    *(Change("blur", f"{sigma} px", partial(light.blur, sigma=sigma)) for sigma in (1, 2, 3)),
+    *(Change("noise", f"{photons}", partial(light.noise, photons=photons)) for photons in (60, 25, 12)),
+    *(
+        Change("exposure", f"{stops:+.2g} EV", partial(light.exposure, stops=stops))
+        for stops in (-2.0, -1.0, -0.5, 1 / 3, 2 / 3, 1.0)
+    ),
+    *(
+        Change("white-balance", f"{kelvin} K", partial(light.white_balance, kelvin=kelvin))
+        for kelvin in (3000, 3650, 4700, 7150, 8000, 9000)  # a third, two thirds and the whole way in mired
+    ),
+    *(
+        Change("saturation", f"{factor}", partial(light.saturation, factor=factor))
+        for factor in (0.1, 0.3, 0.6, 1.2, 1.5, 2)
+    ),
+)
+"""Every change that is measured, the strengths of a kind in the order in which they are drawn."""
+
+TURN = "turn"
+"""The kind that also has a mean: no way to hold a camera is stronger than another."""

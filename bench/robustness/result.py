@@ -1,0 +1,184 @@
+"""A model and a data set -> a results file (`edge-bench/1`) of how its answers stand changes.
+
+The file is that of `edge-bench score` for the pictures as they are, so that it can be reported and compared as any,
+with one key more, `robustness`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.classifier import Classifier
+from edge.device import versions
+from edge.errors import DecodeError
+from edge.predictions import Prediction, path_text
+from edge.progress import Progress
+
+from .. import dataset, marks, results, score
+from ..dataset import DatasetError, Sample
+from ..evaluation import Frame, Observations, Setting
+from ..fairness import MIN_CELL
+from ..interval import DRAWS
+from ..pairing import class_order
+from .changes import Change
+from .measure import Answers, measure
+from .run import ask
+
+
+def robustness(
+    classifier: Classifier, root: Path, changes: Sequence[Change], *, subset: Sequence[str] | None = None,
+    label_column: str = "class", allow_seen: bool = False, workers: int | None = None, draws: int = DRAWS,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Asks a model about pictures and their changed copies, and measures what the changes cost.
+
+    Args:
+      classifier: The model.
+      root: Folder of the data set.
+      changes: What is done to each picture.
+      subset: Paths of the pictures; None: all.
+      label_column: Column of the manifest that holds the class.
+      allow_seen: Whether pictures that the model was trained on are measured on.
+      workers: As for `ask`.
+      draws: Of the bootstrap.
+      quiet: Whether no progress is shown.
+
+    Returns:
+      JSON-ready.
+
+    Raises:
+      DatasetError: no data set, a subset that is none of it, fewer pictures than say anything, none that can be used,
+        or pictures that the model was trained on.
+      MismatchError: a class that the model does not know.
+      ModelError: the model cannot run.
+    """
+    everything = dataset.index(root, label_column=label_column)
+    chosen = everything if subset is None else dataset.choose(everything, subset)
+    if len(chosen) < MIN_CELL:
+        raise DatasetError(f"{root}: got {len(chosen)} images, expected at least {MIN_CELL}: fewer give no interval")
+    classes = class_order({"classes": list(classifier.classes)}, dataset.classes_of(chosen), [])
+    seen = seen_images(classifier, chosen, everything, root)
+    if seen and not allow_seen:
+        raise DatasetError(
+            f"{classifier.path}: was trained on {seen} of the {len(chosen)} images, or on others of their clusters, "
+            "expected none; --subset RUN/heldout.txt takes those held out, --allow-seen takes these all the same"
+        )
+    found: list[np.ndarray | DecodeError] = []
+    shown = Progress(len(chosen), quiet=quiet)
+    try:
+        for one in ask(classifier, root, chosen, changes, workers=workers):
+            found.append(one)
+            shown.update(len(found))
+    finally:
+        shown.close()
+    samples = [dataset.as_text(sample) for sample in chosen]
+    pairs = [(sample, _prediction(sample, one, classes)) for sample, one in zip(samples, found, strict=True)]
+    errors = [prediction for _, prediction in pairs if prediction.status == "error"]
+    if len(errors) == len(pairs):
+        raise DatasetError(f"none of {len(pairs)} images can be used, first {errors[0].path}: {errors[0].error}")
+    setting = _setting(samples, everything, draws)
+    return {
+        "schema": results.SCHEMA,
+        "data": {
+            "name": root.resolve().name,
+            "label_column": label_column,
+            "split": None,
+            "samples": len(everything),
+            "left_out": len(everything) - len(chosen),
+        },
+        "predictions": {
+            "model_sha256": classifier.sha256,
+            "preprocess": asdict(classifier.preprocess),
+            "temperature": classifier.temperature,
+            "classes": classes,
+            "versions": versions(),
+        },
+        "errors": {"policy": "wrong", "images": len(errors)},
+        **results.metrics(pairs, classes, setting),
+        "robustness": _part(classifier, seen, pairs, found, changes, setting),
+    }
+
+
+def seen_images(
+    classifier: Classifier, asked: Sequence[Sample], everything: Sequence[Sample], root: Path
+) -> int | None:
+    """How many images share a cluster with those that a model file was trained on; None where that is not known.
+
+    The file has one hash of its marks. It is compared with those of everything, of what is asked about, of all else,
+    and of what the list beside the model leaves (`marks.beside`).
+    """
+    sha256 = marks.trained_on(classifier.metadata)
+    if sha256 is None:
+        return None
+    by_name = {path_text(sample.path): sample.path for sample in everything}
+    held_out: set[str] = set()
+    with suppress(DatasetError):
+        held_out = {by_name[name] for name in dataset.read_subset(marks.beside(classifier.path)) if name in by_name}
+    paths = {sample.path for sample in asked}
+    parts = [set[str](), paths, held_out, {sample.path for sample in everything} - paths]
+    known = marks.known_marks(sha256, marks.guesses(root, everything, parts))
+    return None if known is None else sum(marks.cluster_mark(sample.cluster) in known for sample in asked)
+
+
+def _part(
+    classifier: Classifier, seen: int | None, pairs: Sequence[tuple[Sample, Prediction]],
+    found: Sequence[np.ndarray | DecodeError], changes: Sequence[Change], setting: Setting,
+) -> dict[str, Any]:
+    """What no other results file has."""
+    answers = Answers.of([None if isinstance(one, DecodeError) else one for one in found])
+    samples = [sample for sample, _ in pairs]
+    data = Observations.of(
+        [sample.label for sample in samples], [prediction.label or None for _, prediction in pairs],
+        [sample.group for sample in samples], [sample.cluster for sample in samples],
+        classes=list(classifier.classes), reference=setting.reference,
+    )
+    frame = Frame(data.counts, data.groups, setting)
+    errors = [prediction for _, prediction in pairs if prediction.status == "error"]
+    return {
+        "model": classifier.path.name,
+        "seen": seen,
+        **measure(answers, changes, data, frame),
+        "samples": {change.name: answers.labels[:, k].tolist() for k, change in enumerate(changes, start=1)},
+        "remarks": list(_remarks(classifier.path, seen, errors, data, frame)),
+    }
+
+
+def _prediction(sample: Sample, found: np.ndarray | DecodeError, classes: Sequence[str]) -> Prediction:
+    """The answer to the file as it is, of (1 + K, C) probabilities."""
+    if isinstance(found, DecodeError):
+        return Prediction(sample.path, status="error", error=found.reason, width=found.width, height=found.height)
+    best = int(found[0].argmax())
+    return Prediction(sample.path, classes[best], best, float(found[0, best]), probabilities=found[0])
+
+
+def _setting(samples: Sequence[Sample], everything: Sequence[Sample], draws: int) -> Setting:
+    """What is compared: the groups that have enough images, where any has."""
+    sizes = Counter(sample.group for sample in samples)
+    small = tuple(sorted(name for name, size in sizes.items() if size < MIN_CELL))
+    excluded = small if len(small) < len(sizes) else ()
+    profile = score.PROFILES[score.DEFAULT]
+    reference = score.reference_group((sample.group for sample in samples), profile=profile, excluded=excluded)
+    return Setting(profile, reference, excluded, malignant=dataset.malignant_classes(everything), draws=draws)
+
+
+def _remarks(
+    model: Path, seen: int | None, errors: Sequence[Prediction], data: Observations, frame: Frame
+) -> Iterator[str]:
+    if seen is None:
+        yield f"{model.name}: which images it was trained on is not known; that it never saw these is not checked"
+    elif seen:
+        text = f"was trained on {seen} of these images, or on others of their clusters: the figures flatter it"
+        yield f"{model.name}: {text}"
+    if errors:
+        yield f"{len(errors)} images cannot be used: wrong in every row, first {errors[0].path}: {errors[0].error}"
+    for name in frame.setting.excluded:
+        yield f"group {name} has {frame.sizes[data.groups.index(name)]} images, under {MIN_CELL}: not in worst group"
+    if len(frame.compared) < 2:
+        yield "fewer than two groups to compare: no worst group"
