@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -166,6 +167,48 @@ def plane(name: str, title: str, points: Sequence[Point], *, x_label: str, y_lab
         axes.margins(0.12)
 
     return _svg(name, title, 300, draw, left=58, right=16, top=10, bottom=44)
+
+
+def strengths(
+    name: str, title: str, ticks: Sequence[str], whole: Sequence[Metric],
+    others: Sequence[tuple[str, Sequence[float | None]]], *, line: float | None, limits: tuple[float, float],
+) -> str:
+    """Accuracy against the strength of a change: all images with their intervals, and groups as thinner lines.
+
+    Args:
+      name: As for the other pictures.
+      title: As for the other pictures.
+      ticks: Strengths, in words.
+      whole: Of all images, one for each strength.
+      others: Marker of matplotlib, and a value for each strength, of each group.
+      line: A dashed horizontal: the value without a change.
+      limits: Of the axis of values.
+    """
+    is_long = sum(map(len, ticks)) > 44
+
+    def draw(axes: Axes) -> None:
+        places = list(range(len(ticks)))
+        axes.grid(True, axis="y")
+        axes.grid(False, axis="x")
+        if line is not None:
+            axes.axhline(line, color=_INK, linestyle=(0, (4, 3)), linewidth=1.2)
+        for marker, values in others:
+            style: Any = {"marker": marker, "markersize": 5, "markerfacecolor": _SURFACE, "linewidth": 0.9}
+            axes.plot(places, _or_nan(values), color=_MUTED, **style)
+        values = [metric["value"] for metric in whole]
+        axes.plot(places, _or_nan(values), color=_ACCENT, marker="o", markersize=7, markeredgecolor=_INK, linewidth=2.2)
+        for place, metric in zip(places, whole, strict=True):
+            if metric["low"] is not None:
+                axes.plot([place] * 2, [metric["low"], metric["high"]], color=_ACCENT, linewidth=1.8, alpha=0.8)
+        axes.set(xlim=(-0.4, len(ticks) - 0.6), ylim=limits)
+        axes.set_xticks(places, ticks, rotation=35 if is_long else 0, ha="right" if is_long else "center", fontsize=10)
+
+    return _svg(name, title, 210 if is_long else 180, draw, left=36, right=8, top=8, bottom=54 if is_long else 24)
+
+
+def _or_nan(values: Sequence[float | None]) -> list[float]:
+    """What is not defined leaves a gap."""
+    return [math.nan if value is None else value for value in values]
 
 
 def _log_x(axes: Axes) -> None:

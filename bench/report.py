@@ -27,6 +27,8 @@ from . import compare, figures, published, sheets
 from .dataset import NOT_STATED
 from .groupings import HALF_WIDTH, check_columns, columns_of
 from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
+from .robustness import page
+from .robustness.text import is_other
 
 FILES = ("index.html", "summary.md", *sheets.SHEETS, "published.csv")
 """Everything a report may consist of."""
@@ -94,7 +96,7 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=lambda name: name is not None and "html" in name,
     )
-    environment.filters |= {"num": number, "span": span, "cell": markdown_cell}
+    environment.filters |= {"num": number, "span": span, "cell": markdown_cell, "is_other": is_other}
     letter_of = dict(zip(results, letters(len(results)), strict=True))
     differences = _differences(results)
     context = {
@@ -155,6 +157,8 @@ def _view(letter: str, name: str, result: dict[str, Any]) -> dict[str, Any]:
             f"{prefix}-reliability", "Accuracy against confidence in bins; the table has the same numbers",
             result["calibration"]["bins"], fewest=FEW,
         )
+    if "robustness" in result:
+        view["robustness"] = page.view(result["robustness"], prefix, figures.strengths)
     if result["latency"] is not None:
         stages = result["latency"]["stages_ms"]
         pictures["stages"] = figures.bars(
@@ -226,6 +230,8 @@ def _command(result: dict[str, Any]) -> str:
     """What makes such a result, as far as the file tells; it does not record the command that was typed."""
     data, contest = result["data"], result["score"]
     root = shlex.quote(str(data["name"]))
+    if "robustness" in result:
+        return page.command(result)
     flags = ["--label", data["label_column"]] if data["label_column"] != "class" else []
     columns = columns_of(result)
     flags += [flag for column in columns if columns != ["group"] for flag in ("--group", column)]

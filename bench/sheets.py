@@ -119,11 +119,27 @@ def latency(result: dict[str, Any]) -> Iterator[Row]:
         yield from (("run", run, quantity, value) for run, value in enumerate(values, start=1))
 
 
+def robustness(result: dict[str, Any]) -> Iterator[Row]:
+    """(change, kind, strength, metric, group, value, low, high, n); the files as they are have no change."""
+    if (part := result.get("robustness")) is None:
+        return
+    for row in (part["clean"], *part["changes"], *([part["turn_mean"]] if part["turn_mean"] else [])):
+        where = tuple(row.get(key, "") for key in ("name", "kind", "strength"))
+        metrics = {(name, ""): value for name, value in row.items() if isinstance(value, dict) and "value" in value}
+        metrics |= {(f"difference.{name}", ""): value for name, value in row.get("difference", {}).items()}
+        metrics |= {("accuracy", group): value for group, value in row.get("by_group", {}).items()}
+        for (name, group), metric in metrics.items():
+            yield (*where, name, group, metric["value"], metric["low"], metric["high"], metric["n"])
+
+
 SHEETS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Iterator[Row]]]] = {
     "metrics.csv": (("metric", "group", "class", "value", "low", "high", "n"), metrics),
     "confusion.csv": (("group", "label", "prediction", "images"), confusion),
     "calibration.csv": (("group", "from", "to", "images", "confidence", "accuracy"), calibration),
     "latency.csv": (("part", "name", "quantity", "value"), latency),
+    "robustness.csv": (
+        ("change", "kind", "strength", "metric", "group", "value", "low", "high", "n"), robustness,
+    ),
 }
 """File name -> its columns behind `result`, and the function that makes its rows."""
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from bench import latency_part, results, score
 from bench.dataset import Sample
-from bench.evaluation import Setting
+from bench.evaluation import Frame, Observations, Setting
+from bench.robustness.changes import CHANGES
+from bench.robustness.measure import Answers, measure
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "BKL", "MEL", "NV", "unknown", "VASC"]
@@ -62,8 +64,10 @@ def pairs(
     return found
 
 
-def result(model: str = "small", *, draws: int = 2000, with_latency: bool = True, **changes: Any) -> dict[str, Any]:
-    """What `edge-bench score` would write of them."""
+def result(
+    model: str = "small", *, draws: int = 2000, with_latency: bool = True, with_robustness: bool = False, **changes: Any
+) -> dict[str, Any]:
+    """What `edge-bench score`, or `edge-bench robustness`, would write of them."""
     setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=draws)
     found = pairs(model, **changes)
     made = {
@@ -80,9 +84,31 @@ def result(model: str = "small", *, draws: int = 2000, with_latency: bool = True
         **results.metrics(found, CLASSES, setting),
         "gates": [],
     }
+    if with_robustness:
+        made["robustness"] = robustness(found, setting)
     if with_latency and model in SECONDS_PER_100:
         latency_part.add(made, latency(SECONDS_PER_100[model]))
     return made
+
+
+def robustness(found: list[tuple[Sample, Prediction]], setting: Setting) -> dict[str, Any]:
+    """What `edge-bench robustness` would add to them, of three kinds of change; some answers become other ones."""
+    changes = [change for change in CHANGES if change.kind in ("border-edge", "turn", "exposure")]
+    rng = np.random.default_rng(0)
+    clean = np.array([prediction.label_index for _, prediction in found])
+    labels = np.tile(clean[:, None], 1 + len(changes))
+    for k in range(1, labels.shape[1]):
+        is_other = rng.random(len(clean)) < 0.02 * k
+        labels[is_other, k] = rng.integers(0, len(CLASSES), is_other.sum())
+    confidences = rng.uniform(0.4, 1, labels.shape).astype(np.float32)
+    columns = ([getattr(sample, name) for sample, _ in found] for name in ("label", "group", "cluster"))
+    label, group, cluster = columns
+    data = Observations.of(
+        label, [CLASSES[i] for i in clean], group, cluster, classes=CLASSES, reference=setting.reference
+    )
+    part = measure(Answers(labels, confidences), changes, data, Frame(data.counts, data.groups, setting))
+    samples = {change.name: labels[:, k].tolist() for k, change in enumerate(changes, start=1)}
+    return {"model": "simulated.onnx", "seen": 0, **part, "samples": samples, "remarks": ["these are simulated"]}
 
 
 def latency(seconds_per_100: float, *, reasons: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def small() -> dict[str, Any]:
-    return result("small", draws=200)
+    return result("small", draws=200, with_robustness=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert all(link.startswith("#") and link[1:] in outline.ids for link in outline.links)
     assert max(Counter(outline.ids).values()) == 1
     assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(outline.ids)
-    assert outline.tags["svg"] == 5
-    assert page.count('role="img" aria-labelledby') == 5
+    assert outline.tags["svg"] == 8  # three of them of changes
+    assert page.count('role="img" aria-labelledby') == 8
 
 
 def test_pictures_take_their_colours_from_the_page(page: str) -> None:
@@ -159,6 +159,12 @@ def test_tables_hold_the_results(small: dict[str, Any]) -> None:
     confusion = list(csv.DictReader(io.StringIO(contents["confusion.csv"])))
     assert sum(int(row["images"]) for row in confusion if row["group"] == "G7") == SIZES["G7"]
     assert sum(int(row["images"]) for row in confusion if row["group"] == "") == sum(SIZES.values())
+    costs = list(csv.DictReader(io.StringIO(contents["robustness.csv"])))
+    keys = [(row["change"], row["metric"], row["group"]) for row in costs]
+    assert max(Counter(keys).values()) == 1
+    (turned,) = [row for row in costs if (row["change"], row["metric"]) == ("turn-90", "difference.accuracy")]
+    (turn,) = [row for row in small["robustness"]["changes"] if row["name"] == "turn-90"]
+    assert float(turned["low"]) == turn["difference"]["accuracy"]["low"]
     bins = list(csv.DictReader(io.StringIO(contents["calibration.csv"])))
     assert sum(int(row["images"]) for row in bins if row["group"] == "") == sum(SIZES.values())
 
@@ -219,7 +225,8 @@ def test_what_is_absent_is_said() -> None:
     page = contents["index.html"]
     assert "no probabilities of all classes" in page and "edge-infer --probs" in page
     assert "not measured" in page and "edge-bench latency" in page and "Total, of 2/3" in page
-    assert "calibration.csv" not in contents and "latency.csv" not in contents
+    assert not {"calibration.csv", "latency.csv", "robustness.csv"} & set(contents)
+    assert "edge-bench robustness -m MODEL DATA" in page
     assert "not measured" in contents["summary.md"] and "total, of 2/3" in contents["summary.md"]
 
 
