@@ -46,8 +46,8 @@ def _without_collector() -> Iterator[None]:
 def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Compares predictions with a data set."""
     minima = dict(arguments.fail_under)
-    _refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
-    _refuse_twice("--group", arguments.group, parser)
+    refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
+    refuse_twice("--group", arguments.group, parser)
     if arguments.latency is None and (needs := {"latency", "total"} & set(minima)):
         parser.error(f"--fail-under {min(needs)} needs --latency")
     from edge.predictions import meta_path, read
@@ -147,7 +147,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Writes the page."""
     out: Path = arguments.output
-    _refuse_twice("--group", arguments.group, parser)
+    refuse_twice("--group", arguments.group, parser)
     check_folder(out, force=arguments.force)
     try:
         from . import report
@@ -183,7 +183,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             lines = list(results_text.table(result))
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
     for line in lines:
         print(line)
@@ -223,7 +223,8 @@ def run_tables(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _refuse_twice(flag: str, names: Sequence[str], parser: ArgumentParser) -> None:
+def refuse_twice(flag: str, names: Sequence[str], parser: ArgumentParser) -> None:
+    """Ends the command where one name is given twice."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         parser.error(f"{flag} {twice[0]} is given twice, expected once")
 

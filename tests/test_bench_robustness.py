@@ -170,6 +170,12 @@ def test_figures_by_hand():
     assert not text.is_other(second["difference"]["accuracy"])  # one image of 20
 
 
+def test_the_files_as_they_are_have_the_figures_of_score(result):
+    clean = result["robustness"]["clean"]
+    assert clean["accuracy"] == result["accuracy"] and clean["balanced_accuracy"] == result["balanced_accuracy"]
+    assert clean["worst_group"] == {key: result["fairness"]["worst_group"][key] for key in clean["worst_group"]}
+
+
 def test_a_difference_is_known_better_than_its_ends():
     rng = np.random.default_rng(0)
     y_true, group = rng.integers(0, 3, 300), np.arange(300) % 2
@@ -211,6 +217,22 @@ def test_small_groups_are_not_the_worst(classifier, data, tmp_path):
     assert part["clean"]["by_group"]["few"]["n"] == 2
     assert part["clean"]["worst_group"]["n"] == 22 and part["clean"]["worst_group"]["low"] is not None
     assert "group few has 2 images, under 10: not in worst group" in part["remarks"]
+
+
+def test_groups_of_another_column(classifier, data, tmp_path):
+    text_of_manifest = (data / "manifest.csv").read_text().splitlines()
+    sexes = ["sex", *("" if i < 4 else "male" if i % 2 else "female" for i in range(24))]
+    for sample in dataset.index(data):
+        (tmp_path / sample.label).mkdir(exist_ok=True)
+        (tmp_path / sample.path).write_bytes((data / sample.path).read_bytes())
+    rows = [f"{line},{sex}\n" for line, sex in zip(text_of_manifest, sexes, strict=True)]
+    (tmp_path / "manifest.csv").write_text("".join(rows))
+    found = robustness(classifier, tmp_path, FEW[:1], draws=200, group_column="sex")
+    clean = found["robustness"]["clean"]
+    assert {group: metric["n"] for group, metric in clean["by_group"].items()} == {
+        "female": 10, "male": 10, "not stated": 4
+    }
+    assert clean["worst_group"]["n"] == 20 and found["data"]["group_column"] == "sex"
 
 
 def test_one_group_has_no_worst(classifier, data, tmp_path):
@@ -259,6 +281,13 @@ def test_a_gate_that_fails_is_said_and_is_status_6(few, data, capsys):
     assert capsys.readouterr().err.startswith("edge-bench: gate failed: border.accuracy is 0.")
 
 
+def test_some_changes_alone(few, data, tmp_path):
+    asked = ["--only", "border", "--only", "jpeg", "--fail-under", "jpeg.accuracy=0"]
+    assert command(data, "-m", TINY_MODEL, "-q", *asked, "-o", tmp_path / "r.json") == 0
+    found = json.loads((tmp_path / "r.json").read_text())["robustness"]
+    assert {row["kind"] for row in found["changes"]} == {"border-black", "jpeg"} and found["turn_mean"] is None
+
+
 def test_a_gate_looks_at_the_least_of_what_it_names():
     def row(name, kind, accuracy, changed):
         return {"name": name, "kind": kind, "accuracy": {"value": accuracy}, "changed": {"value": changed}}
@@ -289,6 +318,8 @@ def test_names_cannot_become_markup(result):
     [
         (["--fail-under", "f1=0.5"], 2, "--fail-under f1: got 'f1', expected one of accuracy, balanced_accuracy"),
         (["--fail-under", "rain.accuracy=0.5"], 2, "got 'rain', expected a change by its name in the table, or"),
+        (["--only", "rain"], 2, "--only: got 'rain', expected a kind of change, one of border-black"),
+        (["--only", "jpeg", "--fail-under", "turn-mean.accuracy=0.1"], 2, "got 'turn-mean', expected a change"),
         (["--fail-under", "accuracy=2"], 2, "expected a number from 0 to 1"),
         (["--fail-under", "accuracy=0.1", "--fail-under", "accuracy=0.2"], 2, "is given twice"),
         (["--subset", "empty.txt"], 3, "empty.txt: is empty, expected paths of images, one a line"),
@@ -296,6 +327,7 @@ def test_names_cannot_become_markup(result):
         (["--subset", "one.txt"], 3, "got 1 images, expected at least 10"),
         (["--subset", "other.txt"], 3, "names 1 paths that are no image of the data, first ash/x.jpg"),
         (["--label", "disease"], 3, "no column disease"),
+        (["--group", "age"], 3, "no column age"),
         (["--label", "group"], 3, "the data set has the class 'g0', but the model knows only ash, birch, cedar"),
         (["-m", "gone.onnx"], 4, "gone.onnx: no such model file"),
         (["-o", "gone/r.json"], 5, "gone"),

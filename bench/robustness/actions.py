@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections import Counter
+from collections.abc import Sequence
 
 from edge.command import DONE, GATE, ArgumentParser, say
 
-from ..actions import PROGRAM, check_files
+from ..actions import PROGRAM, check_files, refuse_twice
+from . import gates
+from .changes import Change
 
 
 def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
@@ -16,15 +18,19 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
     from edge.classifier import DEFAULT_MODEL, Classifier
 
     from .. import dataset, results, results_text
-    from . import gates, text
+    from . import text
     from .changes import CHANGES
     from .result import robustness
 
+    changes = [change for change in CHANGES if not arguments.only or _is_asked_for(change, arguments.only)]
+    for kind in arguments.only:
+        if not any(_is_asked_for(change, [kind]) for change in CHANGES):
+            kinds = ", ".join(dict.fromkeys(change.kind for change in CHANGES))
+            parser.error(f"--only: got {kind!r}, expected a kind of change, one of {kinds}")
     minima = dict(arguments.fail_under)
-    for name, count in Counter(name for name, _ in arguments.fail_under).items():
-        if count > 1:
-            parser.error(f"--fail-under {name} is given twice, expected once")
-        if (problem := gates.problem(name, CHANGES)) is not None:
+    refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
+    for name in minima:
+        if (problem := gates.problem(name, changes)) is not None:
             parser.error(f"--fail-under {name}: {problem}")
     model = arguments.model or DEFAULT_MODEL
     subsets = [] if arguments.subset is None else [arguments.subset]
@@ -33,7 +39,7 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
     classifier = Classifier.load(model)
     subset = None if arguments.subset is None else dataset.read_subset(arguments.subset)
     result = robustness(
-        classifier, arguments.data, CHANGES, subset=subset, label_column=arguments.label,
+        classifier, arguments.data, changes, subset=subset, label_column=arguments.label, group_column=arguments.group,
         allow_seen=arguments.allow_seen, workers=arguments.workers, quiet=arguments.quiet,
     )
     result["gates"] = gates.check(result["robustness"], minima)
@@ -48,3 +54,7 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
     for gate in failed:
         say(PROGRAM, f"gate failed: {gate['name']} is {results_text.number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
+
+
+def _is_asked_for(change: Change, kinds: Sequence[str]) -> bool:
+    return any(f"{change.kind}-".startswith(f"{kind}-") for kind in kinds)  # "border" is all colours of borders

@@ -14,11 +14,10 @@ from PIL import Image
 
 from . import framing, light
 
-QUALITY = 95
-"""JPEG quality of the file that a change makes, where the quality is not the change."""
-
-_FULL_CHROMA_PIXELS = 1_000_000
-"""Below, colours are kept at full resolution; above, halved, as cameras do, which takes half the time."""
+_QUALITY = 95  # of a JPEG whose quality is not the change
+_EXACT_PIXELS = 150_000
+"""Smaller pictures are saved exactly, as BMP: no network of 128 px or more has JPEGs of that size decoded scaled, and
+saving as JPEG alone changes some answers."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Change:
     """How much of it, in words."""
     apply: Callable[[Image.Image], Image.Image] = Image.Image.copy
     """Upright RGB picture -> the changed one."""
-    quality: int = QUALITY
-    """JPEG quality that the changed picture is saved with."""
+    quality: int | None = None
+    """JPEG quality that the changed picture is saved with; None: exactly where it is small, else at 95."""
 
     @property
     def name(self) -> str:
@@ -41,11 +40,12 @@ class Change:
         return f"{self.kind}{sign}{self.strength.replace(' ', '')}"
 
     def file_of(self, image: Image.Image) -> bytes:
-        """The changed picture as a JPEG file."""
-        changed = self.apply(image)
-        subsampling = "4:4:4" if changed.width * changed.height < _FULL_CHROMA_PIXELS else "4:2:0"
-        file = io.BytesIO()
-        changed.save(file, "JPEG", quality=self.quality, subsampling=subsampling)
+        """The changed picture as a photo file; a JPEG has its colours halved, as cameras do."""
+        changed, file = self.apply(image), io.BytesIO()
+        if self.quality is None and changed.width * changed.height < _EXACT_PIXELS:
+            changed.save(file, "BMP")
+        else:
+            changed.save(file, "JPEG", quality=self.quality or _QUALITY, subsampling="4:2:0")
         return file.getvalue()
 
 

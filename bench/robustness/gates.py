@@ -21,7 +21,8 @@ def problem(name: str, changes: Sequence[Change]) -> str | None:
     what, _, metric = name.rpartition(".")
     if metric not in NAMES:
         return f"got {metric!r}, expected one of {', '.join(NAMES)}"
-    if not any(_is_meant(what, change.name, change.kind) for change in changes) and what != f"{TURN}-mean":
+    is_mean = what == f"{TURN}-mean" and any(change.kind == TURN for change in changes)
+    if not any(_is_meant(what, change.name, change.kind) for change in changes) and not is_mean:
         kinds = ", ".join(dict.fromkeys(change.kind for change in changes))
         return f"got {what!r}, expected a change by its name in the table, or its kind, one of {kinds}"
     return None

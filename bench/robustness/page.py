@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..evaluation import Metric
+from .changes import CHANGES
 
 KINDS = {
     "border-black": "Black border, to a frame of",
@@ -79,8 +80,12 @@ def command(result: dict[str, Any]) -> str:
     data, part = result["data"], result["robustness"]
     flags = ["-m", part["model"], data["name"]]
     flags += ["--label", data["label_column"]] if data["label_column"] != "class" else []
+    flags += ["--group", data["group_column"]] if data["group_column"] != "group" else []
     flags += ["--subset", "images.txt"] if data["left_out"] else []
     flags += ["--allow-seen"] if part["seen"] else []
+    kinds = dict.fromkeys(row["kind"] for row in part["changes"])
+    if len(kinds) < len({change.kind for change in CHANGES}):
+        flags += [text for kind in kinds for text in ("--only", kind)]
     return f"edge-bench robustness {shlex.join(map(str, flags))} -o robustness.json"
 
 

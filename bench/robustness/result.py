@@ -34,8 +34,8 @@ from .run import ask
 
 def robustness(
     classifier: Classifier, root: Path, changes: Sequence[Change], *, subset: Sequence[str] | None = None,
-    label_column: str = "class", allow_seen: bool = False, workers: int | None = None, draws: int = DRAWS,
-    quiet: bool = True,
+    label_column: str = "class", group_column: str = "group", allow_seen: bool = False, workers: int | None = None,
+    draws: int = DRAWS, quiet: bool = True,
 ) -> dict[str, Any]:
     """Asks a model about pictures and their changed copies, and measures what the changes cost.
 
@@ -45,6 +45,7 @@ def robustness(
       changes: What is done to each picture.
       subset: Paths of the pictures; None: all.
       label_column: Column of the manifest that holds the class.
+      group_column: Column of the manifest that holds the group.
       allow_seen: Whether pictures that the model was trained on are measured on.
       workers: As for `ask`.
       draws: Of the bootstrap.
@@ -59,7 +60,7 @@ def robustness(
       MismatchError: a class that the model does not know.
       ModelError: the model cannot run.
     """
-    everything = dataset.index(root, label_column=label_column)
+    everything = dataset.index(root, label_column=label_column, group_column=group_column)
     chosen = everything if subset is None else dataset.choose(everything, subset)
     if len(chosen) < MIN_CELL:
         raise DatasetError(f"{root}: got {len(chosen)} images, expected at least {MIN_CELL}: fewer give no interval")
@@ -70,6 +71,8 @@ def robustness(
             f"{classifier.path}: was trained on {seen} of the {len(chosen)} images, or on others of their clusters, "
             "expected none; --subset RUN/heldout.txt takes those held out, --allow-seen takes these all the same"
         )
+    samples = [dataset.as_text(sample) for sample in chosen]
+    setting = _setting(samples, everything, draws)  # before the work: it refuses groups that cannot be compared
     found: list[np.ndarray | DecodeError] = []
     shown = Progress(len(chosen), quiet=quiet)
     try:
@@ -78,17 +81,16 @@ def robustness(
             shown.update(len(found))
     finally:
         shown.close()
-    samples = [dataset.as_text(sample) for sample in chosen]
     pairs = [(sample, _prediction(sample, one, classes)) for sample, one in zip(samples, found, strict=True)]
     errors = [prediction for _, prediction in pairs if prediction.status == "error"]
     if len(errors) == len(pairs):
         raise DatasetError(f"none of {len(pairs)} images can be used, first {errors[0].path}: {errors[0].error}")
-    setting = _setting(samples, everything, draws)
     return {
         "schema": results.SCHEMA,
         "data": {
             "name": root.resolve().name,
             "label_column": label_column,
+            "group_column": group_column,
             "split": None,
             "samples": len(everything),
             "left_out": len(everything) - len(chosen),
@@ -160,7 +162,7 @@ def _prediction(sample: Sample, found: np.ndarray | DecodeError, classes: Sequen
 
 def _setting(samples: Sequence[Sample], everything: Sequence[Sample], draws: int) -> Setting:
     """What is compared: the groups that have enough images, where any has."""
-    sizes = Counter(sample.group for sample in samples)
+    sizes = Counter(sample.group for sample in samples if sample.group != dataset.NOT_STATED)
     small = tuple(sorted(name for name, size in sizes.items() if size < MIN_CELL))
     excluded = small if len(small) < len(sizes) else ()
     profile = score.PROFILES[score.DEFAULT]

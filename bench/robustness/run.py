@@ -1,6 +1,6 @@
 """A model's answers to pictures and to their changed copies, made one picture at a time and kept nowhere.
 
-A picture is decoded at full size and changed; each copy becomes a JPEG file in memory, and the runtime reads that file
+A picture is decoded at full size and changed; each copy becomes a photo file in memory, and the runtime reads that file
 as it reads any other: scaled decoding and resizing are a part of what is measured. Nothing is drawn by order or thread,
 so equal pictures get equal answers.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.classifier import Classifier
-from edge.decode import decode
+from edge.decode import PixelLimits, decode
 from edge.device import memory_mb, usable_cores
 from edge.errors import DecodeError, ModelError
 from edge.memory import MemoryGate, plan_memory
@@ -24,6 +24,8 @@ from ..dataset import Sample
 from .changes import Change
 
 _BATCH_SIZE = 8
+_LIMITS = PixelLimits(full=PixelLimits().any)
+"""A change needs every pixel, also of a JPEG so large that the runtime would refuse it but for decoding it smaller."""
 
 
 def ask(
@@ -70,7 +72,7 @@ def _ask_of_one(
     pixels = np.empty((1 + len(changes), preprocess.size_px, preprocess.size_px, 3), np.uint8)
     try:
         with gate.image() as admit:  # held until the last change: each makes a copy
-            decoded = decode(path, admit=admit)
+            decoded = decode(path, limits=_LIMITS, admit=admit)
             image = preprocess.upright(decoded.image, decoded.orientation)
             preprocess.load(path, out=pixels[0])
             for change, out in zip(changes, pixels[1:], strict=True):
