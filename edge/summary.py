@@ -27,7 +27,7 @@ class Summary:
         self._profile, self._preprocess = profile, preprocess
         self._answers: Counter[str] = Counter()
         self._outside: Counter[str] = Counter()
-        self._num_judged = self._num_outside = 0
+        self._num_judged = self._num_outside = self._num_unsized = 0
 
     def add(self, row: Prediction) -> None:
         """Counts a row."""
@@ -35,7 +35,10 @@ class Summary:
             self.errors += 1
             return
         self._answers[row.label] += 1
-        if self._profile is None or row.width is None or row.height is None:  # a row of the esfair form has no size
+        if self._profile is None:
+            return
+        if row.width is None or row.height is None:  # a row of the esfair form, left by an interrupted run
+            self._num_unsized += 1
             return
         found = self._profile.outside(row.width, row.height, self._preprocess)
         for name in found:
@@ -72,4 +75,6 @@ class Summary:
         }
         parts = [f"{self._outside[name]} by {text}" for name, text in known.items() if self._outside[name]]
         photos = f"{self._num_outside} of {self._num_judged} photos"
+        if self._num_unsized:
+            photos += f" (of {self._num_unsized} more the rows do not tell)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"

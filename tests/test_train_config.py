@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from train.config import NETWORKS, ConfigError, ModelConfig, TrainConfig, numbers_by_class
+from train.config import NETWORKS, ConfigError, ModelConfig, TrainConfig
+from train.sampler import numbers_by_class
 from train.network import build
 from train.recipes import LADDERS, RECIPES
 

@@ -220,8 +220,6 @@ def run_offsets(arguments: argparse.Namespace) -> int:
 def run_show(arguments: argparse.Namespace) -> int:
     """Draws a contact sheet."""
     check_output(arguments.output, force=arguments.force)
-    from edge.preprocess import Preprocess
-
     from .data import load_images, training_preprocess
     from .sheet import choose, contact_sheet
 
@@ -232,10 +230,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         samples[i]
         for i in choose([s.label for s in samples], [s.group for s in samples], _NUM_SHOWN, seed=seed)
     ]
-    exact = Preprocess(size_px=config.input.sizes_px[-1], resize=config.input.resize)
-    images = load_images(
-        arguments.data, chosen, training_preprocess(exact, margin=config.input.cache_margin), quiet=True
-    )
+    larger = training_preprocess(config.input.preprocess, margin=config.input.cache_margin)
+    images = load_images(arguments.data, chosen, larger, quiet=True)
     captions = [f"{sample.label}\n{sample.group}" for sample in images.samples]
     sheet = contact_sheet(images.pixels, captions, config, seed=seed)
     content = io.BytesIO()

@@ -81,7 +81,7 @@ def run(
     warn = say if ranks.is_first else _silence
     tell = _silence if quiet else warn
     config, parts = plan.config, divide(plan)
-    preprocess = Preprocess(size_px=config.input.sizes_px[-1], resize=config.input.resize)
+    preprocess = config.input.preprocess
 
     def load(samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
         return load_images(plan.data, samples, preprocess, cache=plan.cache, quiet=quiet or not ranks.is_first)
@@ -188,6 +188,7 @@ def _blank(
     """The checkpoint the run begins with. It knows of what its sources know: a student passes it on."""
     used = {name: source for name, source in sources.items() if source is not None}
     known = {mark for source in used.values() for mark in source.marks or ()}
+    imagenet = {source.imagenet_sha256 for source in used.values() if isinstance(source, Report)} - {None}
     labelled = "\n".join(f"{sample.path}\t{sample.label}\t{sample.group}" for sample in seen)
     digest = hashlib.sha256(labelled.encode(errors="surrogateescape")).hexdigest()
     return start(
@@ -200,7 +201,11 @@ def _blank(
         clusters=sorted({*cluster_marks(seen), *known}),
         pictures=picture_marks(plan.data, seen),
         profile=profile_of(plan.data, seen, preprocess, plan.config.augment).to_json(),
-        sources={"labels": digest, **{name: source.sha256 for name, source in used.items()}},
+        sources={
+            "labels": digest,
+            **{name: source.sha256 for name, source in used.items()},
+            **{checkpoints.IMAGENET: sha256 for sha256 in imagenet if sha256},
+        },
         folds_sha256=parts.folds_sha256,
         hold_out=plan.hold_out,
         commit=source_commit(),

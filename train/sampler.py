@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .config import SampleConfig, numbers_by_class
+from .config import ConfigError, SampleConfig
 
 _STREAM = 0x5EED_5A3  # keeps these numbers apart from the augmentation's of the same seed
 
@@ -148,3 +148,19 @@ def _targets(config: SampleConfig, classes: Sequence[str]) -> np.ndarray:
     """(C,) pictures of each class in every group, at least 1."""
     found = numbers_by_class(config.targets, list(classes), name="targets")
     return np.array([max(1, round(found[name])) for name in classes])
+
+
+def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -> dict[str, float]:
+    """Reads ("BCC:15", ...) for the classes at hand.
+
+    Raises:
+      ConfigError: a class is named that the data has not, or one of the data's is missing.
+    """
+    named = [item.rpartition(":")[0] for item in items]
+    if twice := next((one for one in named if named.count(one) > 1), None):
+        raise ConfigError(f"{name}: got two numbers for {twice}, expected one")
+    found = {item.rpartition(":")[0]: float(item.rpartition(":")[2]) for item in items}
+    if sorted(found) != sorted(classes):
+        got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))
+        raise ConfigError(f"{name}: got numbers for {got}, expected one for each of the data's {expected}")
+    return found

@@ -26,6 +26,7 @@ from .mobilenet import MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
 from .networks.efficientnet_lite import EfficientNetLite
+from .networks.pretrained import describe
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G and B, in units of full range: what most published weights were trained with."""
@@ -73,6 +74,8 @@ class Report:
     """Tensors of the file's classifier that were left out."""
     sha256: str
     """Of the file."""
+    imagenet_sha256: str | None
+    """Of the published ImageNet weights that these are, or that the run they come from began with; None: of none."""
     marks: frozenset[str] | None
     """Marks of what they were trained on, as a teacher's: a checkpoint's, none of ImageNet; None where unknown."""
 
@@ -141,7 +144,8 @@ def load_weights(
         marks = frozenset(origin.clusters + origin.pictures)
     elif naming != "ours" and any(len(tensor) == _IMAGENET_CLASSES for tensor in head.values()):
         marks = frozenset()
-    return Report(naming, len(loaded), missing, skipped, sha256, marks)
+    imagenet = sha256 if describe(sha256) else None if origin is None else origin.sources.get(checkpoint.IMAGENET)
+    return Report(naming, len(loaded), missing, skipped, sha256, imagenet, marks)
 
 
 def names_of(network: Network, naming: str) -> dict[str, str]:
