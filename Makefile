@@ -75,7 +75,7 @@ bench-memory: $(SLIM)  ## Peak memory by kind of photo and number of workers
 heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldout DATA=path/to/ham10
 	@test -d "$(DATA)" || { echo "usage: make heldout DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@mkdir -p build
-	@list="$$(.venv-slim/bin/python -c 'from edge.classifier import FLOAT_MODEL as m; print(m.with_suffix(".heldout.txt"))')" && \
+	@list="$$(.venv-slim/bin/python -c "$$LIST_PY")" && \
 	cd "$(DATA)" && "$(CURDIR)/.venv-slim/bin/edge-infer" "@$$list" -o "$(CURDIR)/build/heldout.csv" --force
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset --group group --group sex --group age
 
@@ -279,6 +279,11 @@ except ImportError:
     sys.exit("Python %s lacks venv: sudo apt install python3-venv" % version)
 endef
 
+define LIST_PY
+from edge.classifier import DEFAULT_MODEL as model
+print(model.with_name(model.name.replace(".int8.onnx", ".heldout.txt")))
+endef
+
 define TABLE_PY
 import csv, sys
 columns = "path", "label", "confidence", "top2_label", "top2_confidence", "status", "error"
@@ -298,4 +303,4 @@ print("%6.1f MB  in all, at most %.0f" % (total, limit))
 sys.exit(6 if total > limit else 0)
 endef
 
-export CHECK_PY TABLE_PY WHEEL_SIZES_PY
+export CHECK_PY LIST_PY TABLE_PY WHEEL_SIZES_PY

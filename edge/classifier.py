@@ -23,11 +23,8 @@ from .predictions import UNCERTAIN, Prediction
 from .preprocess import Preprocess
 from .profile import Profile
 
-FLOAT_MODEL = Path(__file__).parent / "models" / "mobileone_s0_ham6_128.onnx"
-"""The model that comes with the package, as it was trained; its card lies beside it."""
-
-DEFAULT_MODEL = FLOAT_MODEL.with_suffix(".int8.onnx")
-"""The same, quantised: what runs where no model is named."""
+DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128.int8.onnx"
+"""The model that comes with the package, and runs where none is named; its card lies beside it."""
 
 SCHEMA = "edge-model/1"
 _INPUT, _OUTPUT = "images", "logits"

@@ -19,16 +19,18 @@ from bench import images
 from bench.cli import main
 from bench.pi4b import actions, cost, tools
 from bench.pi4b import model as model_of_times
-from bench.pi4b.actions import BUNDLED
 from bench.pi4b.cost import count
 from bench.pi4b.emulator import run
 from bench.pi4b.regions import Spec
 from bench.pi4b.tools import Unavailable
 from bench.pi4b.tree import RUNTIME, build_tree, default_folder, pinned
+from edge.classifier import DEFAULT_MODEL
 
 pytestmark = pytest.mark.pi4b
 
 ROOT = Path(__file__).parent.parent
+MODELS = (ROOT / "models" / "mobileone_s0_fitz16_coarse_128.onnx", DEFAULT_MODEL)
+"""One of floats, one of integers."""
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest: two orders of summation, and no more."""
 SMALL = ("small.jpg", "dermoscope.jpg", "rotated.jpg")
@@ -111,7 +113,7 @@ def differences(ours, theirs):
             yield f"labels with {workers} workers"
 
 
-@pytest.fixture(scope="session", params=BUNDLED, ids=[path.name for path in BUNDLED])
+@pytest.fixture(scope="session", params=MODELS, ids=[path.name for path in MODELS])
 def bundled(request):
     return request.param
 
@@ -129,7 +131,7 @@ def test_answers_are_those_of_x86(tree, photos, answers, bundled):
     assert found["labels"]["1"] == found["labels"]["4"]
 
 
-@pytest.mark.parametrize("bundled", BUNDLED[:1], indirect=True)
+@pytest.mark.parametrize("bundled", MODELS[:1], indirect=True)
 def test_a_planted_fault_is_seen(tree, photos, answers, bundled, tmp_path):
     """The comparison can fail, on every photo."""
     for name in SMALL:
@@ -174,7 +176,7 @@ def test_python_3_13_of_trixie(wheel, photos):
 
 
 def test_two_counts_of_a_region_agree(counting_tree, photos):
-    photo, model = str(photos / "dermoscope.jpg"), str(BUNDLED[0])
+    photo, model = str(photos / "dermoscope.jpg"), str(MODELS[0])
     spec = Spec((photo,), models=(model,), batches=(1,))
     one, two = (count(counting_tree, spec, {photo: "photo", model: "model"}) for _ in range(2))
     assert [cost.label for cost in one] == ["decode photo", "resize photo", "infer model batch 1"]

@@ -282,6 +282,7 @@ def by_columns(made: dict[str, Any], *columns: str) -> dict[str, Any]:
 
 
 def test_further_columns_have_a_section_each(small: dict[str, Any]) -> None:
+    small = {key: value for key, value in small.items() if key != "robustness"}  # of `edge-bench score`
     made = by_columns(small, "sex", HOSTILE)
     contents = report.render({"x": made, "plain": small})
     outline = Outline(contents["index.html"])

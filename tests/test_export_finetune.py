@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,7 +9,6 @@ from torch import nn
 from test_export_equalize import SIDE, float_model
 from test_export_to_onnx import CLASSES, logits_of, pictures
 
-from edge.classifier import FLOAT_MODEL
 from edge.preprocess import Preprocess
 from export import finetune as module
 from export.calibrate import RANGES, collect, session_of
@@ -23,7 +23,7 @@ from train.head import Head
 from train.network import Network
 
 IMAGES = pictures(32, SIDE)
-needs_bundled = pytest.mark.skipif(not FLOAT_MODEL.exists(), reason="the bundled model is absent")
+TRAINED = Path(__file__).parents[1] / "models" / "mobileone_s0_fitz16_coarse_128.onnx"
 
 
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4", "mobilenet_v2", "mobilenet_v3_small"])
@@ -107,9 +107,8 @@ def test_neighbours_are_drawn_back_to_what_cannot_saturate():
 
 
 @pytest.mark.slow
-@needs_bundled
 def test_it_learns_to_answer_as_the_float_network():
-    model, images = onnx.load(FLOAT_MODEL), pictures(64, 128)
+    model, images = onnx.load(TRAINED), pictures(64, 128)
     steps = model_scales(model, convolutions(model)[-1:], per_channel=False)
     ranges = {name: RANGES["minmax"](histogram) for name, histogram in collect(model, images).items()}
     reference = run(session_of(model), images)

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from sample_networks import random_network, small_lite
 
-from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL
+from edge.classifier import DEFAULT_MODEL
 from edge.preprocess import Preprocess
 from export import to_onnx as module
 from export.info import describe
@@ -132,9 +132,8 @@ def test_logits_do_not_depend_on_batch_or_threads(side):
     assert_batch_invariant(file.SerializeToString(), side)
 
 
-@pytest.mark.parametrize("path", [DEFAULT_MODEL, FLOAT_MODEL], ids=lambda path: path.name)
-def test_bundled_models_do_not_depend_on_batch_or_threads(path):
-    assert_batch_invariant(path.read_bytes(), 128)
+def test_the_bundled_model_does_not_depend_on_batch_or_threads():
+    assert_batch_invariant(DEFAULT_MODEL.read_bytes(), 128)
 
 
 def test_a_wrong_graph_is_refused(monkeypatch):

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from sample_submission import CONTEST, build
 
-from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL, Classifier
+from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.errors import InputError, ModelError
 from export.submission import archive, manifest, pack, samples, sources, weights
 from export.submission.card import write_card
@@ -203,7 +203,7 @@ def test_without_weights_it_is_packed_and_the_rule_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_weights_as_safetensors_need_no_pytorch(tmp_path):
-    path = sources.CHECKOUT / "models" / FLOAT_MODEL.with_suffix(".safetensors").name
+    path = sources.CHECKOUT / "models" / DEFAULT_MODEL.name.replace(".int8.onnx", ".safetensors")
     with patch.dict(sys.modules, {"torch": None, "safetensors": None}):
         build(tmp_path / "out", model=other_model(tmp_path), checkpoint=path)
     assert (tmp_path / "out/model/weights.safetensors").read_bytes() == path.read_bytes()
@@ -280,12 +280,15 @@ def test_pins_are_those_of_the_constraints(submission):
 def test_a_card_is_written_of_what_the_model_says():
     model = Classifier.load()
     text, accuracy = write_card(model), json.loads(model.metadata["metrics"])["accuracy"]
-    assert accuracy["n"] == 1078 and 0.75 < accuracy["low"] < accuracy["value"] < accuracy["high"] < 0.85
-    assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} | 1078 |" in text
-    assert "| training: recipe | default with class offsets (accuracy, prior) |" in text
+    held_out = DEFAULT_MODEL.with_name(DEFAULT_MODEL.name.replace(".int8.onnx", ".heldout.txt")).read_text()
+    assert accuracy["n"] == held_out.count("\n") and 0.75 < accuracy["low"] < accuracy["value"] < accuracy["high"]
+    shown = f"{accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} | {accuracy['n']}"
+    assert f"| accuracy | {shown} |" in text
+    assert "| training: recipe | lite |" in text
     assert "no medical device" in text
     assert "Of the float model" in text
-    assert "Of the float model" not in write_card(Classifier.load(FLOAT_MODEL))
+    float_model = sources.CHECKOUT / "models" / "mobileone_s0_fitz16_coarse_128.onnx"
+    assert "Of the float model" not in write_card(Classifier.load(float_model))
 
 
 def test_pip_says_why_in_one_line(monkeypatch, tmp_path):

@@ -81,7 +81,7 @@ def test_contents_have_the_model_its_card_and_its_licence(contents):
     expected = {path.relative_to(ROOT).as_posix() for path in models.iterdir() if path.is_file()}
     assert {name for name in contents if name.startswith("edge/models/")} == expected
     suffixes = [Path(name).suffix for name in expected]
-    assert suffixes.count(".onnx") == 2  # float and int8
+    assert suffixes.count(".onnx") == 1
     assert ".md" in suffixes
     assert "edge/models/LICENSE-MODELS" in expected
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL, Classifier
+from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
 from edge.inputs import collect
@@ -23,8 +23,6 @@ from .cost import Cost
 from .regions import Spec
 from .tree import RUNTIME, SUITES, build_tree, check_folder, default_folder, pinned
 
-BUNDLED = (FLOAT_MODEL, DEFAULT_MODEL)
-"""What is counted unless other models are named."""
 MODELLED = "modelled, not measured: one Cortex-A72 core of a Raspberry Pi 4B at 1.8 GHz"
 
 
@@ -35,7 +33,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         for line in _validation(model.read_points()):
             print(line)
         return DONE
-    models, boards = arguments.model or [*BUNDLED], arguments.calibrate or []
+    models, boards = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
     check_files(arguments, [*models, *boards, *filter(None, [arguments.baseline, arguments.images])])
     baseline = None if arguments.baseline is None else cost.read_costs(arguments.baseline)
     reports = [measured.read(path) for path in boards]
@@ -100,7 +98,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 def run_board(arguments: argparse.Namespace) -> int:
     """Measures on the board that this runs on."""
-    path = arguments.model or BUNDLED[-1]
+    path = arguments.model or DEFAULT_MODEL
     check_files(arguments, [path, *([] if arguments.counts is None else [arguments.counts])])
     counts, costs = (None, []) if arguments.counts is None else cost.read_costs(arguments.counts)
     if counts is not None:

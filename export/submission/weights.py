@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.classifier import DEFAULT_MODEL, FLOAT_MODEL, Classifier
+from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 
@@ -112,8 +112,8 @@ def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> b
       CheckpointError: no checkpoint can be read there.
     """
     if checkpoint is None:
-        path = checkout / "models" / f"{FLOAT_MODEL.stem}.safetensors"
-        is_bundled = classifier.path.read_bytes() in (DEFAULT_MODEL.read_bytes(), FLOAT_MODEL.read_bytes())
+        path = checkout / "models" / DEFAULT_MODEL.name.replace(".int8.onnx", ".safetensors")
+        is_bundled = classifier.path.read_bytes() == DEFAULT_MODEL.read_bytes()
         return path.read_bytes() if is_bundled and path.is_file() else None
     if checkpoint.suffix == ".safetensors":
         try:
