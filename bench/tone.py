@@ -31,6 +31,7 @@ from edge.predictions import path_text
 from edge.preprocess import Preprocess
 
 from . import dataset, sheets
+from .srgb import to_linear
 
 UNKNOWN = "unknown_tone"
 MIN_CONFIDENCE = 0.5
@@ -143,9 +144,7 @@ def estimate(pixels: np.ndarray, path: str = "") -> Angle:
 
 def lab(pixels: np.ndarray) -> np.ndarray:
     """(..., 3) uint8 sRGB -> (..., 3) float64 L* 0 to 100, a*, b*."""
-    value = pixels / 255.0
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    relative = linear @ _TO_XYZ.T / _WHITE
+    relative = to_linear(pixels / 255.0) @ _TO_XYZ.T / _WHITE
     f = np.where(relative > (6 / 29) ** 3, np.cbrt(relative), relative / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(f, -1, 0)
     return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -1)

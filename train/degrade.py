@@ -8,13 +8,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from bench.srgb import to_linear, to_srgb
+
 from .config import AugmentConfig
 
 NUM_CHANCES, NUM_AMOUNTS = 4, 6
 _BEST_QUALITY = 95
-_LEVELS = np.arange(256) / 255
-_LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)
-"""Linear light of each level. Source: IEC 61966-2-1."""
+_LINEAR = to_linear(np.arange(256) / 255)
+"""Linear light of each level."""
 
 
 def draw_degradations(
@@ -51,9 +52,7 @@ def draw_degradations(
 
 def relight(image: np.ndarray, factors: np.ndarray) -> None:
     """Multiplies the linear light of (S, S, 3) uint8 sRGB by (3,) factors, in place; what is too bright clips."""
-    light = np.clip(_LINEAR[:, None] * factors, 0, 1)
-    values = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    cv2.LUT(image, (255 * values + 0.5).astype(np.uint8)[None], dst=image)
+    cv2.LUT(image, to_srgb(_LINEAR[:, None] * factors)[None], dst=image)
 
 
 def lose_detail(image: np.ndarray, blur: float, shrink: float, quality: float) -> None:

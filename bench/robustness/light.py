@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..srgb import to_linear, to_srgb
+
 SIDE_PX = 224
 """Short side on which blur and grain are told: that of the pictures of ImageNet-C."""
 
@@ -23,28 +25,14 @@ DAYLIGHT_K = 6504
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _XYZ_TO_RGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
 _ROWS = 256  # of a large picture that are held as floats at once
-
-
-def _to_linear(values: np.ndarray) -> np.ndarray:
-    """sRGB, 0 to 1 -> linear light, 0 to 1. Source: IEC 61966-2-1."""
-    return np.asarray(np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4))
-
-
-def _to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light -> (...) uint8 sRGB, clipped; the inverse of `_to_linear`."""
-    clipped = np.clip(linear, 0, 1)
-    values = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
-    return np.asarray(np.rint(255 * values).astype(np.uint8))
-
-
-_LINEAR = _to_linear(np.arange(256) / 255)  # of each value of a pixel
+_LINEAR = to_linear(np.arange(256) / 255)  # of each value of a pixel
 _STEPS = 1 << 14
-_SRGB = _to_srgb(np.arange(_STEPS + 1) / _STEPS)  # a quarter of a value wide where sRGB is steepest
+_SRGB = to_srgb(np.arange(_STEPS + 1) / _STEPS)  # a quarter of a value wide where sRGB is steepest
 
 
 def exposure(image: Image.Image, stops: float) -> Image.Image:
     """The picture with 2 ** stops times the light."""
-    return image.point(3 * _to_srgb(_LINEAR * 2.0**stops).tolist())
+    return image.point(3 * to_srgb(_LINEAR * 2.0**stops).tolist())
 
 
 def white_balance(image: Image.Image, kelvin: float) -> Image.Image:
@@ -54,7 +42,7 @@ def white_balance(image: Image.Image, kelvin: float) -> Image.Image:
     """
     gains = _white(kelvin) / _white(DAYLIGHT_K)
     gains /= _LUMINANCE @ gains
-    table: list[int] = _to_srgb(gains[:, None] * _LINEAR).ravel().tolist()
+    table: list[int] = to_srgb(gains[:, None] * _LINEAR).ravel().tolist()
     return image.point(table)
 
 
