@@ -115,8 +115,9 @@ class InputConfig(_Section):
     def preprocess(self) -> Preprocess:
         """What the model file will ask of the runtime.
 
-        A JPEG is decoded to no more than the input needs. Twice that, which `Preprocess` asks for by itself, takes a Pi
-        up to a third longer on photos of 5 megapixels, and a network that learned from blurred pictures gains nothing.
+        A JPEG is decoded to no more than the input needs. Twice that, which `Preprocess` asks for by itself, takes a
+        Pi a third to a half longer on photos of 2 to 5 megapixels, and a network that learned from blurred pictures
+        gains nothing.
         """
         from edge.preprocess import Preprocess  # numpy, which --help does without
 
