@@ -142,7 +142,7 @@ class AugmentConfig(_Section):
     p_bars: float = _flag(
         0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
     )
-    bars: float = _flag(0.8, "their largest width: 0.8 shrinks the picture to 1/1.8 of the side", _within(0, 1))
+    bars: float = _flag(0.8, "their largest width: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks", _within(0, 1))
     p_cutout: float = _flag(0.0, "black squares", _within(0, 1))
     cutout_holes: int = _flag(1, "their number", _at_least(1))
     cutout_size: float = _flag(0.15, "their side, as a share of the picture's", _within(0, 1))
