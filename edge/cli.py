@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume needs -o FILE")
     if arguments.resume and arguments.force:
         parser.error("--resume and --force exclude each other")
+    if arguments.format == "esfair" and arguments.min_confidence:
+        parser.error("--min-confidence: the esfair form has -1 for errors only, expected csv or jsonl with it")
     return run(_PROGRAM, lambda: _check(arguments) if arguments.check else _infer(arguments), verbose=arguments.verbose)
 
 

@@ -216,7 +216,7 @@ class PredictionsWriter:
             return kept, size
 
     def _read_row(self, record: bytes, where: str) -> Prediction:
-        """What a row of each form tells: in the esfair form an error looks like an uncertain answer."""
+        """Reads one row, as far as its form has the fields."""
         if self._layout.format == "esfair":
             path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
             if index == str(UNCERTAIN_INDEX):

@@ -76,6 +76,9 @@ def test_jsonl_by_suffix_and_the_winners_form(photos, tmp_path, capsys):
     infer(photos, "--format", "esfair")
     line = capsys.readouterr().out.splitlines()[3]
     assert line == "img3.jpg -1"
+    with pytest.raises(SystemExit, match="2"):
+        infer(photos, "--format", "esfair", "--min-confidence", "0.5")
+    assert "has -1 for errors only" in capsys.readouterr().err
 
 
 def test_min_confidence_and_full_decode_and_limits(photos, capsys):

@@ -158,7 +158,7 @@ def test_a_photo_turned_by_exif_has_the_shape_it_has(tmp_path, capsys):
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "esfair"])
 def test_a_continued_run_comes_to_the_same(model, photos, tmp_path, capsys, format):
-    (photos / "broken.jpg").unlink()  # which the esfair form does not tell from an uncertain answer
+    (photos / "broken.jpg").unlink()
     whole, out = tmp_path / "whole.txt", tmp_path / "out.txt"
     options = ["--format", format, "--no-timing"]
     assert infer(model, photos, "-o", whole, *options) == 0
