@@ -1,0 +1,314 @@
+"""Accuracy, fairness and the contest's score of labels in arrays: the Python interface of `edge-bench score`.
+
+    from bench import evaluate
+
+    report = evaluate(y_true, y_pred, sensitive_features=skin_tone, cluster=patient)
+    print(report)                       # a table with intervals; in a notebook too
+    report.overall["accuracy"], report.intervals["accuracy"], report.by_group["V-VI"]["accuracy"]
+
+The arguments are those of fairlearn and scikit-learn: arrays, lists or columns of pandas, one entry an image. The
+figures are those of `edge-bench score` on the same images, to the last bit.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge.predictions import Prediction
+
+from . import compare as paired
+from . import results, results_text, score
+from .dataset import MALIGNANT, NOT_STATED, Sample
+from .evaluation import Frame, Observations, Setting
+from .interval import DRAWS
+from .latency import latency_score
+
+ONE_GROUP = "all"
+"""Group of every image where no sensitive features are given."""
+
+_OF_SCORE = ("fairness", "total_of_two_thirds")
+_OF_FAIRNESS = ("worst_group", "gap", "pqd", "dpm", "eom", "u_l1", "equal_opportunity", "equalized_odds")
+_OF_GROUP = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """What `evaluate` found; printed, it is the table of `edge-bench score`."""
+
+    result: dict[str, Any]
+    """The results file, `edge-bench/1`, that `edge-bench compare` and `report` read."""
+
+    @property
+    def overall(self) -> dict[str, float | None]:
+        """Metric -> value, 0 to 1; None where it is not defined."""
+        return {name: metric["value"] for name, metric in self._metrics().items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """Metric -> the ends of its 95 % interval; None where there is none."""
+        return {name: _ends(metric) for name, metric in self._metrics().items()}
+
+    @property
+    def by_group(self) -> dict[str, dict[str, float | None]]:
+        """Group -> accuracy, balanced accuracy and macro F1 of its images."""
+        return {
+            group: {name: metrics[name]["value"] for name in _OF_GROUP}
+            for group, metrics in self.result["by_group"].items()
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should know before believing a gap, one line each."""
+        return list(self.result["warnings"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results file, ready for `json.dump`."""
+        return self.result
+
+    def __repr__(self) -> str:
+        return "\n".join(results_text.table(self.result))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def _metrics(self) -> dict[str, dict[str, Any]]:
+        contest, fairness = self.result["score"], self.result["fairness"]
+        return {
+            **{name: self.result[name] for name in _OF_GROUP},
+            "spd": contest["spd"],
+            **{name: contest[name] for name in _OF_SCORE},
+            **{name: fairness[name] for name in _OF_FAIRNESS},
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What `compare` found; printed, it is the table of `edge-bench compare`."""
+
+    result: dict[str, Any]
+
+    @property
+    def differences(self) -> dict[str, float | None]:
+        """Metric -> B minus A."""
+        return {name: entry["difference"]["value"] for name, entry in self.result["metrics"].items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """Metric -> the ends of the paired 95 % interval of the difference; None where there is none."""
+        return {name: _ends(entry["difference"]) for name, entry in self.result["metrics"].items()}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Metric -> "B better", "B worse", "no difference shown", or why nothing can be said."""
+        return {name: entry["verdict"] for name, entry in self.result["metrics"].items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison, ready for `json.dump`."""
+        return self.result
+
+    def __repr__(self) -> str:
+        return "\n".join(paired.table(self.result))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+class ContestScore(NamedTuple):
+    """The contest's score and its thirds, each 0 to 1; None where it is not defined."""
+
+    accuracy: float
+    fairness: float | None
+    latency: float | None
+    total: float | None
+
+
+def evaluate(
+    y_true: Any, y_pred: Any, *, sensitive_features: Any = None, cluster: Any = None, y_prob: Any = None,
+    classes: Sequence[Any] | None = None, malignant: Collection[Any] = MALIGNANT, profile: str = score.DEFAULT,
+    reference: str | None = None, draws: int = DRAWS, seed: int = 0,
+) -> Evaluation:
+    """Measures predictions: accuracy, every parity metric, the contest's parts, with 95 % intervals.
+
+    Args:
+      y_true: (N,) labels, text or integers.
+      y_pred: (N,) predicted labels; None or NaN for no answer, which counts as wrong.
+      sensitive_features: (N,) group of each image, whose accuracies are compared; None or NaN: not stated. Without
+        it nothing is compared.
+      cluster: (N,) patient or lesion of each image: intervals are over clusters. Default: each image its own.
+      y_prob: (N, C) probabilities in the order of `classes`: adds the calibration.
+      classes: The C labels in the order of `y_prob`. Default: all labels, sorted.
+      malignant: The labels that must not be missed, for sensitivity and specificity.
+      profile: Reading of the contest's rules, a key of `score.PROFILES`.
+      reference: Group that the contest's SPD compares against. Default: the contest's own, else the smallest.
+      draws: Of the bootstrap.
+      seed: Of the bootstrap.
+
+    Raises:
+      ValueError: arrays of different lengths, no images, a label that is not in `classes`, an unknown profile.
+      ScoreError: a reference that is no group.
+    """
+    columns = _columns(y_true, y_pred, sensitive_features, cluster, classes)
+    setting = Setting(
+        _profile(profile), _reference(columns, profile, reference),
+        malignant=tuple(str(name) for name in malignant if str(name) in columns.classes), draws=draws, seed=seed,
+    )
+    pairs = [
+        (
+            Sample(str(i), label, group, own),
+            Prediction(str(i), status="error")
+            if answer is None
+            else Prediction(str(i), answer, columns.classes.index(answer)),
+        )
+        for i, (label, answer, group, own) in enumerate(
+            zip(columns.labels, columns.answers, columns.groups, columns.clusters, strict=True)
+        )
+    ]
+    if y_prob is not None:
+        for (_, prediction), row in zip(pairs, _probabilities(y_prob, columns), strict=True):
+            prediction.probabilities = row
+    names = {"name": "arrays", "label_column": "y_true", "group_column": "sensitive_features", "split": None}
+    return Evaluation({
+        "schema": results.SCHEMA,
+        "data": {**names, "samples": len(pairs), "left_out": 0},
+        "predictions": {"classes": columns.classes},
+        "errors": {"policy": "wrong", "images": columns.answers.count(None)},
+        **results.metrics(pairs, columns.classes, setting),
+        "groupings": {},
+        "gates": [],
+    })
+
+
+def contest_score(
+    y_true: Any, y_pred: Any, *, sensitive_features: Any, seconds_per_100: float | None = None,
+    profile: str = score.DEFAULT, reference: str | None = None, seed: int = 0,
+) -> ContestScore:
+    """The contest's score: (accuracy + fairness + latency) / 3. Without intervals, so in no time.
+
+    Args:
+      y_true: As `evaluate` takes it.
+      y_pred: As `evaluate` takes it.
+      sensitive_features: As `evaluate` takes it.
+      seconds_per_100: Latency of 100 images on the contest's board; None: no latency and no total.
+      profile: As `evaluate` takes it.
+      reference: As `evaluate` takes it.
+      seed: Of the shuffles of a profile that drops images.
+
+    Raises:
+      ValueError: as `evaluate`, or a latency that is not a number from 0.
+      ScoreError: a reference that is no group, or a group too small for the profile.
+    """
+    if seconds_per_100 is not None and not 0 <= seconds_per_100 < math.inf:
+        raise ValueError(f"seconds_per_100: got {seconds_per_100}, expected a number from 0")
+    columns = _columns(y_true, y_pred, sensitive_features, None, None)
+    setting = Setting(_profile(profile), _reference(columns, profile, reference), seed=seed)
+    data = Observations.of(
+        columns.labels, columns.answers, columns.groups, columns.clusters,
+        classes=columns.classes, reference=setting.reference,
+    )
+    frame = Frame(data.counts, data.groups, setting)
+    score.check_sizes([int(n) for n in frame.sizes[frame.compared]], frame.names, setting.profile)
+    parts = frame.parts_of_data(data)
+    fairness = None if np.isnan(parts.fairness) else float(parts.fairness)
+    latency = None if seconds_per_100 is None else latency_score(seconds_per_100)
+    accuracy = float(parts.accuracy)
+    total = None if fairness is None or latency is None else (accuracy + fairness + latency) / 3
+    return ContestScore(accuracy, fairness, latency, total)
+
+
+def compare(a: Evaluation, b: Evaluation, *, draws: int = DRAWS, seed: int = 0) -> Comparison:
+    """B minus A on the same images, metric by metric, with paired intervals.
+
+    Raises:
+      CompareError: other images, labels, groups, clusters or another profile.
+    """
+    return Comparison(paired.compare(a.result, b.result, draws=draws, seed=seed))
+
+
+class _Columns(NamedTuple):
+    labels: list[str]
+    answers: list[str | None]
+    groups: list[str]
+    clusters: list[str]
+    classes: list[str]
+
+
+def _columns(
+    y_true: Any, y_pred: Any, sensitive_features: Any, cluster: Any, classes: Sequence[Any] | None
+) -> _Columns:
+    truth, answers = _texts(y_true, "y_true"), _texts(y_pred, "y_pred")
+    n = len(truth)
+    if not n:
+        raise ValueError("y_true: got no image, expected at least one")
+    if None in truth:
+        raise ValueError(f"y_true: got no label at position {truth.index(None)}, expected one for each image")
+    groups = [ONE_GROUP] * n if sensitive_features is None else _texts(sensitive_features, "sensitive_features")
+    clusters = list(map(str, range(n))) if cluster is None else _texts(cluster, "cluster")
+    for name, column in (("y_pred", answers), ("sensitive_features", groups), ("cluster", clusters)):
+        if len(column) != n:
+            raise ValueError(f"{name}: got {len(column)} entries, expected {n}, as y_true has")
+    labels = [label for label in truth if label is not None]
+    found = {*labels, *answers} - {None}
+    known = _in_order({str(name) for name in found}) if classes is None else [str(name) for name in classes]
+    if unknown := sorted(str(name) for name in found - {*known}):
+        raise ValueError(f"got the label {unknown[0]!r}, expected one of classes: {', '.join(known)}")
+    return _Columns(
+        labels,
+        answers,
+        [NOT_STATED if group is None else group for group in groups],
+        [f"image {i}" if own is None else own for i, own in enumerate(clusters)],  # unknown: a cluster of its own
+        known,
+    )
+
+
+def _texts(column: Any, name: str) -> list[str | None]:
+    """The entries of an array, list or pandas column as text; None for what is missing."""
+    values = np.asarray(column, dtype=object)
+    if values.ndim != 1:
+        raise ValueError(f"{name}: got shape {values.shape}, expected (N,)")
+    return [None if _is_missing(value) else _text(value) for value in values.tolist()]
+
+
+def _text(value: Any) -> str:
+    """1, 1.0 and numpy's 1 are the same label: pandas makes floats of integers where one is missing."""
+    return str(int(value)) if isinstance(value, (float, np.floating)) and value == int(value) else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and pandas' NA and NaT, neither of which equals itself."""
+    return value is None or str(value) in ("<NA>", "NaT") or bool(value != value)
+
+
+def _in_order(names: Collection[str]) -> list[str]:
+    """Sorted; integers by their value."""
+    are_integers = all(name.lstrip("-").isdecimal() for name in names)
+    return sorted(names, key=int) if are_integers else sorted(names)
+
+
+def _probabilities(y_prob: Any, columns: _Columns) -> np.ndarray:
+    values = np.asarray(y_prob, dtype=np.float32)
+    expected = (len(columns.labels), len(columns.classes))
+    if values.shape != expected:
+        raise ValueError(f"y_prob: got shape {values.shape}, expected {expected}, a column for each of the classes")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("y_prob: got a value outside 0 to 1, expected probabilities")
+    return values
+
+
+def _profile(name: str) -> score.Profile:
+    if name not in score.PROFILES:
+        raise ValueError(f"profile: got {name!r}, expected one of {', '.join(score.PROFILES)}")
+    return score.PROFILES[name]
+
+
+def _reference(columns: _Columns, profile: str, wanted: str | None) -> str:
+    return score.reference_group(columns.groups, profile=_profile(profile), wanted=wanted)
+
+
+def _ends(metric: dict[str, Any]) -> tuple[float, float] | None:
+    return None if metric["low"] is None else (metric["low"], metric["high"])
