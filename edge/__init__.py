@@ -3,8 +3,9 @@
     from edge import Classifier
 
     classifier = Classifier.load()
-    for prediction in classifier.predict(["photo.jpg"]):
-        print(prediction.label, prediction.confidence)
+    print(classifier("photo.jpg").label)  # one image: a path, bytes, a PIL image or an RGB array
+    for prediction in classifier.predict(paths):  # many, in order, on all cores, in bounded memory
+        print(prediction.path, prediction.label, prediction.confidence)
 
 Needs numpy, onnxruntime, Pillow and psutil, and imports nothing heavy until a name below is used. Import it before
 onnxruntime: it turns that library's telemetry off, which cannot be done later.

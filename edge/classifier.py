@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from .decode import PixelLimits, Source
+from .decode import FILE_TYPES, PixelLimits, Source, check_source
 from .errors import ModelError
 from .predictions import UNCERTAIN, Prediction
 from .preprocess import Preprocess
@@ -104,6 +104,24 @@ class Classifier:
         probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities.astype(np.float32)
 
+    def __call__(self, image: Source, *, limits: PixelLimits = PixelLimits()) -> Prediction:
+        """Classifies one image.
+
+        Args:
+          image: A path, the bytes of an image file, a PIL image, or an (H, W, 3) uint8 array of RGB.
+          limits: Largest accepted pictures.
+
+        Returns:
+          Its `Prediction`; an image that cannot be used has `status == "error"`.
+
+        Raises:
+          ModelError: the network cannot run.
+          TypeError: no image.
+          ValueError: an array of another shape or dtype.
+        """
+        check_source(image, "image")
+        return next(self.predict([image], workers=1, batch_size=1, limits=limits))
+
     def predict(
         self,
         sources: Iterable[Source],
@@ -117,7 +135,9 @@ class Classifier:
         """Classifies images, in input order and in bounded memory.
 
         Args:
-          sources: Paths, or the bytes of image files. Consumed as needed.
+          sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed. Consumed as
+            needed. The answer to a large JPEG's file may differ a little from that to its decoded picture: a file is
+            decoded to no more pixels than are needed.
           workers: Threads that each decode and run. None: the usable cores.
           batch_size: Images per call of the network, at least 1.
           limits: Largest accepted pictures.
@@ -131,11 +151,12 @@ class Classifier:
 
         Raises:
           ModelError: the network cannot run.
-          TypeError: `sources` is a single path or image.
+          TypeError: `sources` is a single image, or one of them is none.
+          ValueError: one of them is an array of another shape or dtype.
         """
         from .pipeline import run
 
-        if isinstance(sources, str | bytes | os.PathLike):
+        if isinstance(sources, FILE_TYPES) or hasattr(sources, "__array_interface__"):
             raise TypeError(f"sources: got one {type(sources).__name__}, expected an iterable of images, as [source]")
         return run(
             self,

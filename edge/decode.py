@@ -1,4 +1,4 @@
-"""Image file or bytes -> pixels, at no more resolution than the network needs.
+"""Image file, bytes or picture in memory -> pixels, at no more resolution than the network needs.
 
 Pillow, because its wheels carry libjpeg-turbo with Neon, it releases the GIL while decoding, and its
 `draft` reports the exact box of a scaled JPEG. A 24-megapixel photo scaled 1/8 by the decoder costs a
@@ -17,15 +17,22 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, Union, cast
 
 from PIL import ExifTags, Image, ImageFile
 
 from .errors import DecodeError
 from .jpeg import MAX_SCANS, count_scans, ends_in_grey, has_several_scans, is_cut_short
+from .pixel_formats import to_8_bit
 
-Source = str | os.PathLike[str] | bytes
-"""An image: the path of a file, or the bytes of one."""
+if TYPE_CHECKING:
+    import numpy as np
+
+Source = Union[str, os.PathLike[str], bytes, Image.Image, "np.ndarray"]
+"""An image: the path of a file, the bytes of one, a PIL image, or an (H, W, 3) uint8 array of RGB."""
+
+FILE_TYPES = (str, bytes, os.PathLike)
+"""Of a source that is a file, or the bytes of one, and not a picture in memory."""
 
 Admit = Callable[[int], None]
 """Called with the bytes that decoding will need, before they are taken. May wait; raises MemoryError to refuse.
@@ -86,7 +93,7 @@ def decode(
     """Decodes one image.
 
     Args:
-      source: Path of a file, or its bytes.
+      source: A file, its bytes, or a picture that is in memory already.
       needed_size: (width, height) of the stored picture -> (width, height) that the result must keep on both
         sides. A JPEG is decoded at the smallest of 1/8, 1/4, 1/2, 1/1 that keeps it. None: always 1/1.
       limits: Largest accepted pictures.
@@ -99,6 +106,8 @@ def decode(
       DecodeError: the file is missing, unreadable, no image, too large, truncated or corrupt.
     """
     name = describe(source)
+    if not isinstance(source, FILE_TYPES):
+        return _from_memory(source, name, limits)
     with _open_binary(source, name) as file:
         image = _open_image(file, name, limits, admit)
         size = width, height = image.size
@@ -129,7 +138,7 @@ def decode(
         if is_jpeg and ends_in_grey(image) and is_cut_short(file, image):
             raise failure("truncated or corrupt: the JPEG data end before the picture does")
         try:
-            picture = _to_8_bit(image)
+            picture = to_8_bit(image)
         except ValueError as error:
             raise failure(_pillow_reason(error)) from error
         return Decoded(picture, box, size, stored_size, _orientation(image))
@@ -142,16 +151,54 @@ def stored_size(source: Source) -> tuple[int, int]:
       DecodeError: the file is missing, unreadable or no image.
     """
     name = describe(source)
+    if not isinstance(source, FILE_TYPES):
+        return _from_memory(source, name, PixelLimits()).stored_size
     with _open_binary(source, name) as file:
         return _stored_size(_open_image(file, name, PixelLimits(), None))
 
 
 def describe(source: Source) -> str:
-    """The name of a source in messages: its path as given, or "<bytes>"."""
-    return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
+    """The name of a source in messages: its path as given, or what it is: "<bytes>", "<image>" or "<array>"."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return "<image>" if isinstance(source, Image.Image) else "<array>"
 
 
-def _open_binary(source: Source, name: str) -> IO[bytes]:
+def check_source(source: object, where: str) -> Source:
+    """The source itself, if it is one.
+
+    Raises:
+      TypeError: neither a path, bytes, a PIL image nor an array.
+      ValueError: an array of another shape or dtype.
+    """
+    expected = "expected a path, the bytes of an image file, a PIL image or an (H, W, 3) uint8 array of RGB"
+    if isinstance(source, (*FILE_TYPES, Image.Image)):
+        return source
+    shape, dtype = getattr(source, "shape", None), getattr(source, "dtype", None)
+    if not hasattr(source, "__array_interface__") or shape is None:
+        raise TypeError(f"{where}: got {type(source).__name__}, {expected}")
+    if dtype != "uint8" or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise ValueError(f"{where}: got an array {shape} {dtype}, {expected}")
+    return cast("np.ndarray", source)
+
+
+def _from_memory(source: Image.Image | np.ndarray, name: str, limits: PixelLimits) -> Decoded:
+    check_source(source, "image")
+    image = source if isinstance(source, Image.Image) else Image.fromarray(source)
+    size = width, height = image.size
+    if (problem := _too_large(width * height, False, limits)) is not None:
+        raise DecodeError(name, problem, width=width, height=height)
+    try:
+        image.load()  # of an image that was only opened
+        picture = to_8_bit(image)
+    except Exception as error:  # Pillow raises most built-in types on hostile files
+        raise DecodeError(name, _pillow_reason(error), width=width, height=height) from error
+    return Decoded(picture, (0.0, 0.0, float(width), float(height)), size, size, _orientation(image))
+
+
+def _open_binary(source: str | os.PathLike[str] | bytes, name: str) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
@@ -251,35 +298,6 @@ def _pillow_reason(error: Exception) -> str:
     if "truncated" in text.lower():
         return f"truncated ({text})"
     return text or type(error).__name__
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Any mode Pillow decodes -> RGB, L or RGBA."""
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return _shift_16_bit(image)
-    if image.has_transparency_data:
-        return image if mode == "RGBA" else image.convert("RGBA")
-    if mode in ("RGB", "L"):
-        return image
-    if mode == "1":
-        return image.convert("L")
-    if mode in ("P", "CMYK", "YCbCr", "RGBX"):
-        return image.convert("RGB")
-    raise ValueError(f"pixel format {mode!r} has no defined 8-bit form: save it as 8-bit RGB")
-
-
-def _shift_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey -> 8-bit by dropping the low byte; Pillow's own conversion saturates at 255 instead."""
-    import numpy as np
-
-    grey = np.asarray(image)
-    shifted = Image.fromarray((grey >> 8).astype(np.uint8))
-    key = image.info.get("transparency")
-    if isinstance(key, int):
-        shifted.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
-        return shifted.convert("RGBA")
-    return shifted
 
 
 def _orientation(image: Image.Image) -> int:

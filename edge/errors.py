@@ -26,7 +26,7 @@ class DecodeError(EdgeError):
     """One image that cannot be turned into pixels.
 
     Attributes:
-      path: Where the image came from, as given; "<bytes>" for bytes.
+      path: Where the image came from, as given; "<bytes>", "<image>" or "<array>" for what is no path.
       reason: One line without the path.
       width: Stored width in pixels, None when the header could not be read.
       height: Stored height in pixels, None when the header could not be read.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .decode import PixelLimits, Source, describe
+from .decode import FILE_TYPES, PixelLimits, Source, check_source, describe
 from .device import memory_mb, usable_cores
 from .errors import DecodeError
 from .memory import MemoryGate, MemoryPlan, plan_memory
@@ -34,6 +34,10 @@ from .preprocess import Loaded
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+
+
+_END = object()
+"""After the last source."""
 
 
 def run(
@@ -64,8 +68,8 @@ def run(
 
 
 def _file_bytes(source: Source) -> int:
-    """Size of a file as a measure of its decoding time. Of bytes: endless, so that they are taken at once."""
-    if isinstance(source, bytes):
+    """Size of a file as a measure of its decoding time. In memory: endless, so that they are taken at once."""
+    if isinstance(source, bytes) or not isinstance(source, FILE_TYPES):
         return sys.maxsize
     try:
         return os.stat(source).st_size
@@ -208,7 +212,7 @@ class _Run:
         with self._lock:
             while True:
                 while self._is_listed and self._may_read():
-                    self._accept(next(self._sources, None))
+                    self._accept(next(self._sources, _END))
                 if self._waiting:
                     _, index, source = heappop(self._waiting)
                     return index, source
@@ -217,17 +221,18 @@ class _Run:
                 self._changed.wait()
 
     def _may_read(self) -> bool:
-        """To the end of the window, but no further than one source that is bytes: those are large."""
+        """To the end of the window, but no further than one source that is in memory: those are large."""
         is_room = self._num_read < self._emitted + self._window
-        return is_room and not self._is_over and not (self._waiting and isinstance(self._waiting[0][2], bytes))
+        return is_room and not self._is_over and not (self._waiting and -self._waiting[0][0] == sys.maxsize)
 
-    def _accept(self, source: Source | None) -> None:
-        """Takes the next source into the window; None is the end."""
-        if source is None:
+    def _accept(self, source: Source | object) -> None:
+        """Takes the next source into the window; `_END` is the end."""
+        if source is _END:
             self._is_over = True
             self._hand_out()
         elif not self._is_over:
-            heappush(self._waiting, (-_file_bytes(source), self._num_read, source))
+            checked = check_source(source, f"sources[{self._num_read}]")
+            heappush(self._waiting, (-_file_bytes(checked), self._num_read, checked))
             self._num_read += 1
         self._changed.notify_all()
 
@@ -239,7 +244,7 @@ class _Run:
                     self._changed.wait_for(lambda: self._is_over or self._may_read())
                     if self._is_over:
                         return
-                source = next(self._sources, None)
+                source = next(self._sources, _END)
                 with self._lock:
                     self._accept(source)
         except BaseException as error:  # handed to the consumer, as a worker's

@@ -38,7 +38,7 @@ class Prediction:
     """What the classifier says of one image, or why it says nothing."""
 
     path: str
-    """The source as given; "<bytes>" for bytes."""
+    """The source as given; "<bytes>", "<image>" or "<array>" for what is no path."""
     label: str = ""
     """Name of the most probable class, "uncertain" below the confidence asked for, "" on error."""
     label_index: int | None = None

@@ -96,7 +96,7 @@ class Preprocess:
                 raise ValueError(f"preprocess {name}: got {getattr(self, name)!r}, expected {expected}")
 
     def __call__(self, source: Source) -> np.ndarray:
-        """Path or bytes of an image -> (S, S, 3) uint8 RGB.
+        """An image -> (S, S, 3) uint8 RGB.
 
         Raises:
           DecodeError: the image cannot be used.
@@ -114,7 +114,7 @@ class Preprocess:
         """Decodes and resizes one image.
 
         Args:
-          source: Path of a file, or its bytes.
+          source: A path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array of RGB.
           out: (S, S, 3) uint8, C-contiguous or a slice of a batch. Written in place; None makes a new array.
             After a DecodeError its content is undefined.
           limits: Largest accepted pictures.

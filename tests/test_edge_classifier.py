@@ -7,6 +7,7 @@ import onnx
 import pytest
 from make_tiny import add_outputs
 from onnx import TensorProto, helper
+from PIL import Image
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
 from edge import Classifier, ModelError, PixelLimits, Preprocess
@@ -147,10 +148,52 @@ def test_predict_takes_paths_and_bytes_in_order(tmp_path, classifier):
     assert predictions[3].error == "is a folder, expected an image file"
 
 
-@pytest.mark.parametrize("sources", ["photo.jpg", b"bytes", TINY_MODEL])
+@pytest.mark.parametrize("sources", ["photo.jpg", b"bytes", TINY_MODEL, photo(), np.zeros((4, 4, 3), np.uint8)])
 def test_predict_refuses_a_single_source(classifier, sources):
     with pytest.raises(TypeError, match="expected an iterable of images"):
         classifier.predict(sources)
+
+
+def test_an_image_is_a_path_bytes_a_pil_image_or_an_array(tmp_path, classifier):
+    picture = photo()
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(picture, "PNG"))
+    expected = classifier(path)
+    assert (expected.path, expected.status) == (str(path), "ok")
+    with Image.open(path) as opened:
+        sources = [path.read_bytes(), picture, opened, np.asarray(picture)]
+        found = [classifier(source) for source in sources]
+        together = list(classifier.predict(iter(sources), batch_size=2))
+    for prediction, again in zip(found, together, strict=True):
+        assert np.array_equal(prediction.probabilities, expected.probabilities)
+        assert np.allclose(again.probabilities, expected.probabilities, atol=1e-6)
+        assert (prediction.width, prediction.height) == (expected.width, expected.height)
+    assert [prediction.path for prediction in together] == ["<bytes>", "<image>", "<image>", "<array>"]
+
+
+def test_an_image_in_memory_is_turned_converted_and_limited_as_a_file_is(tmp_path, classifier):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.png"
+    photo().convert("LA").save(path, exif=exif)
+    with Image.open(path) as opened:
+        assert np.array_equal(classifier(opened).probabilities, classifier(path).probabilities)
+    assert "too large" in classifier(photo(), limits=PixelLimits(full=100)).error
+    assert "no defined 8-bit form" in classifier(photo().convert("F")).error
+
+
+def test_what_is_no_image_is_named_with_its_place(classifier):
+    good = photo()
+    for sources in ([good, None, good], iter([good, None, good])):
+        with pytest.raises(TypeError, match=r"sources\[1\]: got NoneType, expected a path"):
+            list(classifier.predict(sources))
+    grey = np.zeros((4, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"sources\[0\]: got an array \(4, 4\) uint8, expected"):
+        list(classifier.predict([grey]))
+    with pytest.raises(ValueError, match=r"image: got an array \(4, 4, 3\) float64"):
+        classifier(np.zeros((4, 4, 3)))
+    with pytest.raises(TypeError, match="image: got list"):
+        classifier(["photo.jpg"])
 
 
 def test_predict_marks_what_it_is_not_sure_of(classifier):
