@@ -41,5 +41,12 @@ def test_a_run_older_than_profiles_has_none(tmp_path):
         load(tmp_path)
 
 
+def test_a_run_of_an_earlier_version_has_one_field_more(tmp_path):
+    save(blank(), tmp_path / "checkpoint.pt")
+    values = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**values, "swa": {}}, tmp_path / "checkpoint.pt")
+    assert load(tmp_path).recipe == "smoke"
+
+
 def test_commit_is_a_hash_or_unknown():
     assert source_commit() == "unknown" or len(source_commit().rstrip("+")) == 40

@@ -44,6 +44,13 @@ def test_unknown_and_missing_fields():
         TrainConfig().changed(learning_rate=1.0)
 
 
+def test_models_with_fields_of_earlier_versions_are_read_where_these_did_nothing():
+    values = TrainConfig().to_dict()
+    assert TrainConfig.from_dict({**values, "optim": {**values["optim"], "swa_start": 1.0}}) == TrainConfig()
+    with pytest.raises(ValueError, match="config optim: got swa_start 0.5, expected 1.0: others are of an earlier"):
+        TrainConfig.from_dict({**values, "optim": {**values["optim"], "swa_start": 0.5}})
+
+
 def test_every_field_says_what_it_is_and_has_one_name():
     sections = [getattr(TrainConfig(), section.name) for section in dataclasses.fields(TrainConfig)]
     names = [field.name for section in sections for field in dataclasses.fields(section)]

@@ -12,7 +12,6 @@ from train import checkpoint as checkpoints
 from train.checkpoint import CheckpointError
 from train.cli import main
 from train.bias import class_bias
-from train.derive import soup
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
@@ -35,29 +34,15 @@ def place(tmp_path_factory):
     return root
 
 
-def test_soup_is_measured_on_what_its_runs_held_out(place, tmp_path, capsys):
-    runs, out = [place / "1", place / "2"], tmp_path / "soup"
-    assert main(["soup", str(place / "data"), *map(str, runs), "--out", str(out)]) == 0
-    assert "of 2: " in (said := capsys.readouterr().err) and "on the search part" in said
-    state = checkpoints.load(out)
-    assert (out / "heldout.txt").read_text() == (runs[0] / "heldout.txt").read_text()
-    assert state.metrics["accuracy"]["n"] == 12 and state.recipe == "soup of smoke"
-    assert {name: tensor.shape for name, tensor in state.weights.items()} == {
-        name: tensor.shape for name, tensor in checkpoints.load(runs[0]).ema.items()
-    }
-    assert main(["soup", str(place / "data"), *map(str, runs), "--out", str(out)]) == 2
-
-
 def test_what_comes_of_a_leaky_run_is_leaky(place, tmp_path):
     leaky = tmp_path / "leaky"
     shutil.copytree(place / "2", leaky)
     checkpoints.save(dataclasses.replace(checkpoints.load(leaky), leaky=True), leaky / "checkpoint.pt")
-    for first, second in ((place / "1", leaky), (leaky, place / "1")):
-        out = tmp_path / f"soup-{first.name}"
-        assert main(["soup", str(place / "data"), str(first), str(second), "--out", str(out), "-q"]) == 0
-        state = checkpoints.load(out)
-        assert state.leaky and state.data_name == "data (LEAKY)" and (out / "LEAKY.txt").exists()
-        assert all(json.loads((out / name).read_text())["leaky"] for name in ("config.json", "metrics.json"))
+    out = tmp_path / "refit"
+    assert main(["refit", str(place / "data"), str(leaky), "--out", str(out), "-q"]) == 0
+    state = checkpoints.load(out)
+    assert state.leaky and state.data_name == "data (LEAKY)" and (out / "LEAKY.txt").exists()
+    assert all(json.loads((out / name).read_text())["leaky"] for name in ("config.json", "metrics.json"))
     runs = [leaky, place / "other"]
     found = class_bias(place / "data", runs, label_column="class", objective="balanced")
     assert found["leaky"] is True
@@ -69,16 +54,6 @@ def test_a_list_of_held_out_images_that_lies_is_found(place, tmp_path, capsys):
     (run / "heldout.txt").write_text((place / "other" / "heldout.txt").read_text())
     assert main(["refit", str(place / "data"), str(run), "--out", str(tmp_path / "x")]) == 6
     assert "was trained on" in capsys.readouterr().err and not (tmp_path / "x").exists()
-
-
-def test_soup_wants_runs_that_go_together(place, tmp_path):
-    def cook(*names):
-        soup(place / "data", [place / name for name in names], tmp_path / "x", label_column="class", say=print)
-
-    with pytest.raises(CheckpointError, match="other: another network, other classes or other folds"):
-        cook("1", "other")
-    with pytest.raises(CheckpointError, match="other: has no search part"):
-        cook("other")
 
 
 def test_refit_replaces_the_head_alone(place, tmp_path):

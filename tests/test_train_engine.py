@@ -21,7 +21,7 @@ CONFIG = TrainConfig().changed(
 MOBILEONE = CONFIG.changed(network="mobileone_s0", num_conv_branches=1)
 EVERYTHING = MOBILEONE.changed(
     sizes_px=(32, 40), power=0.5, sampler="cell", head="cosine", neck=True, dropout=0.2, margin_type="curricular",
-    triplet_weight=0.5, swa_start=0.5, bn_batches=2, clip=5.0, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
+    triplet_weight=0.5, bn_batches=2, clip=5.0, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
     optimizer="sgd", schedule="onecycle", lr=0.01, class_weights=("inverse",), group_weights=True,
 )
 
@@ -117,10 +117,6 @@ def test_resuming_equals_not_stopping(unbroken, tmp_path, killed_at):
 def test_result_is_what_was_asked_for(tmp_path):
     plain = list(train(blank(), tmp_path / "plain")) and checkpoints.load(tmp_path / "plain")
     assert not plain.result and same_tensors(plain.weights, plain.ema)
-    config = CONFIG.changed(swa_start=0.5)
-    swa = list(train(blank(config), tmp_path / "swa", config=config)) and checkpoints.load(tmp_path / "swa")
-    assert swa.swa["num_added"] == 2 and same_tensors(swa.ema, plain.ema)
-    assert not torch.equal(swa.weights["head.fc.weight"], swa.ema["head.fc.weight"])
     config = CONFIG.changed(bn_batches=3)
     fresh = list(train(blank(config), tmp_path / "bn", config=config)) and checkpoints.load(tmp_path / "bn")
     assert torch.equal(fresh.weights["head.fc.weight"], plain.ema["head.fc.weight"])

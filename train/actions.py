@@ -129,17 +129,6 @@ def run_ladder(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if num_unusable else DONE
 
 
-def run_soup(arguments: argparse.Namespace) -> int:
-    """Averages runs."""
-    from . import derive
-
-    _check_run(arguments)
-    say_it = _silence if arguments.quiet else _say
-    columns = {"label_column": arguments.label, "group_column": arguments.group}
-    derive.soup(arguments.data, arguments.runs, arguments.out, **columns, say=say_it)
-    return DONE
-
-
 def run_refit(arguments: argparse.Namespace) -> int:
     """Fits a last layer."""
     from . import derive

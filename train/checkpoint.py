@@ -68,8 +68,6 @@ class Checkpoint:
     """State of the losses."""
     scaler: dict[str, Any]
     """State of fp16's loss scaling."""
-    swa: dict[str, Any]
-    """Mean over epochs of the averaged weights (`RunningMean.to_dict`)."""
     sums: dict[str, float]
     """Of the epoch in progress: its seconds and the sums of its losses."""
     result: dict[str, torch.Tensor]
@@ -123,6 +121,8 @@ def load(path: Path) -> Checkpoint:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
     names = {"schema", *(field.name for field in fields(Checkpoint))}
+    if isinstance(values, dict):
+        values.pop("swa", None)  # of an earlier version; a run that used it has its outcome in `result`
     if not isinstance(values, dict) or values.get("schema") != SCHEMA or {*values, "profile"} != names:
         got = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")

@@ -83,8 +83,6 @@ def build_parser() -> ArgumentParser:
     ladder.add_argument("--seeds", type=natural, default=1, metavar="N", help="runs of each step and fold (1)")
     ladder.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
 
-    soup = command("soup", "average runs that differ in chance, where it does good")
-    soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of one start and --search")
     refit = command("refit", "fit the last layer anew, for the run's classes or other ones")
     refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
     text = "every class and group alike (cells), or every image (none)"
@@ -92,7 +90,7 @@ def build_parser() -> ArgumentParser:
     shift = command("shift", "add class offsets of edge-train bias to a run's last layer, and measure anew")
     shift.add_argument("run", type=Path, metavar="RUN", help="a finished run whose held-out fold had no part in them")
     shift.add_argument("--bias", type=Path, required=True, metavar="FILE", help="of edge-train bias")
-    for each in (soup, refit, shift):
+    for each in (refit, shift):
         each.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
         each.add_argument("--force", action="store_true", help="replace the run in NEW")
 

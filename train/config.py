@@ -26,6 +26,12 @@ NETWORKS = (
 )
 
 
+_RETIRED: dict[str, dict[str, Any]] = {
+    "optim": {"swa_start": 1.0},
+}
+"""Fields of earlier versions, and the value that changed nothing: model files and runs that have it are still read."""
+
+
 class ConfigError(EdgeError, ValueError):
     """A configuration that does not fit the data."""
 
@@ -242,9 +248,6 @@ class OptimConfig(_Section):
         0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()
     )
     ema_ramp: float = _flag(20.0, "steps over which the decay is reached, as 1 - exp(-step / this)", _at_least(0))
-    swa_start: float = _flag(
-        1.0, "share of the epochs after which each epoch's averaged weights are averaged again; 1: never", _within(0, 1)
-    )
     bn_batches: int = _flag(0, "batches to measure the result's BatchNorm statistics on; 0: kept", _at_least(0))
     seed: int = _flag(0, "of initialisation, drawing and augmentation", _within(0, 2**31 - 1))
 
@@ -309,10 +312,15 @@ class TrainConfig:
             raise ValueError(f"config: got {', '.join(sorted(map(str, values)))}, expected {', '.join(sections)}")
         parts: dict[str, Any] = {}
         for name in sections:
-            default = getattr(cls(), name)
+            default, retired = getattr(cls(), name), _RETIRED.get(name, {})
+            for key, unused in retired.items():
+                if values[name].get(key, unused) != unused:
+                    text = f"got {key} {values[name][key]!r}, expected {unused!r}: others are of an earlier version"
+                    raise ValueError(f"config {name}: {text}")
+            given = {key: value for key, value in values[name].items() if key not in retired}
             expected = [entry.name for entry in fields(default)]
-            if sorted(values[name]) != sorted(expected):
-                got = ", ".join(sorted(values[name]))
+            if sorted(given) != sorted(expected):
+                got = ", ".join(sorted(given))
                 raise ValueError(f"config {name}: got {got}, expected {', '.join(expected)}")
-            parts[name] = type(default)(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+            parts[name] = type(default)(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
         return cls(**parts)

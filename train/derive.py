@@ -1,7 +1,7 @@
-"""Better results from finished runs, without training: a soup of several, a last layer fitted anew, class offsets.
+"""Better results from finished runs, without training: a last layer fitted anew, class offsets.
 
 Each writes a run folder, or a file, of its own that says what it came from, and is measured on the same held-out
-images as the runs it came from. What chooses, chooses on a part that is neither trained on nor held out.
+images as the run it came from.
 """
 
 from __future__ import annotations
@@ -10,26 +10,24 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.accuracy import balanced_accuracy
 from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.marks import cluster_mark
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
 from . import checkpoint as checkpoints
-from .average import greedy_soup, reestimate_batch_norm
 from .bias import read_bias
 from .checkpoint import OFFSETS, Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import ImageSet, load_images, scale_tensor
-from .heldout import embed, predict
+from .heldout import embed
 from .leaks import mark_leaky
 from .marks import OverlapError, check_disjoint
 from .network import build
@@ -42,68 +40,6 @@ _RUN_FILES = (
     "LEAKY.txt", HELD_OUT, "search.txt", "config.json", "log.csv", "log.jsonl", PREDICTIONS, METRICS, checkpoints.NAME,
 )
 """What a run may consist of; what the one before left there goes."""
-
-_BATCH_SIZE = 64
-_NUM_BN_IMAGES = 2048
-"""For BatchNorm statistics; more change them by less than they differ between two draws."""
-
-
-def soup(
-    root: Path, runs: Sequence[Path], out: Path, *, label_column: str, group_column: str = "group",
-    say: Callable[[str], None],
-) -> None:
-    """Averages those of several runs that do the average good on the search part (`fit --search`).
-
-    Args:
-      root: The data set.
-      runs: At least two finished runs of one network that share their start (--weights) and their folds.
-      out: Folder of the new run.
-      label_column: The manifest's class column.
-      group_column: The manifest's group column.
-      say: Takes each remark.
-
-    Raises:
-      CheckpointError: runs that do not go together, or without a search part.
-      OverlapError: a run was trained on the search part.
-    """
-    states = [checkpoints.load(run) for run in runs]
-    _check_alike(runs, states)
-    samples = index(root, label_column=label_column, group_column=group_column)
-    search = _named(runs[0] / "search.txt", samples)
-    if not search:
-        raise CheckpointError(f"{runs[0]}: has no search part, expected one of fit --search to choose by")
-    for run, state in zip(runs, states, strict=True):
-        check_disjoint(state.clusters + state.pictures, search, root, name=str(run))
-    preprocess = Preprocess.from_json(states[0].preprocess)
-    scale, classes = scale_tensor(preprocess), states[0].classes
-    images = load_images(root, search, preprocess, quiet=True)
-    labels = np.array([classes.index(sample.label) for sample in images.samples])
-    fitted = load_images(root, _seen(samples, states[0])[:_NUM_BN_IMAGES], preprocess, quiet=True).pixels
-    model = build(TrainConfig.from_dict(states[0].config).model, len(classes))
-
-    def settle(state: dict[str, torch.Tensor]) -> None:
-        model.load_state_dict(state)
-        reestimate_batch_norm(model, _batches(fitted, scale))
-
-    def score(state: dict[str, torch.Tensor]) -> float:
-        settle(state)
-        answers = predict(model, images.pixels, scale=scale).argmax(axis=1)
-        return balanced_accuracy(labels, answers, num_classes=len(classes)) or 0.0
-
-    average, kept = greedy_soup([state.weights for state in states], score)
-    settle(average)
-    names = ", ".join(runs[i].name for i in kept)
-    say(f"kept {len(kept)} of {len(runs)}: {names}; balanced accuracy on the search part {score(average):.3f}")
-    best = states[kept[0]]
-    derived = replace(
-        best,
-        result=_copied(model.state_dict()),
-        clusters=sorted({mark for state in states for mark in state.clusters}),
-        pictures=sorted({mark for state in states for mark in state.pictures}),
-        recipe=f"soup of {best.recipe}",
-    )
-    leaky = [run.name for run, state in zip(runs, states, strict=True) if state.leaky]
-    _write(out, derived, runs[0], root, samples, leaky=leaky)
 
 
 def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: str = "group", balance: bool) -> None:
@@ -207,15 +143,6 @@ def shift(root: Path, run: Path, bias: Path, out: Path, *, label_column: str, gr
     _write(out, derived, run, root, index(root, label_column=label_column, group_column=group_column), leaky=leaky)
 
 
-def _check_alike(runs: Sequence[Path], states: Sequence[Checkpoint]) -> None:
-    def identity(state: Checkpoint) -> tuple[object, ...]:
-        return state.config["model"], state.classes, state.preprocess, state.hold_out, state.folds_sha256
-
-    for run, state in zip(runs, states, strict=True):
-        if identity(state) != identity(states[0]):
-            raise CheckpointError(f"{run}: another network, other classes or other folds than {runs[0]}")
-
-
 def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
     """The samples that a run's list names.
 
@@ -252,16 +179,6 @@ def _seen(samples: Sequence[Sample], state: Checkpoint) -> list[Sample]:
     if not seen:
         raise DatasetError("has none of the images that the run was trained on, expected its own data set")
     return [seen[i] for i in np.random.default_rng(0).permutation(len(seen))]
-
-
-def _batches(pixels: np.ndarray, scale: torch.Tensor) -> Iterator[torch.Tensor]:
-    for start in range(0, len(pixels), _BATCH_SIZE):
-        batch = torch.tensor(pixels[start : start + _BATCH_SIZE])
-        yield batch.permute(0, 3, 1, 2).contiguous().float() * scale
-
-
-def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def _write(

@@ -54,7 +54,6 @@ def start(config: TrainConfig, *, classes: list[str], network: Network | None = 
         optimizer={},
         objective={},
         scaler={},
-        swa={},
         sums={},
         result={},
         **origin,
@@ -116,8 +115,6 @@ def fit(
                 f"the weights are not finite after step {run.step} (learning rate {lr:.2g}); the last checkpoint is "
                 "kept, if there is one; try a lower --lr or --clip 5"
             )
-        if epoch + 1 > config.optim.swa_start * config.optim.epochs:
-            run.swa.add(run.ema.model.state_dict())
         if run.step == run.num_steps:
             run.finish()
         row = run.row(size_px, lr)

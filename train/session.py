@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge.preprocess import Preprocess
 
-from .average import RunningMean, reestimate_batch_norm
+from .batch_norm import reestimate_batch_norm
 from .checkpoint import Checkpoint
 from .config import ConfigError, TrainConfig
 from .data import Batch, Feeder, View, scale_tensor
@@ -97,7 +97,6 @@ class Session:
             self.objective.load_state_dict(checkpoint.objective)
             self.optimizer.load_state_dict(checkpoint.optimizer)
             self.scaler.load_state_dict(checkpoint.scaler)
-        self.swa = RunningMean.from_dict(checkpoint.swa)
         if optim.channels_last:
             # Not before: in the stem PyTorch 2.13 corrupts its heap on CPUs.
             self.model.body.get_submodule("stem").register_forward_hook(_channels_last)
@@ -188,16 +187,15 @@ class Session:
     def finish(self) -> None:
         """Settles the result, where it is not the running average as it stands."""
         optim = self.config.optim
-        if not self.swa.num_added and not optim.bn_batches:
+        if not optim.bn_batches:
             return
         model = build(self.config.model, len(self._checkpoint.classes)).to(self._ranks.device)
-        model.load_state_dict(self.swa.state() if self.swa.num_added else self.ema.model.state_dict())
-        if optim.bn_batches:
-            # An epoch that was not trained on; all of it on every rank, so that all have one result.
-            rendered = self._render(optim.epochs, self.config.input.sizes_px[-1], done=0, rank=0, num_ranks=1)
-            with contextlib.closing(rendered) as batches:
-                images = (self._on_device(batch) for batch in islice(batches, optim.bn_batches))
-                reestimate_batch_norm(model, images)
+        model.load_state_dict(self.ema.model.state_dict())
+        # An epoch that was not trained on; all of it on every rank, so that all have one result.
+        rendered = self._render(optim.epochs, self.config.input.sizes_px[-1], done=0, rank=0, num_ranks=1)
+        with contextlib.closing(rendered) as batches:
+            images = (self._on_device(batch) for batch in islice(batches, optim.bn_batches))
+            reestimate_batch_norm(model, images)
         self.result = model.state_dict()
 
     def count(self, values: Mapping[str, float], **others: float) -> None:
@@ -239,7 +237,6 @@ class Session:
             optimizer=self.optimizer.state_dict(),
             objective=self.objective.state_dict(),
             scaler=self.scaler.state_dict(),
-            swa=self.swa.to_dict(),
             sums=self.sums,
             result=self.result,
         )
