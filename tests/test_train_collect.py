@@ -1,4 +1,4 @@
-"""Runs -> evidence: what they held out, what they tell of themselves, and what is refused. Offsets fitted elsewhere."""
+"""Runs -> evidence: what they held out, what they tell of themselves, and what is refused."""
 
 import dataclasses
 import json
@@ -7,11 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 from sample_networks import dataset
 
 from bench import evidence
-from bench.evidence import RunRecord
 from bench.tables import markdown
 from edge.predictions import read
 from train import checkpoint as checkpoints
@@ -19,7 +17,6 @@ from train.cli import main
 from train.recipes import RECIPES
 from train.record import command_of
 from train.teacher import load_teacher
-from train.temperature import fit_temperature
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
@@ -152,76 +149,3 @@ def test_a_run_cut_short_or_of_other_data_is_refused(place, tmp_path, capsys):
         (place / "data" / "kept").rename(place / "data" / "manifest.csv")
     assert collect(place, tmp_path / "set", place / "f1", name="other") == 3
     assert "is of other images, labels, groups or clusters" in capsys.readouterr().err
-
-
-# Offsets
-
-
-def test_offsets_of_a_fold_come_from_the_others_alone(tmp_path):
-    samples = samples_of(600)
-    biased = evidence_of(samples, num_folds=3, skill=1.5, temperature=0.9)
-    p = biased.probabilities * [8, 1, 1]  # all are ash, and offsets undo it
-    biased = dataclasses.replace(biased, ppm=evidence.to_ppm(p / p.sum(1, keepdims=True), p.argmax(1)))
-    folder = folder_of(tmp_path / "a", samples, [biased], configurations=["plain", "plain+offsets"], exclude=["g3"])
-    assert main(["offsets", str(folder), "plain", "--objective", "balanced"]) == 0
-    found = evidence.read(folder, "plain+offsets_seed0")
-    labels = np.array([CLASSES.index(sample.label) for sample in samples])
-    before, after = ((one.ppm.argmax(1) == labels).mean() for one in (biased, found))
-    assert after > before + 0.1
-    assert found.offsets["objective"] == "balanced" and set(found.offsets["by_fold"]) == {"0", "1", "2"}
-    for run in found.runs:  # one that answers the offsets' logits, fitted as a run fits its own
-        rows = found.folds == run.fold
-        logits = np.log(np.maximum(biased.probabilities[rows], 1e-12)) + found.offsets["by_fold"][str(run.fold)]
-        assert run.temperature == pytest.approx(fit_temperature(logits, labels[rows]), rel=1e-3)
-    for fold, bias in found.offsets["by_fold"].items():
-        rows = found.folds == int(fold)
-        expected = np.log(np.maximum(biased.probabilities[rows], 1e-12)) + bias
-        expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
-        np.testing.assert_allclose(found.probabilities[rows], expected, atol=3e-6)
-    assert "plain+offsets: class offsets, fitted for each fold on the predictions of the others" in markdown(folder)
-
-    # Fold 0 is predicted with the same offsets whatever its own labels are.
-    rows = {path for path, fold in zip(biased.paths, biased.folds) if fold == 0}
-    other = [dataclasses.replace(s, label="ash") if s.path in rows else s for s in samples]
-    again = folder_of(tmp_path / "b", other, [biased], configurations=["plain", "plain+offsets"], exclude=["g3"])
-    assert main(["offsets", str(again), "plain", "--objective", "balanced", "-q"]) == 0
-    by_fold = evidence.read(again, "plain+offsets_seed0").offsets["by_fold"]
-    assert by_fold["0"] == found.offsets["by_fold"]["0"] and by_fold["1"] != found.offsets["by_fold"]["1"]
-
-
-def test_images_of_no_stated_group_have_no_part_in_the_offsets(tmp_path):
-    samples = samples_of(600)
-    unstated = [dataclasses.replace(s, group="not stated") if s.group == "g3" else s for s in samples]
-    found = []
-    for name, these, excluded in (("a", samples, ["g3"]), ("b", unstated, [])):
-        one = evidence_of(these, num_folds=3, skill=1.5, group_column="sex")
-        names = ["plain", "plain+offsets"]
-        folder = folder_of(tmp_path / name, these, [one], configurations=names, exclude=excluded)
-        assert main(["offsets", str(folder), "plain", "-q"]) == 0
-        found.append(evidence.read(folder, "plain+offsets_seed0"))
-    assert found[0].offsets == found[1].offsets and found[1].group_column == "sex"
-    assert "in no comparison of groups: not stated." in markdown(folder)
-
-
-def test_one_number_for_all_classes_has_its_own_name(tmp_path):
-    samples = samples_of(600)
-    base = evidence_of(samples, num_folds=3, skill=1.5, temperature=0.9)
-    folder = folder_of(tmp_path / "a", samples, [base], configurations=["plain", "plain+prior"])
-    assert main(["offsets", str(folder), "plain", "--objective", "accuracy", "--form", "prior"]) == 0
-    found = evidence.read(folder, "plain+prior_seed0")
-    assert found.offsets["form"] == "prior" and "plain+prior: one number" in markdown(folder)
-    assert found.command == "edge-train offsets FOLDER plain --objective accuracy --form prior"
-
-
-def test_offsets_need_evidence_of_two_folds(tmp_path, capsys):
-    samples = samples_of(60)
-    one = evidence_of(samples, num_folds=1, runs=[RunRecord(0, 60)])
-    folder = folder_of(tmp_path, samples, [one])
-    assert main(["offsets", str(folder), "plain"]) == 3
-    assert "got one fold, expected two at least" in capsys.readouterr().err
-    two = evidence_of(samples[:18], "two")  # none of them of the reference, the smallest group
-    evidence.write(folder, samples, two, force=False)
-    assert main(["offsets", str(folder), "two"]) == 3
-    assert "two_seed0: no offsets can be fitted: the contest metric is not defined" in capsys.readouterr().err
-    assert main(["offsets", str(folder), "absent"]) == 3
-    assert "no evidence of absent" in capsys.readouterr().err

@@ -131,42 +131,25 @@ def run_ladder(arguments: argparse.Namespace) -> int:
 
 def run_refit(arguments: argparse.Namespace) -> int:
     """Fits a last layer."""
-    from . import derive
+    from .last_layer import refit
 
     _check_run(arguments)
     balance = arguments.balance == "cells"
     columns = {"label_column": arguments.label, "group_column": arguments.group}
-    derive.refit(arguments.data, arguments.run, arguments.out, **columns, balance=balance)
+    refit(arguments.data, arguments.run, arguments.out, **columns, balance=balance)
     return DONE
 
 
-def run_shift(arguments: argparse.Namespace) -> int:
-    """Adds class offsets to the last layer."""
-    from . import derive
+def run_prior(arguments: argparse.Namespace) -> int:
+    """Fits a prior correction and adds it to a run."""
+    from .prior_correction import correct
 
     _check_run(arguments)
     columns = {"label_column": arguments.label, "group_column": arguments.group}
-    derive.shift(arguments.data, arguments.run, arguments.bias, arguments.out, **columns)
-    return DONE
-
-
-def run_bias(arguments: argparse.Namespace) -> int:
-    """Fits class offsets."""
-    check_output(arguments.output, force=arguments.force)
-    from .bias import class_bias
-
-    found = class_bias(
-        arguments.data,
-        arguments.runs,
-        label_column=arguments.label,
-        group_column=arguments.group,
-        objective=arguments.objective,
-        form=arguments.form,
-        reference=arguments.reference,
-    )
-    write_json(arguments.output, found)
-    print(f"{found['objective']} {found['before']:.4f}, with offsets fitted on other folds {found['after']:.4f}")
-    for name, value in zip(found["classes"], found["bias"], strict=True):
+    found = correct(arguments.data, arguments.run, arguments.others, arguments.out, **columns)
+    print(f"accuracy {found['before']:.4f}, with the number fitted on other folds {found['after']:.4f}")
+    print(f"{'tau':16} {found['tau']:+z.3f}")
+    for name, value in zip(found["classes"], found["offsets"], strict=True):
         print(f"{name:16} {value:+z.3f}")
     return DONE
 
@@ -187,22 +170,6 @@ def run_collect(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         folds = ", ".join(str(run.fold) for run in found.runs)
         _say(f"{arguments.out / found.stem}.csv: {len(found.paths)} images of folds {folds}; {found.command}")
-    return DONE
-
-
-def run_offsets(arguments: argparse.Namespace) -> int:
-    """Adds class offsets to the evidence."""
-    from bench import evidence
-
-    from .offsets import with_offsets
-
-    samples = index(arguments.folder, has_files=False)
-    for found in with_offsets(
-        arguments.folder, arguments.name, objective=arguments.objective, form=arguments.form
-    ):
-        evidence.write(arguments.folder, samples, found, force=arguments.force)
-        if not arguments.quiet:
-            _say(f"{arguments.folder / found.stem}.csv: {len(found.paths)} images, offsets of {len(found.runs)} folds")
     return DONE
 
 

@@ -21,7 +21,7 @@ NAME = "checkpoint.pt"
 IMAGENET = "imagenet"
 """Name of a source: the published ImageNet weights that it, or what it began with, comes from."""
 OFFSETS = "offsets"
-"""Name of a source: the file of class offsets that were added to the last layer."""
+"""Name of a source: the prior correction (its prior.json) that was added to the last layer."""
 
 
 class CheckpointError(EdgeError):
@@ -55,7 +55,7 @@ class Checkpoint:
     commit: str
     """Of this source code; "unknown" outside a git checkout."""
     sources: dict[str, str]
-    """SHA-256 of what it began with: "weights", "teacher"; `IMAGENET`; `OFFSETS`: the class offsets added to it."""
+    """SHA-256 of what it began with: "weights", "teacher"; `IMAGENET`; `OFFSETS`: the prior correction added to it."""
     step: int
     """Optimizer steps done. With the seed it decides all further chance, so there is no random state to keep."""
     model: dict[str, torch.Tensor]

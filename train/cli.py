@@ -28,8 +28,6 @@ DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<clas
 
 {STATUSES}"""
 
-_OBJECTIVES = ("contest", "balanced", "accuracy")
-
 _PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors": "safetensors"}
 
 
@@ -87,17 +85,14 @@ def build_parser() -> ArgumentParser:
     refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
     text = "every class and group alike (cells), or every image (none)"
     refit.add_argument("--balance", choices=("cells", "none"), default="cells", help=text)
-    shift = command("shift", "add class offsets of edge-train bias to a run's last layer, and measure anew")
-    shift.add_argument("run", type=Path, metavar="RUN", help="a finished run whose held-out fold had no part in them")
-    shift.add_argument("--bias", type=Path, required=True, metavar="FILE", help="of edge-train bias")
-    for each in (refit, shift):
+    text = "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer"
+    prior = command("prior", text)
+    prior.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    text = "finished runs of other folds: what they held out is fitted on"
+    prior.add_argument("others", type=Path, nargs="+", metavar="OTHER", help=text)
+    for each in (refit, prior):
         each.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
         each.add_argument("--force", action="store_true", help="replace the run in NEW")
-
-    bias = command("bias", "fit class offsets on out-of-fold predictions; tunes the metric, and says so")
-    bias.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs of different folds")
-    output(bias, "the offsets (JSON) to write", required=True)
-    bias.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
 
     collect = command("collect", "join held-out predictions of runs of all folds into evidence for the tables")
     collect.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in fold alone")
@@ -105,22 +100,8 @@ def build_parser() -> ArgumentParser:
     collect.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
     collect.add_argument("--force", action="store_true", help="replace the same configuration and seed")
 
-    text = "add a configuration with class offsets, each fold with those fitted on the others; tunes the metric"
-    offsets = with_talk("offsets", text)
-    offsets.add_argument("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
-    offsets.add_argument("name", type=plain_name, metavar="NAME", help="configuration whose predictions are used")
-    offsets.add_argument("--force", action="store_true", help="replace NAME+offsets, or NAME+prior")
-
     throughput = command("throughput", "time the input pipeline beside a plain DataLoader")
 
-    for each in (bias, offsets):
-        each.add_argument("--objective", choices=_OBJECTIVES, default="contest", help="raised (contest)")
-        each.add_argument(
-            "--form",
-            choices=("classes", "prior"),
-            default="classes",
-            help="an offset for each class (classes), or one number times the log share of the classes (prior)",
-        )
     for each in (fit, ladder, show):
         each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
     for each in (fit, show, throughput):
