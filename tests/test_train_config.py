@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from train.config import NETWORKS, ConfigError, ModelConfig, TrainConfig
+from edge.errors import EdgeError
+from train.config import NETWORKS, ModelConfig, TrainConfig
 from train.sampler import numbers_by_class
 from train.network import build
 from train.recipes import LADDERS, RECIPES
@@ -60,5 +61,5 @@ def test_every_field_says_what_it_is_and_has_one_name():
 
 def test_numbers_by_class():
     assert numbers_by_class(("a:1", "b:c:2.5"), ["a", "b:c"], name="x") == {"a": 1, "b:c": 2.5}
-    with pytest.raises(ConfigError, match="x: got numbers for a, expected one for each of the data's a, b"):
+    with pytest.raises(EdgeError, match="x: got numbers for a, expected one for each of the data's a, b"):
         numbers_by_class(("a:1",), ["a", "b"], name="x")

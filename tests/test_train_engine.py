@@ -7,9 +7,10 @@ import pytest
 import torch
 from sample_networks import COLOURS, labelled_images
 
+from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train import checkpoint as checkpoints
-from train.config import ConfigError, TrainConfig
+from train.config import TrainConfig
 from train.distributed import Ranks
 from train.engine import TrainingError, fit, start
 from train.session import Session, TrainingData, check_config
@@ -173,11 +174,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_weights_for_other_classes(tmp_path):
     config = CONFIG.changed(class_weights=("ash:1", "birch:2"))
-    with pytest.raises(ConfigError, match="class_weights: got numbers for ash, birch, expected one for each of"):
+    with pytest.raises(EdgeError, match="class_weights: got numbers for ash, birch, expected one for each of"):
         next(train(blank(config), tmp_path, config=config))
 
 
 def test_more_processes_than_images_in_a_batch():
     labels, groups = np.arange(12) % 3, np.arange(12) % 2
-    with pytest.raises(ConfigError, match="batch_size: got 6 images for 7 processes"):
+    with pytest.raises(EdgeError, match="batch_size: got 6 images for 7 processes"):
         check_config(CONFIG, classes=list(COLOURS), labels=labels, groups=groups, num_ranks=7)

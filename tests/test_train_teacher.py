@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig, TrainConfig
@@ -14,8 +15,6 @@ from train.network import build
 from train.teacher import (
     Member,
     Teacher,
-    TeacherLoadError,
-    TeacherPackageError,
     load_teacher,
     soft_labels,
 )
@@ -94,7 +93,7 @@ def test_the_cache_knows_teacher_and_pictures(tmp_path):
     soft_labels(teacher, pictures, key="other", cache=tmp_path / "new", quiet=True)
     for kept in (tmp_path / "new").iterdir():
         kept.write_bytes(kept.read_bytes()[:-40])
-    with pytest.raises(TeacherLoadError, match="damaged, delete it"):
+    with pytest.raises(ModelError, match="damaged, delete it"):
         soft_labels(teacher, pictures, key="k", cache=tmp_path / "new", quiet=True)
     assert network.calls > calls
     names = {path.name for path in (tmp_path / "new").iterdir()}
@@ -113,7 +112,7 @@ def test_the_digest_covers_weights_preprocessing_and_order():
 
 
 def test_other_classes_are_refused():
-    with pytest.raises(TeacherLoadError, match="got the classes ash, oak, expected the student's ash, birch") as caught:
+    with pytest.raises(ModelError, match="got the classes ash, oak, expected the student's ash, birch") as caught:
         Teacher([member(classes=("ash", "oak"))], classes=("ash", "birch"))
     assert caught.value.exit_status == 4
 
@@ -153,7 +152,7 @@ def test_a_leaky_or_foreign_checkpoint(tmp_path, monkeypatch):
     own_checkpoint(monkeypatch, leaky=True)
     assert load_teacher([tmp_path], classes=CLASSES).marks is None
     own_checkpoint(monkeypatch, weights={})
-    with pytest.raises(TeacherLoadError, match="another version") as caught:
+    with pytest.raises(ModelError, match="another version") as caught:
         load_teacher([tmp_path], classes=CLASSES)
     assert "\n" not in str(caught.value)
 
@@ -188,16 +187,16 @@ def test_swin(tmp_path):
 
 def test_damaged_swin(tmp_path):
     model = saved_swin(tmp_path)
-    with pytest.raises(TeacherLoadError, match="expected the student's a, b"):
+    with pytest.raises(ModelError, match="expected the student's a, b"):
         load_teacher([tmp_path], classes=("a", "b"))
     from safetensors.torch import save_file
 
     state = {name: x for name, x in model.state_dict().items() if name != "classifier.weight"}
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TeacherLoadError, match="1 tensors are missing or of another shape, e.g. classifier.weight"):
+    with pytest.raises(ModelError, match="1 tensors are missing or of another shape, e.g. classifier.weight"):
         load_teacher([tmp_path], classes=CLASSES)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}))
-    with pytest.raises(TeacherLoadError, match="no classifier of transformers") as caught:
+    with pytest.raises(ModelError, match="no classifier of transformers") as caught:
         load_teacher([tmp_path], classes=CLASSES)
     assert "\n" not in str(caught.value)
 
@@ -205,6 +204,6 @@ def test_damaged_swin(tmp_path):
 def test_swin_without_transformers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(TeacherPackageError, match=r"needs transformers: pip install .* in the checkout") as caught:
+    with pytest.raises(EdgeError, match=r"needs transformers: pip install .* in the checkout") as caught:
         load_teacher([tmp_path], classes=CLASSES)
     assert caught.value.exit_status == 5

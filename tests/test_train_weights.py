@@ -6,11 +6,12 @@ from safetensors.torch import save_file
 from sample_networks import relative_error
 from torch import nn
 
+from edge.errors import ModelError
 from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig
 from train.network import build
-from train.weights import IMAGENET_MEAN, IMAGENET_STD, WeightsError, load_weights, names_of
+from train.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights, names_of
 
 SCALE = 1 / 255
 
@@ -225,7 +226,7 @@ def drop(state, part):
 def test_what_does_not_fit_is_refused(tmp_path, damage, message):
     model = network()
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=message) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_weights(model, written(tmp_path, damage(random_state(model, "timm"))), scale=SCALE)
     assert caught.value.exit_status == 4 and "\n" not in str(caught.value)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
@@ -253,6 +254,6 @@ def test_unreadable_files(tmp_path, content, name, message):
         (tmp_path / name).write_bytes(content)
     elif content is not None:
         torch.save(content, tmp_path / name)
-    with pytest.raises(WeightsError, match=message) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_weights(network(), tmp_path / name, scale=SCALE)
     assert "\n" not in str(caught.value)

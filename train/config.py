@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge.errors import EdgeError
-
 if TYPE_CHECKING:
     from edge.preprocess import Preprocess
 
@@ -30,12 +28,6 @@ _RETIRED: dict[str, dict[str, Any]] = {
     "optim": {"swa_start": 1.0},
 }
 """Fields of earlier versions, and the value that changed nothing: model files and runs that have it are still read."""
-
-
-class ConfigError(EdgeError, ValueError):
-    """A configuration that does not fit the data."""
-
-    exit_status = 2
 
 
 def _flag(default: T, text: str, rule: _Rule | None = None) -> T:

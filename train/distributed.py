@@ -34,12 +34,6 @@ from edge.errors import EdgeError
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class DistributedError(EdgeError):
-    """Processes that cannot join."""
-
-    exit_status = ENVIRONMENT
-
-
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that train together."""
@@ -62,7 +56,7 @@ def start() -> Iterator[Ranks]:
     """Joins the processes that `torchrun` started; outside of it, one process alone.
 
     Raises:
-      DistributedError: an environment that is not torchrun's, more processes than GPUs, or no connection.
+      EdgeError: an environment that is not torchrun's, more processes than GPUs, or no connection.
     """
     if "WORLD_SIZE" not in os.environ:
         yield Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -196,17 +190,20 @@ def _join() -> torch.device:
     absent = [name for name in _TORCHRUN if name not in os.environ]
     if absent:
         names = ", ".join(absent)
-        raise DistributedError(f"WORLD_SIZE is set without {names}: expected all that torchrun sets, or none")
+        text = f"WORLD_SIZE is set without {names}: expected all that torchrun sets, or none"
+        raise EdgeError(text, exit_status=ENVIRONMENT)
     try:
         if not torch.cuda.is_available():
             dist.init_process_group("gloo")
             return torch.device("cpu")
         index, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if index >= num_gpus:
-            raise DistributedError(f"got process {index + 1} for {num_gpus} GPUs, expected --nproc-per-node {num_gpus}")
+            text = f"got process {index + 1} for {num_gpus} GPUs, expected --nproc-per-node {num_gpus}"
+            raise EdgeError(text, exit_status=ENVIRONMENT)
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device)
         return device
     except (ValueError, RuntimeError) as error:
-        raise DistributedError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
+        text = f"cannot join the other processes: {str(error).splitlines()[0]}"
+        raise EdgeError(text, exit_status=ENVIRONMENT) from error

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .config import ConfigError, SampleConfig
+from edge.command import USAGE
+from edge.errors import EdgeError
+
+from .config import SampleConfig
 
 _STREAM = 0x5EED_5A3  # keeps these numbers apart from the augmentation's of the same seed
 
@@ -154,13 +157,14 @@ def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -
     """Reads ("BCC:15", ...) for the classes at hand.
 
     Raises:
-      ConfigError: a class is named that the data has not, or one of the data's is missing.
+      EdgeError: a class is named that the data has not, or one of the data's is missing.
     """
     named = [item.rpartition(":")[0] for item in items]
     if twice := next((one for one in named if named.count(one) > 1), None):
-        raise ConfigError(f"{name}: got two numbers for {twice}, expected one")
+        raise EdgeError(f"{name}: got two numbers for {twice}, expected one", exit_status=USAGE)
     found = {item.rpartition(":")[0]: float(item.rpartition(":")[2]) for item in items}
     if sorted(found) != sorted(classes):
         got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))
-        raise ConfigError(f"{name}: got numbers for {got}, expected one for each of the data's {expected}")
+        text = f"{name}: got numbers for {got}, expected one for each of the data's {expected}"
+        raise EdgeError(text, exit_status=USAGE)
     return found

