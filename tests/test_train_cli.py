@@ -197,7 +197,7 @@ def test_teacher_and_weights(tmp_path, data, capsys):
     assert sorted(checkpoints.load(student).sources) == ["labels", "teacher", "weights"]
     for view in ("same", "fixed"):
         out = tmp_path / view
-        learn = ["--teacher", str(teacher), "--distill", "dist", "--distill-view", view]
+        learn = ["--teacher", str(teacher), "--distill", "kl", "--distill-view", view]
         assert main(["fit", *common, "--hold-out", "0", "--out", str(out), *learn]) == 0
         assert json.loads((out / "log.jsonl").read_text().splitlines()[0])["distill"] > 0
     capsys.readouterr()

@@ -121,7 +121,8 @@ def run_engine(ranks):
     config = TrainConfig().changed(
         network="mobilenet_v3_small", sizes_px=(32,), epochs=1, batch_size=12, steps_per_epoch=NUM_STEPS,
         head="cosine", neck=True, dropout=0.2, margin_type="curricular", triplet_weight=0.5, optimizer="sgd", lr=0.05,
-        group_weights=True, class_weights=("inverse",), clip=1.0, ema_decay=0.9, bn_batches=1, **names,
+        group_weights=True, ema_decay=0.9, bn_batches=1, **names,
+        class_weights=tuple(f"{name}:{weight}" for weight, name in enumerate(COLOURS, 1)),
     )
     images, labels = labelled_images(24, 36)
     data = TrainingData({32: images}, labels, np.arange(24) % 2, 2, [str(i) for i in range(24)])

@@ -21,9 +21,10 @@ CONFIG = TrainConfig().changed(
 )
 MOBILEONE = CONFIG.changed(network="mobileone_s0", num_conv_branches=1)
 EVERYTHING = MOBILEONE.changed(
-    sizes_px=(32, 40), power=0.5, sampler="cell", head="cosine", neck=True, dropout=0.2, margin_type="curricular",
-    triplet_weight=0.5, bn_batches=2, clip=5.0, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
-    optimizer="sgd", schedule="onecycle", lr=0.01, class_weights=("inverse",), group_weights=True,
+    sizes_px=(32, 40), power=0.5, head="cosine", neck=True, dropout=0.2, margin_type="curricular",
+    triplet_weight=0.5, bn_batches=2, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
+    optimizer="sgd", schedule="onecycle", lr=0.01, group_weights=True,
+    class_weights=tuple(f"{name}:{weight}" for weight, name in enumerate(COLOURS, 1)),
 )
 
 

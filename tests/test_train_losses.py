@@ -10,10 +10,8 @@ from train.losses import (
     batch_hard_triplet,
     cross_entropy,
     curricular_logits,
-    dist_distillation,
     group_weights,
     kl_distillation,
-    logit_adjustment,
 )
 
 TOLERANCES = [(torch.float32, 2e-6), (torch.float64, 1e-13)]
@@ -45,14 +43,14 @@ def softmax(row, temperature=1.0):
 # cross_entropy
 
 
-def naive_cross_entropy(logits, labels, class_weights, label_smoothing, sample_weights, focal_gamma):
+def naive_cross_entropy(logits, labels, class_weights, label_smoothing, sample_weights):
     total = total_weight = 0.0
     class_weights, sample_weights = class_weights.tolist(), sample_weights.tolist()
     for row, label, sample_weight in zip(logits.tolist(), labels.tolist(), sample_weights, strict=True):
         loss = 0.0
         for c, p in enumerate(softmax(row)):
             target = (1 - label_smoothing) * (c == label) + label_smoothing / len(row)
-            loss -= target * (1 - p) ** focal_gamma * math.log(p)
+            loss -= target * math.log(p)
         weight = class_weights[label] * sample_weight
         total, total_weight = total + weight * loss, total_weight + weight
     return total / total_weight
@@ -60,17 +58,16 @@ def naive_cross_entropy(logits, labels, class_weights, label_smoothing, sample_w
 
 @each_dtype
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("focal_gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_is_the_formula(dtype, tolerance, label_smoothing, focal_gamma, weighted):
+def test_cross_entropy_is_the_formula(dtype, tolerance, label_smoothing, weighted):
     logits = numbers(7, 4, dtype=dtype, factor=3.0)
     class_weights = WEIGHTS.to(dtype) if weighted else torch.ones(4, dtype=dtype)
     sample_weights = numbers(7, seed=1, dtype=dtype).exp() if weighted else torch.ones(7, dtype=dtype)
-    options = {"label_smoothing": label_smoothing, "focal_gamma": focal_gamma}
+    options = {"label_smoothing": label_smoothing}
     if weighted:
         options |= {"class_weights": class_weights, "sample_weights": sample_weights}
     actual = cross_entropy(logits, LABELS, **options)
-    expected = naive_cross_entropy(logits, LABELS, class_weights, label_smoothing, sample_weights, focal_gamma)
+    expected = naive_cross_entropy(logits, LABELS, class_weights, label_smoothing, sample_weights)
     assert actual.dtype == dtype
     assert actual.item() == pytest.approx(expected, rel=5 * tolerance)
     if dtype == torch.float64:
@@ -78,15 +75,12 @@ def test_cross_entropy_is_the_formula(dtype, tolerance, label_smoothing, focal_g
 
 
 def test_cross_entropy_by_hand():
-    # p = 3/4 and 1/4 with weights 1 and 3: (log 4/3 + 3 log 4) / 4; focal, gamma 2: (log 4/3 / 16 + 3 * 9/16 log 4) / 4
+    # p = 3/4 and 1/4 with weights 1 and 3: (log 4/3 + 3 log 4) / 4
     logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
     labels, weights = torch.tensor([0, 1]), torch.tensor([1.0, 3.0])
     expected = (math.log(4 / 3) + 3 * math.log(4)) / 4
     assert cross_entropy(logits, labels, class_weights=weights).item() == pytest.approx(expected, rel=1e-6)
     assert cross_entropy(logits, labels, sample_weights=weights).item() == pytest.approx(expected, rel=1e-6)
-    focal = (math.log(4 / 3) / 16 + 3 * 9 / 16 * math.log(4)) / 4
-    actual = cross_entropy(logits, labels, sample_weights=weights, focal_gamma=2.0)
-    assert actual.item() == pytest.approx(focal, rel=1e-6)
 
 
 def test_weights_do_not_scale_the_gradient():
@@ -103,10 +97,9 @@ def test_weights_do_not_scale_the_gradient():
     assert torch.allclose(cross_entropy(numbers(7, 4), LABELS, class_weights=unseen), rest)
 
 
-@pytest.mark.parametrize("focal_gamma", [0.0, 0.5, 1.0, 2.0])
-def test_certainty_gives_finite_gradients(focal_gamma):
+def test_certainty_gives_finite_gradients():
     logits = torch.tensor([[200.0, 0.0], [0.0, 200.0], [0.0, -math.inf]], requires_grad=True)
-    loss = cross_entropy(logits, torch.tensor([0, 0, 0]), focal_gamma=focal_gamma)
+    loss = cross_entropy(logits, torch.tensor([0, 0, 0]))
     loss.backward()
     assert loss.item() == pytest.approx(200 / 3)
     assert logits.grad.isfinite().all()
@@ -276,19 +269,6 @@ def naive_kl(student, teacher, temperature):
     return temperature**2 * total / len(student)
 
 
-def pearson(a, b):
-    a, b = [x - sum(a) / len(a) for x in a], [x - sum(b) / len(b) for x in b]
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-
-
-def naive_dist(student, teacher, temperature, beta, gamma):
-    s, t = ([softmax(row, temperature) for row in x.tolist()] for x in (student, teacher))
-    rows = [pearson(a, b) for a, b in zip(s, t, strict=True)]
-    columns = [pearson(a, b) for a, b in zip(zip(*s, strict=True), zip(*t, strict=True), strict=True)]
-    return beta * (1 - sum(rows) / len(rows)) + gamma * (1 - sum(columns) / len(columns))
-
-
 @each_dtype
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_distillation_is_the_formula(dtype, tolerance, temperature):
@@ -296,13 +276,8 @@ def test_distillation_is_the_formula(dtype, tolerance, temperature):
     actual = kl_distillation(student, teacher, temperature=temperature)
     assert actual.dtype == dtype
     assert actual.item() == pytest.approx(naive_kl(student, teacher, temperature), rel=10 * tolerance)
-    actual = dist_distillation(student, teacher, temperature=temperature, beta=2.0, gamma=0.5)
-    assert actual.dtype == dtype
-    expected = naive_dist(student, teacher, temperature, 2.0, 0.5)
-    assert actual.item() == pytest.approx(expected, rel=10 * tolerance)
     if dtype == torch.float64:
         assert gradcheck(lambda x: kl_distillation(x, teacher, temperature=temperature), student)
-        assert gradcheck(lambda x: dist_distillation(x, teacher, temperature=temperature), student)
 
 
 def test_kl_by_hand():
@@ -311,17 +286,16 @@ def test_kl_by_hand():
     assert kl_distillation(student, teacher, temperature=1.0).item() == pytest.approx(math.log(4 / 3) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("distillation", [kl_distillation, dist_distillation])
-def test_equal_distributions_cost_nothing(distillation):
+def test_equal_distributions_cost_nothing():
     student = numbers(7, 4).requires_grad_()
     teacher = (student.detach() + numbers(7, 1, seed=1)).requires_grad_()  # a shift per image changes no softmax
-    loss = distillation(student, teacher, temperature=4.0)
+    loss = kl_distillation(student, teacher, temperature=4.0)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert student.grad.abs().max() < 1e-7
     assert teacher.grad is None
-    log_probabilities = distillation(numbers(7, 4, seed=2), teacher.log_softmax(1), temperature=4.0)
-    assert torch.allclose(log_probabilities, distillation(numbers(7, 4, seed=2), teacher, temperature=4.0))
+    log_probabilities = kl_distillation(numbers(7, 4, seed=2), teacher.log_softmax(1), temperature=4.0)
+    assert torch.allclose(log_probabilities, kl_distillation(numbers(7, 4, seed=2), teacher, temperature=4.0))
 
 
 def test_limits_of_the_temperature():
@@ -330,8 +304,6 @@ def test_limits_of_the_temperature():
     # Hinton et al., section 2.1: at a high T the loss is the mean square between centred logits, over 2 C.
     matching = ((s - t) ** 2).sum(1).mean() / 8
     assert torch.allclose(kl_distillation(student, teacher, temperature=1e4), matching, rtol=1e-3)
-    rows = 1 - torch.nn.functional.cosine_similarity(s, t).mean()
-    assert torch.allclose(dist_distillation(student, teacher, temperature=1e4, gamma=0.0), rows, rtol=1e-3)
     # At a low T the teacher is its argmax, and T * KL the student's distance to it.
     best = teacher.argmax(1, keepdim=True)
     regret = (student.max(1).values - student.gather(1, best)[:, 0]).mean()
@@ -342,22 +314,18 @@ def test_a_teacher_that_rules_classes_out():
     student = torch.zeros(2, 3, requires_grad=True)
     teacher = torch.tensor([[0.0, -math.inf, -math.inf], [0.0, -math.inf, -math.inf]])
     loss = kl_distillation(student, teacher, temperature=1.0)
-    assert loss.item() == pytest.approx(math.log(3))
-    # No row of the student and no column of the teacher has any spread: no correlation, and no gradient out of it.
-    loss = loss + dist_distillation(student, teacher, temperature=1.0)
     loss.backward()
-    assert loss.item() == pytest.approx(math.log(3) + 2)
+    assert loss.item() == pytest.approx(math.log(3))
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("distillation", [kl_distillation, dist_distillation])
-def test_sharp_cosine_logits_give_finite_gradients(distillation):
+def test_sharp_cosine_logits_give_finite_gradients():
     student = (64 * random_cosines(torch.float32)).requires_grad_()
-    distillation(student, 64 * numbers(7, 4, seed=1, dtype=torch.float32).tanh(), temperature=1.0).backward()
+    kl_distillation(student, 64 * numbers(7, 4, seed=1, dtype=torch.float32).tanh(), temperature=1.0).backward()
     assert student.grad.isfinite().all() and student.grad.abs().max() < 100
 
 
-# Groups and priors
+# Groups
 
 
 def test_groups_by_hand():
@@ -372,30 +340,19 @@ def test_groups_by_hand():
     assert torch.allclose(cross_entropy(logits, labels, sample_weights=weights), sum(by_group) / 3)
 
 
-def test_logit_adjustment_by_hand():
-    log_priors = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
-    assert logit_adjustment(log_priors, 0.0).eq(0).all()
-    assert torch.allclose(logit_adjustment(log_priors, 2.0).exp(), torch.tensor([0.25, 0.0625, 0.0625]).double())
-    # A network that knows nothing but says so evenly has learned the priors: its loss is their entropy.
-    labels = torch.tensor([0, 0, 1, 2])
-    loss = cross_entropy(torch.zeros(4, 3) + logit_adjustment(log_priors, 1.0), labels)
-    assert loss.item() == pytest.approx(1.5 * math.log(2))
-
-
 # Precision
 
 
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda x: cross_entropy(x, LABELS, label_smoothing=0.1, focal_gamma=2.0, class_weights=WEIGHTS),
+        lambda x: cross_entropy(x, LABELS, label_smoothing=0.1, class_weights=WEIGHTS),
         lambda x: arcface_logits(x, LABELS, margin=0.35, scale=16.0),
         lambda x: curricular_logits(x, LABELS, margin=0.35, scale=16.0, t=torch.tensor(0.3))[0],
         lambda x: batch_hard_triplet(x, LABELS, margin=0.6),
         lambda x: kl_distillation(x, x.flip(1), temperature=4.0),
-        lambda x: dist_distillation(x, x.flip(1), temperature=4.0),
     ],
-    ids=["cross_entropy", "arcface", "curricular", "triplet", "kl", "dist"],
+    ids=["cross_entropy", "arcface", "curricular", "triplet", "kl"],
 )
 def test_autocast_changes_nothing(loss):
     half = random_cosines(torch.bfloat16)

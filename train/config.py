@@ -25,7 +25,8 @@ NETWORKS = (
 
 
 _RETIRED: dict[str, dict[str, Any]] = {
-    "optim": {"swa_start": 1.0},
+    "loss": {"focal_gamma": 0.0, "logit_adjustment": 0.0},
+    "optim": {"clip": 0.0, "swa_start": 1.0},
 }
 """Fields of earlier versions, and the value that changed nothing: model files and runs that have it are still read."""
 
@@ -56,13 +57,11 @@ def _one_of(*names: str) -> _Rule:
     return (lambda x: x in names), " or ".join((", ".join(names[:-1]), names[-1]))
 
 
-def _numbers_by_class(*words: str) -> _Rule:
+def _numbers_by_class() -> _Rule:
     def is_valid(items: tuple[str, ...]) -> bool:
-        if len(items) == 1 and items[0] in words:
-            return True
         return all(item.rpartition(":")[0] and _is_positive(item.rpartition(":")[2]) for item in items)
 
-    return is_valid, " or ".join([*words, "CLASS:NUMBER,... with numbers above 0"])
+    return is_valid, "CLASS:NUMBER,... with numbers above 0"
 
 
 def _is_positive(text: str) -> bool:
@@ -140,7 +139,11 @@ class AugmentConfig(_Section):
     p_bars: float = _flag(
         0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
     )
-    bars: float = _flag(0.8, "their largest width: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks", _within(0, 1))
+    bars: float = _flag(
+        0.8,
+        "their largest width: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks",
+        _within(0, 1),
+    )
     p_cutout: float = _flag(0.0, "black squares", _within(0, 1))
     cutout_holes: int = _flag(1, "their number", _at_least(1))
     cutout_size: float = _flag(0.15, "their side, as a share of the picture's", _within(0, 1))
@@ -171,11 +174,11 @@ class SampleConfig(_Section):
 
     sampler: str = _flag(
         "shuffle",
-        "shuffle (by class), pk (classes x images), cell (class x group), balance (targets per class and group)",
-        _one_of("shuffle", "pk", "cell", "balance"),
+        "shuffle (by class), pk (classes x images), balance (targets per class and group)",
+        _one_of("shuffle", "pk", "balance"),
     )
     power: float = _flag(
-        1.0, "shuffle, cell: a class, or cell, is drawn as its count to this power: 1 as is, 0 all alike", _within(0, 1)
+        1.0, "shuffle: a class is drawn as its count to this power: 1 as is, 0 all alike", _within(0, 1)
     )
     pk_images: int = _flag(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
     targets: tuple[str, ...] = _flag(
@@ -195,11 +198,7 @@ class LossConfig(_Section):
     margin: float = _flag(0.2, "its margin in radians", _within(0, 1.5))
     margin_warmup: float = _flag(0.1, "share of the steps over which the margin grows from 0", _below_one())
     label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _below_one())
-    class_weights: tuple[str, ...] = _flag(
-        (), "weight of each class: inverse (to its count), or CLASS:WEIGHT,...", _numbers_by_class("inverse")
-    )
-    focal_gamma: float = _flag(0.0, "focal loss: exponent; 0 is cross-entropy", _at_least(0))
-    logit_adjustment: float = _flag(0.0, "tau: log priors of the classes, added to training's logits", _at_least(0))
+    class_weights: tuple[str, ...] = _flag((), "CLASS:WEIGHT,... for every class", _numbers_by_class())
     group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
     triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
     triplet_margin: float = _flag(0.6, "its margin", _at_least(0))
@@ -209,9 +208,9 @@ class LossConfig(_Section):
 class DistillConfig(_Section):
     """What is learned from a teacher (--teacher)."""
 
-    distill: str = _flag("none", "none, kl (Hinton) or dist", _one_of("none", "kl", "dist"))
-    temperature: float = _flag(4.0, "kl, dist: T of the softened distributions", _above_zero())
-    distill_weight: float = _flag(0.7, "weight of the teacher's part (alpha), beside kl's T squared", _at_least(0))
+    distill: str = _flag("none", "none or kl (Hinton)", _one_of("none", "kl"))
+    temperature: float = _flag(4.0, "T of the softened distributions", _above_zero())
+    distill_weight: float = _flag(0.7, "weight of the teacher's part (alpha), beside T squared", _at_least(0))
     hard_weight: float = _flag(0.3, "weight of the labels' part beside it", _at_least(0))
     distill_view: str = _flag(
         "fixed",
@@ -233,8 +232,7 @@ class OptimConfig(_Section):
     weight_decay: float = _flag(0.05, "on convolution and linear weights only", _at_least(0))
     schedule: str = _flag("cosine", "cosine, onecycle or constant", _one_of("cosine", "onecycle", "constant"))
     warmup: float = _flag(0.05, "share of the steps over which the rate rises", _below_one())
-    clip: float = _flag(0.0, "largest norm of the gradient; 0: as it is", _at_least(0))
-    amp: str = _flag("none", "mixed precision of the body: none, bf16 or fp16 (CUDA)", _one_of("none", "bf16", "fp16"))
+    amp: str = _flag("none", "mixed precision of the body: none or fp16 (CUDA)", _one_of("none", "fp16"))
     channels_last: bool = _flag(False, "memory format after the stem: faster for depthwise convolutions")
     ema_decay: float = _flag(
         0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()

@@ -113,7 +113,7 @@ def fit(
             progress.close()
             raise TrainingError(
                 f"the weights are not finite after step {run.step} (learning rate {lr:.2g}); the last checkpoint is "
-                "kept, if there is one; try a lower --lr or --clip 5"
+                "kept, if there is one; try a lower --lr"
             )
         if run.step == run.num_steps:
             run.finish()
@@ -131,5 +131,5 @@ def _diverged(values: Mapping[str, float], step: int, lr: float, names: Sequence
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return TrainingError(
         f"the loss is not finite at step {step} ({parts}; learning rate {lr:.2g}; images {shown}); the last checkpoint "
-        "is kept, if there is one; try a lower --lr or --clip 5"
+        "is kept, if there is one; try a lower --lr"
     )

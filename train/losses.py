@@ -14,9 +14,6 @@ from torch.nn import functional
 _CURRICULAR_MOMENTUM = 0.01
 """Source: CurricularFace, arXiv 2004.00288, section 3: alpha = 0.99 on the old value."""
 
-_PEARSON_EPS = 1e-8
-"""Least length of a centred row or column: a teacher sure of one class leaves the others' columns empty."""
-
 
 def cross_entropy(
     logits: torch.Tensor,
@@ -25,9 +22,8 @@ def cross_entropy(
     class_weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     sample_weights: torch.Tensor | None = None,
-    focal_gamma: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy with the usual weights, or the focal loss.
+    """Cross-entropy with the usual weights.
 
     Args:
       logits: (N, C) float.
@@ -35,25 +31,17 @@ def cross_entropy(
       class_weights: (C,) float, 0 or more. Weight of an image by its label.
       label_smoothing: In [0, 1). Share of the target that is spread over all C classes.
       sample_weights: (N,) float, 0 or more. Weight of an image, on top of its label's.
-      focal_gamma: 0 or more. Exponent of 1 - p on every term -log p; 0 is cross-entropy.
 
     Returns:
       () float. Mean weighted by both weights: sum of weight times loss over sum of weights.
 
-    Source: label smoothing, Szegedy et al., 2015, arXiv 1512.00567, section 7; focal loss, Lin et al., 2017, arXiv
-    1708.02002, equation 4. Differs: under smoothing torch weights each term by its own class; we weight the image.
+    Source: label smoothing, Szegedy et al., 2015, arXiv 1512.00567, section 7. Differs: under smoothing torch weights
+    each term by its own class; we weight the image.
     """
-    logits = _wide(logits)
-
-    def loss(log_p: torch.Tensor) -> torch.Tensor:
-        # Below gamma 1 the power has no derivative at p = 1, where log p is 0 as well.
-        miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-        return -(miss**focal_gamma) * log_p
-
-    log_p = functional.log_softmax(logits, dim=1)
-    losses = loss(log_p.gather(1, labels[:, None])[:, 0])
+    log_p = functional.log_softmax(_wide(logits), dim=1)
+    losses = -log_p.gather(1, labels[:, None])[:, 0]
     if label_smoothing:  # otherwise a class that has been ruled out, log p = -inf, would give nan
-        losses = (1 - label_smoothing) * losses + label_smoothing * loss(log_p).mean(1)
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(1)
     weights = torch.ones_like(losses)
     if class_weights is not None:
         weights = weights * class_weights[labels].to(losses)
@@ -155,37 +143,6 @@ def kl_distillation(student_logits: torch.Tensor, teacher_logits: torch.Tensor, 
     return temperature**2 * functional.kl_div(student, teacher.to(student), reduction="batchmean")
 
 
-def dist_distillation(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    *,
-    temperature: float,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-) -> torch.Tensor:
-    """How little the student's softened probabilities correlate with the teacher's.
-
-    Args:
-      student_logits: (N, C) float.
-      teacher_logits: (N, C) float. Logits or log-probabilities. Gets no gradient.
-      temperature: Above 0. Divides both.
-      beta: Weight of the relation between the classes of one image.
-      gamma: Weight of the relation between the images in one class.
-
-    Returns:
-      () float. beta * (1 - mean r over images) + gamma * (1 - mean r over classes), r being Pearson's. A row or
-      column without spread has r = 0.
-
-    Source: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536, section 4. Differs:
-    the authors' code multiplies by T^2, for which there is no reason: r does not shrink as the spread does.
-    """
-    student = functional.softmax(_wide(student_logits) / temperature, dim=1)
-    teacher = functional.softmax(_wide(teacher_logits).detach() / temperature, dim=1).to(student)
-    inter = 1 - _pearson(student, teacher, dim=1).mean()
-    intra = 1 - _pearson(student, teacher, dim=0).mean()
-    return beta * inter + gamma * intra
-
-
 def group_weights(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
     """Weights that make the groups of a batch equal, for `cross_entropy`.
 
@@ -203,21 +160,6 @@ def group_weights(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
     return counts.max() / counts[groups]
 
 
-def logit_adjustment(log_priors: torch.Tensor, tau: float) -> torch.Tensor:
-    """What is added to the logits in training, and only there, to learn from all classes alike.
-
-    Args:
-      log_priors: (C,) float, finite. Logarithms of the classes' shares of the drawn images.
-      tau: 0 or more. 0 adds nothing, 1 is consistent with the balanced error.
-
-    Returns:
-      (C,) float.
-
-    Source: Menon et al., Long-tail learning via logit adjustment, 2020, arXiv 2007.07314, equation 10.
-    """
-    return tau * log_priors
-
-
 def _wide(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -228,8 +170,3 @@ def _with_margin(cosine: torch.Tensor, margin: float) -> torch.Tensor:
     sine = torch.sqrt(((1 - cosine) * (1 + cosine)).clamp(min=torch.finfo(cosine.dtype).tiny))
     wider = cosine * math.cos(margin) - sine * math.sin(margin)
     return torch.where(cosine > math.cos(math.pi - margin), wider, cosine - margin * math.sin(margin))
-
-
-def _pearson(a: torch.Tensor, b: torch.Tensor, *, dim: int) -> torch.Tensor:
-    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    return functional.cosine_similarity(a, b, dim=dim, eps=_PEARSON_EPS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,20 +18,17 @@ class Objective(nn.Module):
 
     t: torch.Tensor
     class_weights: torch.Tensor
-    log_priors: torch.Tensor
 
-    def __init__(self, config: TrainConfig, *, classes: Sequence[str], labels: np.ndarray, num_groups: int) -> None:
+    def __init__(self, config: TrainConfig, *, classes: Sequence[str], num_groups: int) -> None:
         """Prepares the constants.
 
         Args:
           config: What to minimise.
           classes: Class names in the order of the logits.
-          labels: (N,) class indices of the images as drawn, for priors and inverse weights: of a sampler that draws all
-        classes alike there is nothing left to adjust.
           num_groups: G.
 
         Raises:
-          ValueError: class weights for other classes than the data's.
+          EdgeError: class weights for other classes than the data's.
         """
         super().__init__()
         self._loss: LossConfig = config.loss
@@ -40,12 +36,11 @@ class Objective(nn.Module):
         self._scale = config.model.head_scale
         self._has_cosines = config.model.head == "cosine"
         self._num_groups = num_groups
-        counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
-        weights = _class_weights(config.loss.class_weights, counts, list(classes))
-        priors = np.log(np.maximum(counts, 1) / counts.sum())
+        items = config.loss.class_weights
+        given = numbers_by_class(items, list(classes), name="class_weights") if items else dict.fromkeys(classes, 1.0)
+        weights = [given[name] for name in classes]
         self.register_buffer("t", torch.zeros(()))
         self.register_buffer("class_weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
-        self.register_buffer("log_priors", torch.tensor(priors, dtype=torch.float32), persistent=False)
 
     def forward(
         self,
@@ -77,8 +72,7 @@ class Objective(nn.Module):
         if teacher is not None:
             student = output.logits if output.distill is None else output.distill
             student = student * self._scale if self._has_cosines else student
-            distance = losses.dist_distillation if self._distill.distill == "dist" else losses.kl_distillation
-            parts["distill"] = distance(student, teacher, temperature=self._distill.temperature)
+            parts["distill"] = losses.kl_distillation(student, teacher, temperature=self._distill.temperature)
             total = self._distill.hard_weight * total + self._distill.distill_weight * parts["distill"]
         if loss.triplet_weight:
             parts["triplet"] = losses.batch_hard_triplet(features, targets, margin=loss.triplet_margin)
@@ -98,22 +92,10 @@ class Objective(nn.Module):
                 logits = losses.arcface_logits(logits, targets, margin=margin, scale=self._scale)
             else:
                 logits = logits * self._scale
-        if loss.logit_adjustment:
-            logits = logits + losses.logit_adjustment(self.log_priors, tau=loss.logit_adjustment)
         return losses.cross_entropy(
             logits,
             targets,
             class_weights=self.class_weights if loss.class_weights else None,
             sample_weights=losses.group_weights(groups, self._num_groups) if loss.group_weights else None,
             label_smoothing=loss.label_smoothing,
-            focal_gamma=loss.focal_gamma,
         )
-
-
-def _class_weights(items: tuple[str, ...], counts: np.ndarray, classes: list[str]) -> np.ndarray:
-    if items == ("inverse",):
-        return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
-    if not items:
-        return np.ones(len(classes))
-    given = numbers_by_class(items, classes, name="class_weights")
-    return np.array([given[name] for name in classes])

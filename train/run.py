@@ -142,7 +142,7 @@ def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> 
     with torch.no_grad():
         probabilities = np.asarray(torch.softmax(model.head(features), dim=1).numpy())
     if not np.isfinite(probabilities).all():
-        raise TrainingError(f"{out}: answers that are no numbers on the held-out images; try a lower --lr or --clip 5")
+        raise TrainingError(f"{out}: answers that are no numbers on the held-out images; try a lower --lr")
     predictions = to_predictions(held_out, probabilities, state.classes)
     mark = {"leaky": True} if state.leaky else {}
     metrics = {**mark, "hold_out": state.hold_out, **measure(held_out, predictions, state.classes)}

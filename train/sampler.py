@@ -43,7 +43,6 @@ def epoch_batches(
 
     - shuffle: a class is drawn in proportion to its count to the `power`. At 1 every picture comes once, but for a
       tail that waits for another epoch's order.
-    - cell: the same for the cells of class and group.
     - pk: every batch has `pk_images` of each class, without replacement where a class has enough for the epoch.
       Source: Rutgers' entry of 2023, 6 classes x 6 images, 150 steps.
     - balance: each class has its target in each group. A cell with more pictures gives a part, another one each
@@ -72,8 +71,7 @@ def epoch_batches(
         if config.sampler == "balance":
             rounds.append(_balanced(labels, groups, _targets(config, classes), config.max_repeats, rng))
         else:
-            of_cell = labels if config.sampler == "shuffle" else _cells(labels, groups)
-            indices = _weighted(of_cell, config.power, rng)
+            indices = _weighted(labels, config.power, rng)
             rounds.append((indices, np.zeros(len(indices), bool)))
     indices, is_repeat = (np.concatenate(parts)[: num_steps * size].reshape(-1, size) for parts in zip(*rounds))
     return Batches(indices, is_repeat)
@@ -100,13 +98,13 @@ def _shape(
     return config.steps_per_epoch or max(1, n // batch_size), batch_size
 
 
-def _weighted(of_cell: np.ndarray, power: float, rng: np.random.Generator) -> np.ndarray:
-    """(N,) indices, each cell in proportion to its count to this power."""
+def _weighted(labels: np.ndarray, power: float, rng: np.random.Generator) -> np.ndarray:
+    """(N,) indices, each class in proportion to its count to this power."""
     if power == 1:
-        return rng.permutation(len(of_cell))
-    counts = np.bincount(of_cell)
-    weights = counts[of_cell] ** (power - 1.0)
-    return rng.choice(len(of_cell), len(of_cell), p=weights / weights.sum())
+        return rng.permutation(len(labels))
+    counts = np.bincount(labels)
+    weights = counts[labels] ** (power - 1.0)
+    return rng.choice(len(labels), len(labels), p=weights / weights.sum())
 
 
 def _pk(labels: np.ndarray, num_steps: int, num_images: int, rng: np.random.Generator) -> np.ndarray:

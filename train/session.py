@@ -61,18 +61,12 @@ def check_config(
     Raises:
       EdgeError: numbers for other classes, or fewer images in a batch than processes.
     """
-    first = _first_epoch(config, classes, labels, groups)
+    size, seed = min(config.optim.batch_size, len(labels)), config.optim.seed
+    first = epoch_batches(labels, groups, config.sample, classes=classes, batch_size=size, epoch=0, seed=seed)
     if first.indices.shape[1] < num_ranks:
         text = f"batch_size: got {first.indices.shape[1]} images for {num_ranks} processes, expected one each at least"
         raise EdgeError(text, exit_status=USAGE)
-    Objective(config, classes=classes, labels=labels, num_groups=1)
-
-
-def _first_epoch(config: TrainConfig, classes: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> Batches:
-    batch_size = min(config.optim.batch_size, len(labels))
-    return epoch_batches(
-        labels, groups, config.sample, classes=classes, batch_size=batch_size, epoch=0, seed=config.optim.seed
-    )
+    Objective(config, classes=classes, num_groups=1)
 
 
 class Session:
@@ -90,8 +84,7 @@ class Session:
         self.ema = Ema(self.model, decay=optim.ema_decay, ramp=optim.ema_ramp)
         self.ema.model.load_state_dict(checkpoint.ema)
         self.ema.num_updates = checkpoint.step
-        drawn = data.labels[_first_epoch(config, checkpoint.classes, data.labels, data.groups).indices.ravel()]
-        self.objective = Objective(config, classes=checkpoint.classes, labels=drawn, num_groups=data.num_groups)
+        self.objective = Objective(config, classes=checkpoint.classes, num_groups=data.num_groups)
         self.objective.to(device)
         self.optimizer = build_optimizer(self.model, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=optim.amp == "fp16" and device.type == "cuda")
@@ -154,9 +147,8 @@ class Session:
         optim, device = self.config.optim, self._ranks.device
         torch.manual_seed(optim.seed * 1_000_003 + self.step)  # dropout's, the same on every rank
         images = self._on_device(batch)
-        amp_dtype = torch.float16 if optim.amp == "fp16" else torch.bfloat16
-        is_mixed = optim.amp == "bf16" or self.scaler.is_enabled()  # a CPU has no fp16 worth using
-        with torch.autocast(device.type, amp_dtype, enabled=is_mixed):
+        is_mixed = self.scaler.is_enabled()  # a CPU has no fp16 worth using
+        with torch.autocast(device.type, torch.float16, enabled=is_mixed):
             features = self._embed(images)  # (n, D) of this rank
         # (B, D) of all ranks: what follows is as in one process.
         features = gather(features.float() if is_mixed else features)
@@ -177,9 +169,6 @@ class Session:
             return values
         self.optimizer.zero_grad()
         torch.autograd.backward(self.scaler.scale(parts["total"]))
-        if optim.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.model)
