@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from sample_networks import dataset
 
 from train import checkpoint as checkpoints
 from train.cli import main
+from train.config import TrainConfig
+from train.recipes import RECIPES
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "2", "--recipe", "smoke"]
 FAST += ["--network", "mobilenet_v3_small"]
@@ -100,6 +103,11 @@ def test_folds_refuses_to_overwrite(tmp_path, data, capsys):
         (["--sizes-px", "64;96"], "got '64;96', expected whole numbers with commas"),
         (["--epoch", "3"], "unknown argument --epoch (did you mean --epochs?)"),
         (["--recipe", "best"], "invalid choice: 'best'"),
+        (["--set", "zoom"], "argument --set: got 'zoom', expected NAME=VALUE, NAME as in the list below the flags"),
+        (["--set", "zom=1"], "got 'zom=1', expected NAME=VALUE"),
+        (["--set", "zoom=much"], "argument --set: zoom: got 'much', expected a number"),
+        (["--set", "channels_last=1"], "argument --set: got '1', expected true or false"),
+        (["--set", "zoom=0.3", "--set", "zoom=2"], "argument --set zoom: got 2.0, expected 0 to 1"),
     ],
 )
 def test_usage_errors(data, capsys, arguments, message):
@@ -108,6 +116,26 @@ def test_usage_errors(data, capsys, arguments, message):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_every_setting_is_a_flag_or_one_of_set(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    flags, settings = said.split("settings of --set")
+    assert len(set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", flags, re.MULTILINE))) <= 50
+    for name in RECIPES["default"].flat():
+        assert (f"--{name.replace('_', '-')} " in flags) != (f"\n  {name} " in settings), name
+
+
+def test_set_changes_any_setting(tmp_path, data):
+    values = ["zoom=0.3", "noise_std=0.1,0.2,0.3", "channels_last=true", "pk_images=2", "border=black", "lr=0.01"]
+    flags = [word for value in values for word in ("--set", value)]
+    out = tmp_path / "run"
+    assert main(["fit", str(data), "--out", str(out), *FAST, "--epochs", "1", "-q", *flags]) == 0
+    found = TrainConfig.from_dict(checkpoints.load(out).config).flat()
+    assert found["noise_std"] == (0.1, 0.2, 0.3) and found["channels_last"] is True and found["border"] == "black"
+    assert (found["zoom"], found["pk_images"], found["lr"], found["epochs"]) == (0.3, 2, 0.01, 1)
 
 
 def test_bad_data_is_one_line(tmp_path, data, capsys):

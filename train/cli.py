@@ -117,6 +117,9 @@ def _add_folds(to: ArgumentParser) -> None:
 
 
 def _add_config(to: ArgumentParser) -> None:
+    text = "any setting of the recipe, also one of those below; repeatable"
+    to.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=text)
+    lines = ["settings of --set, with their values in the recipe default:"]
     for section in dataclasses.fields(TrainConfig):
         default = getattr(RECIPES["default"], section.name)
         title = (type(default).__doc__ or "").splitlines()[0]
@@ -124,17 +127,25 @@ def _add_config(to: ArgumentParser) -> None:
         for field in dataclasses.fields(default):
             value = getattr(default, field.name)
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            if not field.metadata["is_flag"]:
+                lines.append(f"  {field.name:15} {field.metadata['help']} ({str(shown).lower()})")
+                continue
             options: dict[str, Any] = {"help": f"{field.metadata['help']} ({shown})".replace("%", "%%")}
             if isinstance(value, bool):
                 options["action"] = argparse.BooleanOptionalAction
                 options["default"] = None
-            elif isinstance(value, tuple):
-                options["type"] = {"sizes_px": _integers, "noise_std": _numbers}.get(field.name, _words)
-                options["metavar"] = "X,X"
             else:
-                options["type"] = type(value)
-                options["metavar"] = "X"
+                options["type"] = _type_of(field.name, value)
+                options["metavar"] = "X,X" if isinstance(value, tuple) else "X"
             group.add_argument("--" + field.name.replace("_", "-"), **options)
+    to.epilog = "\n".join(lines)
+
+
+def _type_of(name: str, value: object) -> Callable[[str], Any]:
+    """What reads the text of a field from its default."""
+    if isinstance(value, tuple):
+        return {"sizes_px": _integers, "noise_std": _numbers}.get(name, _words)
+    return _truth if isinstance(value, bool) else type(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,12 +186,13 @@ def _with_pytorch(action: Callable[[], int]) -> int:
 
 def _config(parser: ArgumentParser, arguments: argparse.Namespace) -> TrainConfig:
     recipe = RECIPES[arguments.recipe]
-    given = {name: getattr(arguments, name) for name in recipe.flat()}
+    given = {name: getattr(arguments, name, None) for name in recipe.flat()} | dict(arguments.set)
     try:
         return recipe.changed(**{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         name, _, text = str(error).partition(":")
-        parser.error(f"argument --{name.replace('_', '-')}:{text}")
+        flag = f"set {name}" if name in dict(arguments.set) else name.replace("_", "-")
+        parser.error(f"argument --{flag}:{text}")
 
 
 def _at_least_two(text: str) -> int:
@@ -188,6 +200,24 @@ def _at_least_two(text: str) -> int:
     if value < 2:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 2")
     return value
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    default = RECIPES["default"].flat().get(name)
+    if default is None or not value:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE, NAME as in the list below the flags")
+    try:
+        return name, _type_of(name, default)(value)
+    except ValueError:
+        expected = "a whole number" if isinstance(default, int) else "a number"
+        raise argparse.ArgumentTypeError(f"{name}: got {value!r}, expected {expected}") from None
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected true or false")
+    return text == "true"
 
 
 def _integers(text: str) -> tuple[int, ...]:

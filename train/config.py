@@ -1,6 +1,7 @@
 """What a training run can be told.
 
-A recipe (`recipes.py`) is a value of `TrainConfig`; every field of its sections is also a flag (`lr` is `--lr`).
+A recipe (`recipes.py`) is a value of `TrainConfig`. A field of its sections is also a flag (`lr` is `--lr`), or one of
+`--set` (`--set zoom=0.3`).
 What was used is written into the run folder and the checkpoint. Paths are no fields: they do not change the result.
 """
 
@@ -31,10 +32,15 @@ _RETIRED: dict[str, dict[str, Any]] = {
 """Fields of earlier versions, and the value that changed nothing: model files and runs that have it are still read."""
 
 
-def _flag(default: T, text: str, rule: _Rule | None = None) -> T:
+def _flag(default: T, text: str, rule: _Rule | None = None, *, is_flag: bool = True) -> T:
     """A field with its meaning, which is the flag's help too; typed as its default, as `dataclasses.field` is."""
-    value: T = field(default=default, metadata={"help": text, "rule": rule})
+    value: T = field(default=default, metadata={"help": text, "rule": rule, "is_flag": is_flag})
     return value
+
+
+def _setting(default: T, text: str, rule: _Rule | None = None) -> T:
+    """A field that recipes vary and people seldom do: it has no flag of its own, only `--set NAME=VALUE`."""
+    return _flag(default, text, rule, is_flag=False)
 
 
 def _at_least(low: float) -> _Rule:
@@ -89,8 +95,8 @@ class ModelConfig(_Section):
     num_conv_branches: int = _flag(0, "MobileOne: parallel convolutions per block; 0: the variant's own", _at_least(0))
     neck: bool = _flag(False, "BNNeck: BatchNorm without bias between the pooling and the classifier")
     head: str = _flag("linear", "linear, or cosine (weights and features of length 1)", _one_of("linear", "cosine"))
-    head_scale: float = _flag(16.0, "cosine head: factor on the cosines", _above_zero())
-    dropout: float = _flag(0.0, "share of the features dropped before the classifier", _below_one())
+    head_scale: float = _setting(16.0, "cosine head: factor on the cosines", _above_zero())
+    dropout: float = _setting(0.0, "share of the features dropped before the classifier", _below_one())
     distill_head: bool = _flag(False, "a second classifier, taught by the teacher alone; in use both are added")
 
 
@@ -104,7 +110,7 @@ class InputConfig(_Section):
         ((lambda x: bool(x) and all(32 <= side <= 4096 for side in x)), "sides from 32 to 4096"),
     )
     resize: str = _flag("letterbox", "letterbox, stretch or crop", _one_of("letterbox", "stretch", "crop"))
-    cache_margin: float = _flag(
+    cache_margin: float = _setting(
         0.125, "pictures are kept larger by this share, so that the warp has detail to spare", _within(0, 1)
     )
 
@@ -125,45 +131,45 @@ class InputConfig(_Section):
 class AugmentConfig(_Section):
     """What one picture is varied by; p_ are probabilities."""
 
-    p_hflip: float = _flag(0.5, "left and right exchanged", _within(0, 1))
-    p_vflip: float = _flag(0.5, "top and bottom exchanged", _within(0, 1))
+    p_hflip: float = _setting(0.5, "left and right exchanged", _within(0, 1))
+    p_vflip: float = _setting(0.5, "top and bottom exchanged", _within(0, 1))
     quarter_turns: bool = _flag(True, "turned by a random multiple of 90 degrees: a lesion has no up")
-    p_affine: float = _flag(1.0, "shift, zoom and rotation together", _within(0, 1))
-    rotate_deg: float = _flag(30.0, "largest rotation in degrees", _within(0, 180))
-    shift: float = _flag(0.08, "largest shift, as a share of the side", _within(0, 0.5))
-    zoom: float = _flag(0.2, "largest zoom: 0.2 draws factors from 1/1.2 to 1.2", _within(0, 1))
-    aspect: float = _flag(0.0, "largest change of width over height, drawn as the zoom is", _within(0, 1))
-    p_perspective: float = _flag(0.0, "each corner pulled in by a random share of the side", _within(0, 1))
-    perspective: float = _flag(0.1, "standard deviation of that share, as in albumentations", _within(0, 0.4))
-    border: str = _flag("reflect", "what lies outside a picture: reflect or black", _one_of("reflect", "black"))
+    p_affine: float = _setting(1.0, "shift, zoom and rotation together", _within(0, 1))
+    rotate_deg: float = _setting(30.0, "largest rotation in degrees", _within(0, 180))
+    shift: float = _setting(0.08, "largest shift, as a share of the side", _within(0, 0.5))
+    zoom: float = _setting(0.2, "largest zoom: 0.2 draws factors from 1/1.2 to 1.2", _within(0, 1))
+    aspect: float = _setting(0.0, "largest change of width over height, drawn as the zoom is", _within(0, 1))
+    p_perspective: float = _setting(0.0, "each corner pulled in by a random share of the side", _within(0, 1))
+    perspective: float = _setting(0.1, "standard deviation of that share, as in albumentations", _within(0, 0.4))
+    border: str = _setting("reflect", "what lies outside a picture: reflect or black", _one_of("reflect", "black"))
     p_bars: float = _flag(
         0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
     )
-    bars: float = _flag(
+    bars: float = _setting(
         0.8,
-        "their largest width: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks",
+        "largest width of bars: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks",
         _within(0, 1),
     )
-    p_cutout: float = _flag(0.0, "black squares", _within(0, 1))
-    cutout_holes: int = _flag(1, "their number", _at_least(1))
-    cutout_size: float = _flag(0.15, "their side, as a share of the picture's", _within(0, 1))
-    p_jitter: float = _flag(0.0, "brightness, contrast, saturation and hue", _within(0, 1))
-    jitter: float = _flag(0.1, "largest change of each, as a share", _within(0, 0.5))
-    p_light: float = _flag(0.0, "exposure, white balance and saturation together", _within(0, 1))
-    exposure_ev: float = _flag(0.7, "largest change of the exposure in stops", _within(0, 3))
-    white_balance: float = _flag(0.5, "largest gain of red, and loss of blue, as a share", _within(0, 2))
-    saturation: float = _flag(0.3, "largest change of the saturation, as a share", _within(0, 1))
-    p_blur: float = _flag(0.0, "Gaussian blur", _within(0, 1))
-    blur: float = _flag(0.012, "its largest standard deviation, as a share of the side", _within(0, 0.1))
-    p_coarse: float = _flag(0.0, "made smaller and enlarged again, as a picture of few pixels", _within(0, 1))
-    coarse: float = _flag(1.0, "how much at most: 1 halves the side", _within(0, 3))
-    p_jpeg: float = _flag(0.0, "JPEG's artefacts", _within(0, 1))
-    jpeg_quality: int = _flag(40, "lowest quality, drawn up to 95", _within(1, 95))
-    p_noise: float = _flag(0.0, "Gaussian noise on each value", _within(0, 1))
-    noise_std: tuple[float, ...] = _flag(
+    p_cutout: float = _setting(0.0, "black squares", _within(0, 1))
+    cutout_holes: int = _setting(1, "cutout: number of squares", _at_least(1))
+    cutout_size: float = _setting(0.15, "cutout: their side, as a share of the picture's", _within(0, 1))
+    p_jitter: float = _setting(0.0, "brightness, contrast, saturation and hue", _within(0, 1))
+    jitter: float = _setting(0.1, "jitter: largest change of each, as a share", _within(0, 0.5))
+    p_light: float = _setting(0.0, "exposure, white balance and saturation together", _within(0, 1))
+    exposure_ev: float = _setting(0.7, "largest change of the exposure in stops", _within(0, 3))
+    white_balance: float = _setting(0.5, "largest gain of red, and loss of blue, as a share", _within(0, 2))
+    saturation: float = _setting(0.3, "largest change of the saturation, as a share", _within(0, 1))
+    p_blur: float = _setting(0.0, "Gaussian blur", _within(0, 1))
+    blur: float = _setting(0.012, "blur: largest standard deviation, as a share of the side", _within(0, 0.1))
+    p_coarse: float = _setting(0.0, "made smaller and enlarged again, as a picture of few pixels", _within(0, 1))
+    coarse: float = _setting(1.0, "few pixels: how much at most; 1 halves the side", _within(0, 3))
+    p_jpeg: float = _setting(0.0, "JPEG's artefacts", _within(0, 1))
+    jpeg_quality: int = _setting(40, "JPEG: lowest quality, drawn up to 95", _within(1, 95))
+    p_noise: float = _setting(0.0, "Gaussian noise on each value", _within(0, 1))
+    noise_std: tuple[float, ...] = _setting(
         # Li et al.: 0.03 on the tensor normalised by their std (.3394, .2834, .2840), here in shares of full range.
         (0.0102, 0.0085, 0.0085),
-        "its standard deviation for R, G and B, as a share of full range",
+        "noise: standard deviation for R, G and B, as a share of full range",
         ((lambda x: len(x) == 3 and all(0 <= v <= 1 for v in x)), "three numbers from 0 to 1"),
     )
 
@@ -177,14 +183,12 @@ class SampleConfig(_Section):
         "shuffle (by class), pk (classes x images), balance (targets per class and group)",
         _one_of("shuffle", "pk", "balance"),
     )
-    power: float = _flag(
-        1.0, "shuffle: a class is drawn as its count to this power: 1 as is, 0 all alike", _within(0, 1)
-    )
-    pk_images: int = _flag(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
+    power: float = _flag(1.0, "shuffle: a class is drawn as its count to this power: 1 as is, 0 alike", _within(0, 1))
+    pk_images: int = _setting(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
     targets: tuple[str, ...] = _flag(
         (), "balance: CLASS:COUNT,... images of each class in every group", _numbers_by_class()
     )
-    max_repeats: int = _flag(20, "balance: how often one image may come at most", _at_least(1))
+    max_repeats: int = _setting(20, "balance: how often one image may come at most", _at_least(1))
     steps_per_epoch: int = _flag(0, "steps that count as an epoch; 0: as many as the drawn images fill", _at_least(0))
 
 
@@ -195,13 +199,13 @@ class LossConfig(_Section):
     margin_type: str = _flag(
         "none", "cosine head: none, arcface or curricular", _one_of("none", "arcface", "curricular")
     )
-    margin: float = _flag(0.2, "its margin in radians", _within(0, 1.5))
-    margin_warmup: float = _flag(0.1, "share of the steps over which the margin grows from 0", _below_one())
+    margin: float = _setting(0.2, "cosine head: margin in radians", _within(0, 1.5))
+    margin_warmup: float = _setting(0.1, "cosine head: share of the steps in which the margin grows", _below_one())
     label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _below_one())
     class_weights: tuple[str, ...] = _flag((), "CLASS:WEIGHT,... for every class", _numbers_by_class())
     group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
     triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
-    triplet_margin: float = _flag(0.6, "its margin", _at_least(0))
+    triplet_margin: float = _setting(0.6, "triplet loss: margin", _at_least(0))
 
 
 @dataclass(frozen=True)
@@ -209,9 +213,9 @@ class DistillConfig(_Section):
     """What is learned from a teacher (--teacher)."""
 
     distill: str = _flag("none", "none or kl (Hinton)", _one_of("none", "kl"))
-    temperature: float = _flag(4.0, "T of the softened distributions", _above_zero())
-    distill_weight: float = _flag(0.7, "weight of the teacher's part (alpha), beside T squared", _at_least(0))
-    hard_weight: float = _flag(0.3, "weight of the labels' part beside it", _at_least(0))
+    temperature: float = _setting(4.0, "T of the softened distributions", _above_zero())
+    distill_weight: float = _setting(0.7, "weight of the teacher's part (alpha), beside T squared", _at_least(0))
+    hard_weight: float = _setting(0.3, "weight of the labels' part beside the teacher's", _at_least(0))
     distill_view: str = _flag(
         "fixed",
         "what the teacher sees: fixed (each image once, averaged over flips) or same (the student's geometry)",
@@ -228,16 +232,16 @@ class OptimConfig(_Section):
     optimizer: str = _flag("adamw", "adamw or sgd", _one_of("adamw", "sgd"))
     lr: float = _flag(2e-3, "peak learning rate, for this batch size", _above_zero())
     body_lr: float = _flag(1.0, "the body's learning rate, as a share of the head's", _within(0, 1))
-    momentum: float = _flag(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _below_one())
+    momentum: float = _setting(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _below_one())
     weight_decay: float = _flag(0.05, "on convolution and linear weights only", _at_least(0))
     schedule: str = _flag("cosine", "cosine, onecycle or constant", _one_of("cosine", "onecycle", "constant"))
     warmup: float = _flag(0.05, "share of the steps over which the rate rises", _below_one())
     amp: str = _flag("none", "mixed precision of the body: none or fp16 (CUDA)", _one_of("none", "fp16"))
-    channels_last: bool = _flag(False, "memory format after the stem: faster for depthwise convolutions")
+    channels_last: bool = _setting(False, "memory format after the stem: faster for depthwise convolutions")
     ema_decay: float = _flag(
         0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()
     )
-    ema_ramp: float = _flag(20.0, "steps over which the decay is reached, as 1 - exp(-step / this)", _at_least(0))
+    ema_ramp: float = _setting(20.0, "EMA: steps to reach the decay, as 1 - exp(-step / this)", _at_least(0))
     bn_batches: int = _flag(0, "batches to measure the result's BatchNorm statistics on; 0: kept", _at_least(0))
     seed: int = _flag(0, "of initialisation, drawing and augmentation", _within(0, 2**31 - 1))
 
