@@ -7,28 +7,12 @@ where a bootstrap works on thousands of data sets at once, NaN stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 NO_ANSWER = -1
 """Prediction of a sample that the classifier gave no class."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A proportion with its counts."""
-
-    successes: int
-    """0 to `n`."""
-    n: int
-    """Number of samples it is a proportion of."""
-
-    @property
-    def value(self) -> float | None:
-        """`successes` / `n`, 0 to 1; None when `n` is 0."""
-        return self.successes / self.n if self.n else None
 
 
 @dataclass(frozen=True)
@@ -49,71 +33,6 @@ class Calibration:
     """Accuracy of each bin; None where it is empty."""
 
 
-def accuracy(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> Rate:
-    """Part of the samples that is classified correctly.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    y_true, y_pred = _checked(y_true, y_pred, num_classes)
-    return Rate(int((y_true == y_pred).sum()), len(y_true))
-
-
-def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """(C, C) int64 counts: row = true class, column = predicted class.
-
-    Samples without an answer are in no column, so a row may sum to less than its class has samples.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    y_true, y_pred = _checked(y_true, y_pred, num_classes)
-    answered = y_pred != NO_ANSWER
-    cells = y_true[answered] * num_classes + y_pred[answered]
-    return np.bincount(cells, minlength=num_classes**2).astype(np.int64).reshape(num_classes, num_classes)
-
-
-def recall(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> list[Rate]:
-    """Per class, the part of its samples that is found; n = 0 where the class has none.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    confusion = confusion_matrix(y_true, y_pred, num_classes=num_classes)
-    support = np.bincount(y_true, minlength=num_classes)  # (C,), with the samples that got no answer
-    return [Rate(int(hits), int(n)) for hits, n in zip(confusion.diagonal(), support, strict=True)]
-
-
-def precision(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> list[Rate]:
-    """Per class, the part of its predictions that is right; n = 0 where it is never predicted.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    confusion = confusion_matrix(y_true, y_pred, num_classes=num_classes)
-    return [Rate(int(hits), int(n)) for hits, n in zip(confusion.diagonal(), confusion.sum(0), strict=True)]
-
-
 def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> float | None:
     """Mean recall of the classes that have samples, 0 to 1; None without samples.
 
@@ -128,41 +47,8 @@ def balanced_accuracy(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: in
     Source: Brodersen et al., The balanced accuracy and its posterior distribution, ICPR 2010; for C classes as in
     scikit-learn's balanced_accuracy_score.
     """
-    return _or_none(balanced_accuracy_of(counts(y_true, y_pred, num_classes=num_classes)))
-
-
-def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, *, num_classes: int) -> float | None:
-    """Mean of F1 = 2 TP / (samples + predictions) over classes that have samples or predictions; None without any.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-
-    Source: Opitz and Burst, Macro F1 and macro F1, arXiv 1911.03347, equation 1 (the mean of F1, not the F1 of means).
-    """
-    return _or_none(macro_f1_of(counts(y_true, y_pred, num_classes=num_classes)))
-
-
-def sensitivity(y_true: np.ndarray, y_pred: np.ndarray, *, positive: Collection[int], num_classes: int) -> Rate:
-    """Part of the samples of the positive classes that is given any positive class: MEL read as BCC is found.
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      positive: The classes to be found, e.g. the malignant ones. With all others in their place: specificity.
-      num_classes: C.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    y_true, y_pred = _checked(y_true, y_pred, num_classes)
-    classes = np.array(sorted(positive), np.int64)
-    wanted = np.isin(y_true, classes)
-    return Rate(int((wanted & np.isin(y_pred, classes)).sum()), int(wanted.sum()))
+    value = float(balanced_accuracy_of(counts(y_true, y_pred, num_classes=num_classes)))
+    return None if np.isnan(value) else value
 
 
 def calibration(confidences: np.ndarray, is_right: np.ndarray, *, num_bins: int = 15) -> Calibration:
@@ -229,7 +115,12 @@ def balanced_accuracy_of(counts: np.ndarray) -> np.ndarray:
 
 
 def macro_f1_of(counts: np.ndarray) -> np.ndarray:
-    """(..., C, C + 1) counts -> (...) float, NaN without samples. See `macro_f1`."""
+    """(..., C, C + 1) counts -> (...) float: mean F1 = 2 TP / (samples + predictions), NaN without samples.
+
+    The mean is over classes that have samples or predictions.
+
+    Source: Opitz and Burst, Macro F1 and macro F1, arXiv 1911.03347, equation 1 (the mean of F1, not the F1 of means).
+    """
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     return mean_defined(ratio(2 * hits, counts.sum(-1) + counts[..., :-1].sum(-2)))
 
@@ -243,10 +134,6 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def mean_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where nothing is."""
     return ratio(np.asarray(np.nansum(values, -1)), np.asarray((~np.isnan(values)).sum(-1)))
-
-
-def _or_none(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _checked(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -104,7 +104,7 @@ class Observations:
         n, successes = len(right), int(right.sum())
         worth = n if self.has_single_clusters else effective_n(right, cluster)
         low, high = wilson(successes if worth == n else successes / n * worth, worth) or (None, None)
-        return {"value": of.Rate(successes, n).value, "low": low, "high": high, "n": n}
+        return {"value": successes / n if n else None, "low": low, "high": high, "n": n}
 
     @property
     def has_single_clusters(self) -> bool:

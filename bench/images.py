@@ -185,15 +185,6 @@ def demo_files(*, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         yield name, data[: len(data) * 2 // 5] if special == "truncated" else data
 
 
-def write_demo(out: str | Path, *, seed: int = 0) -> list[Path]:
-    """Writes the files of `demo_files` into the folder `out`, which is made if needed.
-
-    Returns:
-      The paths, in the order written.
-    """
-    return [write(Path(out), name, data) for name, data in demo_files(seed=seed)]
-
-
 def write(folder: Path, name: str, data: bytes) -> Path:
     """Writes a file that is whole or absent, whatever interrupts the writing; an existing one is replaced."""
     folder.mkdir(parents=True, exist_ok=True)

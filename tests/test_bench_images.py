@@ -168,7 +168,7 @@ def test_the_demo_holds_every_oddity_and_only_the_broken_one_fails(
     sizes = {(width, height) for _, width, height, _ in images.DEMO}
     assert (6000, 4000) in sizes and (320, 240) in sizes
     monkeypatch.setattr(images, "DEMO", tuple((n, w // 8, h // 8, special) for n, w, h, special in images.DEMO))
-    paths = images.write_demo(tmp_path / "new" / "demo")
+    paths = [images.write(tmp_path / "new" / "demo", name, data) for name, data in images.demo_files()]
     assert sorted(path.name for path in (tmp_path / "new" / "demo").iterdir()) == sorted(path.name for path in paths)
     by_name = {path.name: path for path in paths}
     assert len(by_name) == len(images.DEMO) == 12
@@ -186,5 +186,4 @@ def test_the_demo_holds_every_oddity_and_only_the_broken_one_fails(
     assert "progressive" in opened(by_name["progressive.jpg"].read_bytes()).info
     rotated = opened(by_name["rotated.jpg"].read_bytes())
     assert rotated.width > rotated.height and rotated.getexif()[0x0112] == 6
-    again = images.write_demo(tmp_path / "again")
-    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+    assert [data for _, data in images.demo_files()] == [path.read_bytes() for path in paths]
