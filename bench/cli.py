@@ -14,11 +14,10 @@ from edge import __version__
 from edge.command import STATUSES, ArgumentParser, fraction, got, natural, plain_name, positive, run, workers
 
 from . import actions, photo_actions
+from .gates import GATES
+from .peers import PEERS
+from .profiles import DEFAULT, PROFILES
 
-# As in bench.score, which is not imported before the arguments are known to be good; a test holds the two together.
-PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
-GATES = ("accuracy", "fairness", "latency", "total", "total_of_two_thirds", "balanced_accuracy", "macro_f1",
-         "worst_group", "pqd", "dpm", "eom")
 _GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
 _SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
@@ -27,8 +26,6 @@ _FAIL_UNDER_CHANGE = (
     "exit 6 when a value is lower; NAME is accuracy, balanced_accuracy, worst_group or unchanged (share of answers), "
     "of all changes or of those named before it, as border.accuracy, jpeg-50.unchanged, turn-mean.unchanged"
 )
-
-PEERS = ("winners", "organisers", "opencv-reduced", "naive")
 _EPILOG = f"""\
 examples:
   edge-bench images photos/ -n 100           test images with the sizes of the ESFair contest
@@ -63,7 +60,7 @@ def build_parser() -> ArgumentParser:
     add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
     add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
     add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
-    add("--profile", choices=PROFILES, default=PROFILES[0], help=f"reading of the rules (default {PROFILES[0]})")
+    add("--profile", choices=PROFILES, default=DEFAULT, help=f"reading of the rules (default {DEFAULT})")
     add("--latency", type=Path, metavar="FILE", help="results of edge-bench latency: adds the third part and the total")
     add("--reference", metavar="GROUP", help="group compared against (default G10, else the one with fewest images)")
     add("--exclude-group", action="append", default=[], metavar="GROUP", help="leave GROUP out of what compares groups")

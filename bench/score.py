@@ -1,10 +1,9 @@
 """The contest's score, as named versions of its rules.
 
 total = (accuracy + fairness + latency) / 3, fairness = (0.2 - SPD) / 0.2, latency = 1 - L / 100 with L in seconds per
-100 images. The problem page and the organisers' code disagree on the rest, so each reading is a `Profile` with a name
-that goes into every result. `esfair2023` is what we compare models with.
+100 images. The problem page and the organisers' code disagree on the rest: `bench.profiles` has the readings.
 
-Nothing but this file knows the group G10, the batch of 64 or the 0.2.
+Nothing but these two files knows the group G10, the batch of 64 or the 0.2.
 
 Source: ESFair 2023, problem page, and sample code, test.py (commit 882a2b6), whose fairness is 0 where SPD is over 0.2.
 """
@@ -24,45 +23,16 @@ from edge.errors import EdgeError
 from . import fairness
 from .accuracy import ratio
 from .dataset import NOT_STATED
+from .profiles import DEFAULT as DEFAULT  # "as": other modules take these three from here
+from .profiles import PROFILES as PROFILES  # noqa: F401
+from .profiles import Profile as Profile
 
 MAX_SPD = 0.2
 """SPD that scores 0. Source: ESFair 2023, problem page and code."""
 
-CONTEST_REFERENCE = "G10"
-"""The group that the organisers' code compares against, fixed there."""
-
 
 class ScoreError(EdgeError):
     """Data that a profile cannot score, or a latency file that is none."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One reading of the contest's rules."""
-
-    name: str
-    summary: str
-    """One line for people."""
-    reference: str | None = CONTEST_REFERENCE
-    """Group compared against wherever the data has it; None: always the group with the fewest images."""
-    has_floor: bool = True
-    """Whether fairness is 0 for an SPD over 0.2, rather than negative."""
-    batch_size: int | None = None
-    """Images of a group that are scored at once; what does not fill a batch is dropped at random. None: all count."""
-
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile("esfair2023", "the organisers' formulas on every image"),
-        # Their loader shuffles each group and drops its last incomplete batch: up to 63 images per group, at random.
-        Profile("esfair2023-code", "the organisers' code, which drops up to 63 images per group", batch_size=64),
-        # The page writes P(Y^=1 | minority) - P(Y^=1 | majority); with more than two classes the one reading that gives
-        # a single number is Y^=1 for a correct prediction. N counts the minority, whose SPD it sets to 0.
-        Profile("esfair2023-page", "the rule text: minority = fewest images, no floor", None, has_floor=False),
-    )
-}
-DEFAULT = "esfair2023"
 
 
 @dataclass(frozen=True)

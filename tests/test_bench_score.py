@@ -6,14 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cli, score
+from bench import score
 
 OURS, CODE, PAGE = (score.PROFILES[name] for name in ("esfair2023", "esfair2023-code", "esfair2023-page"))
-
-
-def test_the_command_line_knows_the_profiles() -> None:
-    assert cli.PROFILES == tuple(score.PROFILES)
-    assert cli.PROFILES[0] == score.DEFAULT
 
 
 @pytest.mark.parametrize(
