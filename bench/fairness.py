@@ -290,20 +290,6 @@ def spd_selection(selection_rates: np.ndarray, *, reference: int) -> Parity:
     return Parity(_largest(by_class), _largest(difference), by_class)
 
 
-def spd_selection_mean(selection_rates: np.ndarray, *, reference: int) -> Parity:
-    """Mean over the other groups and the classes of |P(y^ = c | g) - P(y^ = c | ref)|. 0 is fair.
-
-    Args:
-      selection_rates: (..., G, C) float.
-      reference: Index of the group compared against.
-
-    Returns:
-      `by_group`: mean over classes; 0 for the reference, which is not in the overall mean.
-    """
-    by_group = mean_defined(np.abs(selection_rates - selection_rates[..., reference, None, :]))
-    return Parity(mean_defined(np.delete(by_group, reference, -1)), by_group)
-
-
 def equal_opportunity(true_positive_rates: np.ndarray) -> Parity:
     """max_c (max_g TPR(c, g) - min_g TPR(c, g)): the class-conditional gap. 0 is fair.
 
@@ -356,8 +342,7 @@ def parity(
     """
     cells = counts.sum(-1) >= MIN_CELL if cells is None else cells
     acc_g, acc = accuracies(counts), accuracy(counts)
-    selected, recalls = selection_rates(counts), true_positive_rates(counts)
-    found = np.where(cells, recalls, np.nan)
+    selected, found = selection_rates(counts), np.where(cells, true_positive_rates(counts), np.nan)
     metrics: dict[str, Callable[[], Parity]] = {
         "spd_accuracy": lambda: spd_accuracy(acc_g, reference=reference),
         "u_l1": lambda: u_l1(acc_g, accuracy=acc),
@@ -367,11 +352,8 @@ def parity(
         "worst_group": lambda: worst_group(acc_g),
         "dpm": lambda: dpm(selected),
         "eom": lambda: eom(found),
-        "eom_all_cells": lambda: eom(recalls),
-        "di_accuracy": lambda: pqd(acc_g),
         "di_selection": lambda: di_selection(selected),
         "spd_selection": lambda: spd_selection(selected, reference=reference),
-        "spd_selection_mean": lambda: spd_selection_mean(selected, reference=reference),
         "equal_opportunity": lambda: equal_opportunity(found),
         "equalized_odds": lambda: equalized_odds(found, false_positive_rates(counts)),
     }

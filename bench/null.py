@@ -52,7 +52,6 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
         "fairness.u_l1": fairness.u_l1(acc_g, accuracy=of.ratio(equal_accuracy.sum((-2, -1)), sizes.sum())),
         "fairness.gap": fairness.gap(acc_g),
         "fairness.pqd": fairness.pqd(acc_g),
-        "fairness.di_accuracy": fairness.pqd(acc_g),
         "fairness.gap_mix_adjusted": fairness.gap_mix_adjusted(equal_recall, support, cells=frame.cells),
         "fairness.eom": fairness.eom(found),
         "fairness.equal_opportunity": fairness.equal_opportunity(found),
@@ -70,7 +69,7 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
         "fairness.worst_group": (best_group, p_worst),
     }
     for name, parity in nulls.items():
-        is_ratio = name in ("fairness.pqd", "fairness.di_accuracy", "fairness.eom")
+        is_ratio = name in ("fairness.pqd", "fairness.eom")
         sign = -1 if is_ratio else 1  # of two ratios the smaller is the less fair
         fair[name] = (float(is_ratio), p_value(sign * float(values[name]), sign * parity.overall))
     return Null(report, fair)

@@ -16,13 +16,10 @@ METRICS = {
     "gap_from_mix": ("Gap from mix", "", "gap minus gap at equal mix: what the data add, not the model"),
     "u_l1": ("U (L1)", "0", "sum of the distances of the groups' accuracies from the overall one (FaHaNa)"),
     "pqd": ("PQD", "1", "worst group accuracy divided by the best (FairDisCo, HeViFa)"),
-    "di_accuracy": ("Disparate impact, accuracy", "1", "the same number as PQD under BiaslessNAS's name"),
     "dpm": ("DPM", "1", "how evenly each class is predicted across groups; also moved by true differences of mix"),
     "di_selection": ("Disparate impact, selection", "1", "lowest such ratio of any class; under .8 is called suspect"),
     "spd_selection": ("SPD (literature)", "0", "largest difference of a class's prediction rate from the reference"),
-    "spd_selection_mean": ("SPD (literature), mean", "0", "the mean of those differences"),
     "eom": ("EOM", "1", "recall of the worst group over that of the best, mean over classes"),
-    "eom_all_cells": ("EOM, all cells", "1", "the same with cells of a few images, which make it noise"),
     "equal_opportunity": ("Equal opportunity", "0", "largest difference of recall between groups in any class"),
     "equalized_odds": ("Equalised odds", "0", "the same over recall and false alarms"),
 }
@@ -47,9 +44,9 @@ def why_undefined(name: str, part: dict[str, Any]) -> str:
         return "no interval: a compared group has under 10 images" if metric["low"] is None else ""
     if sum(n > 0 for n in sizes) < 2:
         return "fewer than two groups with images"
-    if name in ("spd_accuracy", "spd_selection", "spd_selection_mean"):
+    if name in ("spd_accuracy", "spd_selection"):
         return f"the reference group {parity['reference_group']} has no scored image"
-    if name in ("pqd", "di_accuracy"):
+    if name == "pqd":
         return "no group has a right answer"
     if name in ("dpm", "di_selection"):
         return "no class is predicted in two groups"
