@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 PROGRAM = "edge-bench"
 
 
-class ResultsError(EdgeError):
-    """A file that is no results file."""
-
-
 @contextmanager
 def _without_collector() -> Iterator[None]:
     """A million rows are millions of objects and no cycle; looking for one takes a tenth of the time."""
@@ -170,7 +166,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     try:
         result = json.loads(path.read_bytes())
         if not isinstance(result, dict) or result.get("schema") != results.SCHEMA:
-            raise ResultsError(f"{path}: no results file, expected JSON with the schema {results.SCHEMA}")
+            raise EdgeError(f"{path}: no results file, expected JSON with the schema {results.SCHEMA}")
         if "fidelity" in result:
             lines = list(fidelity.table(result["fidelity"]))
         elif "levelling_down" in result:
@@ -184,7 +180,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ResultsError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
+        raise EdgeError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
     for line in lines:
         print(line)
     return DONE

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.errors import EdgeError
 from edge.predictions import read
 
 from . import evidence
 from .dataset import as_text, classes_of, index
-from .evidence import Evidence, EvidenceError, RunRecord
+from .evidence import Evidence, RunRecord
 from .pairing import class_order, join
 
 
@@ -36,8 +37,8 @@ def collect(
       force: Whether to replace the same configuration and seed.
 
     Raises:
-      MismatchError: predictions for no image of the data set, or of classes that do not have its labels.
-      EvidenceError: an image without probabilities or in two files, or files of other classes or without a meta.
+      EdgeError: predictions for no image of the data set, or of classes that do not have its labels;
+        an image without probabilities or in two files, or files of other classes or without a meta.
     """
     samples = [as_text(sample) for sample in index(root, label_column=label_column, group_column=group_column)]
     order = {sample.path: number for number, sample in enumerate(samples)}
@@ -45,15 +46,15 @@ def collect(
     for fold, file in enumerate(files):
         predictions = read(file)
         if "model_sha256" not in predictions.meta or "classes" not in predictions.meta:
-            raise EvidenceError(f"{file}: does not tell its model, expected its .meta.json beside it")
+            raise EdgeError(f"{file}: does not tell its model, expected its .meta.json beside it")
         pairs = join(samples, predictions.rows, subset=True)
         known = class_order(predictions.meta, classes_of(samples), pairs)
         if classes not in (None, known):
-            raise EvidenceError(f"{file}: got the classes {', '.join(known)}, expected those of {files[0]}")
+            raise EdgeError(f"{file}: got the classes {', '.join(known)}, expected those of {files[0]}")
         classes = known
         for _, row in pairs:
             if row.path in found:
-                raise EvidenceError(f"{file}: has {row.path}, which another file has too, expected it once")
+                raise EdgeError(f"{file}: has {row.path}, which another file has too, expected it once")
             found[row.path] = fold, row
         records.append(RunRecord(fold, len(pairs), checkpoint_sha256=str(predictions.meta["model_sha256"])))
     paths = sorted(found, key=order.__getitem__)

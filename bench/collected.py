@@ -25,8 +25,7 @@ def collected_results(folder: Folder) -> Iterator[tuple[str, dict[str, Any]]]:
       name, as a page has them, are in that order too; and its results.
 
     Raises:
-      EvidenceError: the data has a class that the model does not know, or that is masked.
-      ScoreError: no such reference group.
+      EdgeError: the data has a class that the model does not know, or that is masked; no such reference group.
     """
     panel, width = Panel(folder), len(str(len(folder.configurations)))
     for number, seeds in enumerate(folder.configurations.values(), start=1):

@@ -50,20 +50,16 @@ _HIGHER_IS_BETTER = {
 """What is compared, by its name in `Frame.statistics`."""
 
 
-class CompareError(EdgeError):
-    """Two results that cannot be compared."""
-
-
 def load(path: Path) -> dict[str, Any]:
     """Reads a results file of `edge-bench score`, whose groups are those of the first column it was scored by.
 
     Raises:
-      CompareError: no such file, no JSON, another schema, or one without whole samples.
+      EdgeError: no such file, no JSON, another schema, or one without whole samples.
     """
-    result = read_json(path, CompareError)
+    result = read_json(path)
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         got = result.get("schema") if isinstance(result, dict) else type(result).__name__
-        raise CompareError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
+        raise EdgeError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
     _check(result, path)
     return result
 
@@ -72,8 +68,7 @@ def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]
     """A loaded result as if `column`, one of those it was scored by, were the first; its figures stay as they are.
 
     Raises:
-      ColumnError: it was not scored by that column.
-      CompareError: it is damaged.
+      EdgeError: it was not scored by that column; it is damaged.
     """
     check_columns(result, [column], path)
     if column == columns_of(result)[0]:
@@ -84,7 +79,7 @@ def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]
         told = {name: parity[name] for name in ("reference_group", "excluded_groups")}
     except (LookupError, TypeError) as error:
         what = f"{type(error).__name__} {error}"
-        raise CompareError(f"{path}: groupings: {column}: not as `edge-bench score` writes it: {what}") from error
+        raise EdgeError(f"{path}: groupings: {column}: not as `edge-bench score` writes it: {what}") from error
     found = {**result, "samples": samples, "score": {**result["score"], **told}}
     _check(found, path)
     return found
@@ -93,22 +88,22 @@ def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]
 def _check(result: dict[str, Any], path: Path) -> None:
     samples, contest = result.get("samples"), result.get("score")
     if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
-        raise CompareError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
+        raise EdgeError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
     for name in _SAMPLES:
         allowed = {str, type(None)} if name == "prediction" else {str}
         if not isinstance(samples.get(name), list) or set(map(type, samples[name])) - allowed:
-            raise CompareError(f"{path}: samples.{name}: expected a list of texts, as `edge-bench score` writes it")
+            raise EdgeError(f"{path}: samples.{name}: expected a list of texts, as `edge-bench score` writes it")
     lengths = {name: len(samples[name]) for name in _SAMPLES}
     if len(set(lengths.values())) != 1 or not lengths["path"]:
-        raise CompareError(f"{path}: got samples {lengths}, expected equally many of each, at least one")
+        raise EdgeError(f"{path}: got samples {lengths}, expected equally many of each, at least one")
     profile, reference, excluded = map(contest.get, ("profile", "reference_group", "excluded_groups"))
     if not isinstance(profile, str) or profile not in score.PROFILES:
-        raise CompareError(f"{path}: got profile {repr(profile)[:40]}, expected one of {', '.join(score.PROFILES)}")
+        raise EdgeError(f"{path}: got profile {repr(profile)[:40]}, expected one of {', '.join(score.PROFILES)}")
     for key, names in (("classes", result["classes"]), ("excluded_groups", excluded), ("reference_group", [reference])):
         if not isinstance(names, list) or set(map(type, names)) - {str}:
-            raise CompareError(f"{path}: got {key} {repr(names)[:40]}, expected names")
+            raise EdgeError(f"{path}: got {key} {repr(names)[:40]}, expected names")
     if reference in contest["excluded_groups"]:
-        raise CompareError(f"{path}: the group {reference!r} is both the reference and excluded")
+        raise EdgeError(f"{path}: the group {reference!r} is both the reference and excluded")
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -125,13 +120,13 @@ def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: i
       `changed`, how many images only one of the two has right; `levelling_down`.
 
     Raises:
-      CompareError: other images, labels, groups, clusters, profile or groups compared, or a result edited by hand.
+      EdgeError: other images, labels, groups, clusters, profile or groups compared, or a result edited by hand.
     """
     try:
         return _compare(a, b, draws=draws, seed=seed)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__} {error}"
-        raise CompareError(f"the results are not as `edge-bench score` writes them: {what}") from error
+        raise EdgeError(f"the results are not as `edge-bench score` writes them: {what}") from error
 
 
 def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> dict[str, Any]:
@@ -235,9 +230,9 @@ def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
     index = {path: i for i, path in enumerate(paths[1])}
     for what, names, others in (("first", paths[0], set(paths[1])), ("second", paths[1], set(paths[0]))):
         if len(set(names)) < len(names):
-            raise CompareError(f"the {what} result has a path twice")
+            raise EdgeError(f"the {what} result has a path twice")
         if alone := [name for name in names if name not in others]:
-            raise CompareError(
+            raise EdgeError(
                 f"{len(alone)} of {len(names)} images are in the {what} result alone, first {alone[0]}; expected the "
                 "same images in both"
             )
@@ -245,21 +240,21 @@ def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
                       ("excluded_groups", "excluded groups")):
         ours, theirs = a["score"][key], b["score"][key]
         if ours != theirs:
-            raise CompareError(f"got {name} {ours!r} in the first result and {theirs!r} in the second, expected one")
+            raise EdgeError(f"got {name} {ours!r} in the first result and {theirs!r} in the second, expected one")
     order = [index[path] for path in paths[0]]
     for key in ("label", "group", "cluster"):
         theirs = b["samples"][key]
         for path, ours, position in zip(paths[0], a["samples"][key], order, strict=True):
             if ours != theirs[position]:
                 got = f"{key} {ours!r} in the first result and {theirs[position]!r} in the second"
-                raise CompareError(f"{path}: got {got}, expected the same")
+                raise EdgeError(f"{path}: got {got}, expected the same")
     return order
 
 
 def _observations(result: dict[str, Any], order: list[int], classes: list[str], setting: Setting) -> Observations:
     samples = {name: [result["samples"][name][i] for i in order] for name in _SAMPLES}
     if unknown := {*samples["label"], *samples["prediction"]} - {*classes, None}:
-        raise CompareError(f"got the class {sorted(unknown)[0]!r}, expected one of {', '.join(classes)}")
+        raise EdgeError(f"got the class {sorted(unknown)[0]!r}, expected one of {', '.join(classes)}")
     return Observations.of(
         samples["label"], samples["prediction"], samples["group"], samples["cluster"],
         classes=classes, reference=setting.reference,

@@ -39,10 +39,6 @@ _SLACK = 1000  # what rounding a thousand classes can leave; a row cut short lea
 _KEPT_AS_CSV = ("paths", "folds", "ppm")
 
 
-class EvidenceError(EdgeError):
-    """Evidence that is damaged, incomplete, or of other data than what lies beside it."""
-
-
 @dataclass(frozen=True)
 class RunRecord:
     """What made the predictions of one fold, as the run itself tells it; None for what it does not tell."""
@@ -121,11 +117,11 @@ def ppm_of_predictions(rows: Sequence[Prediction]) -> np.ndarray:
     """(N, C) int64 millionths of the predictions.
 
     Raises:
-      EvidenceError: a prediction without an answer or without probabilities.
+      EdgeError: a prediction without an answer or without probabilities.
     """
     for row in rows:
         if not has_answer(row) or row.probabilities is None:
-            raise EvidenceError(f"{row.path}: got no probabilities, expected those of every class (edge-infer --probs)")
+            raise EdgeError(f"{row.path}: got no probabilities, expected those of every class (edge-infer --probs)")
     answers = np.array([row.label_index for row in rows])
     return to_ppm(np.stack([np.asarray(row.probabilities, np.float64) for row in rows]), answers)
 
@@ -136,7 +132,7 @@ def to_ppm(probabilities: np.ndarray, answers: np.ndarray) -> np.ndarray:
     is_tie = ppm.argmax(1) != answers  # in six decimals, where the answer knew more
     ppm[is_tie, answers[is_tie]] += 1
     if (ppm.argmax(1) != answers).any():
-        raise EvidenceError("got an answer that is not the most probable class, expected no offsets or thresholds")
+        raise EdgeError("got an answer that is not the most probable class, expected no offsets or thresholds")
     return np.asarray(ppm)
 
 
@@ -150,7 +146,7 @@ def write(folder: Path, samples: Sequence[Sample], evidence: Evidence, *, force:
       force: Whether to replace the same configuration and seed.
 
     Raises:
-      EvidenceError: the folder is of other images, labels, groups or clusters.
+      EdgeError: the folder is of other images, labels, groups or clusters.
       FileExistsError: the configuration and seed are there, and `force` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +158,7 @@ def write(folder: Path, samples: Sequence[Sample], evidence: Evidence, *, force:
         write_output(folder / MANIFEST, manifest)
     elif (folder / MANIFEST).read_text(encoding="utf-8") != manifest:
         text = "is of other images, labels, groups or clusters, expected another folder for this data"
-        raise EvidenceError(f"{folder / MANIFEST}: {text}")
+        raise EdgeError(f"{folder / MANIFEST}: {text}")
     columns = ["path", "fold", *(f"ppm_{name}" for name in evidence.classes)]
     rows = zip(evidence.paths, evidence.folds.tolist(), evidence.ppm.tolist(), strict=True)
     write_output(table, _csv([columns, *([path, fold, *ppm] for path, fold, ppm in rows)]))
@@ -176,7 +172,7 @@ def read(folder: Path, stem: str) -> Evidence:
     """Reads one configuration with one seed.
 
     Raises:
-      EvidenceError: a file is missing or damaged.
+      EdgeError: a file is missing or damaged.
     """
     path, table = folder / f"{stem}.json", folder / f"{stem}.csv"
     record = read_record(path)
@@ -184,14 +180,14 @@ def read(folder: Path, stem: str) -> Evidence:
         columns = ["path", "fold", *(f"ppm_{name}" for name in record["classes"])]
         evidence = Evidence(**record, **_read_table(table, columns))
     except (LookupError, TypeError) as error:
-        raise EvidenceError(f"{path}: damaged: {error}") from error
+        raise EdgeError(f"{path}: damaged: {error}") from error
     if evidence.offsets is not None and not _are_offsets(evidence.offsets):
-        raise EvidenceError(f"{path}: offsets: damaged, or of an earlier version (edge-train offsets --force)")
+        raise EdgeError(f"{path}: offsets: damaged, or of an earlier version (edge-train offsets --force)")
     if evidence.stem != stem:
-        raise EvidenceError(f"{path}: is of {evidence.stem}, expected the files to have that name")
+        raise EdgeError(f"{path}: is of {evidence.stem}, expected the files to have that name")
     got, expected = Counter(evidence.folds.tolist()), {run.fold: run.images for run in evidence.runs}
     if got != expected:
-        raise EvidenceError(f"{table}: got images of folds {dict(got)}, expected those of {path.name}, {expected}")
+        raise EdgeError(f"{table}: got images of folds {dict(got)}, expected those of {path.name}, {expected}")
     return evidence
 
 
@@ -199,15 +195,15 @@ def read_record(path: Path) -> dict[str, Any]:
     """The fields of an `Evidence` that its JSON file holds: all but the predictions, which take far longer to read.
 
     Raises:
-      EvidenceError: the file is missing or damaged.
+      EdgeError: the file is missing or damaged.
     """
     record = read_json(path)
     if record.pop("schema", None) != SCHEMA:
-        raise EvidenceError(f"{path}: got another schema, expected {SCHEMA!r}")
+        raise EdgeError(f"{path}: got another schema, expected {SCHEMA!r}")
     try:
         record["runs"] = [RunRecord(**run) for run in record["runs"]]
     except (LookupError, TypeError) as error:
-        raise EvidenceError(f"{path}: damaged: {error}") from error
+        raise EdgeError(f"{path}: damaged: {error}") from error
     return record
 
 
@@ -228,14 +224,14 @@ def _read_table(path: Path, columns: list[str]) -> dict[str, Any]:
                 raise ValueError(f"row {number}: got {len(row)} fields, expected {len(columns)}")
         numbers = np.array([row[1:] for row in rows[1:]]).astype(np.int64)
     except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read: {error.strerror}") from error
+        raise EdgeError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, OverflowError, csv.Error) as error:
-        raise EvidenceError(f"{path}: damaged: {error}") from error
+        raise EdgeError(f"{path}: damaged: {error}") from error
     paths, folds, ppm = [row[0] for row in rows[1:]], numbers[:, 0], numbers[:, 1:]
     if len({*paths}) < len(paths):
-        raise EvidenceError(f"{path}: has a path twice, expected each once")
+        raise EdgeError(f"{path}: has a path twice, expected each once")
     if numbers.min() < 0 or (abs(ppm.sum(1) - _PPM) > _SLACK).any():
-        raise EvidenceError(f"{path}: got millionths that do not add up to {_PPM}, expected probabilities")
+        raise EdgeError(f"{path}: got millionths that do not add up to {_PPM}, expected probabilities")
     return {"paths": paths, "folds": folds, "ppm": ppm}
 
 
@@ -244,7 +240,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json_object(path.read_bytes(), str(path))
     except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read: {error.strerror}") from error
+        raise EdgeError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _encode_manifest(samples: Sequence[Sample]) -> str:

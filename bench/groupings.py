@@ -28,10 +28,6 @@ HALF_WIDTH = 0.05
 """A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
 
 
-class ColumnError(EdgeError):
-    """A column of groups that a result was not scored by."""
-
-
 class Grouping:
     """The images divided in one way, with every metric and its interval."""
 
@@ -39,7 +35,7 @@ class Grouping:
         """Computes the metrics.
 
         Raises:
-          ScoreError: a group too small for the profile.
+          EdgeError: a group too small for the profile.
         """
         self.data, self.counts = data, data.counts
         self.frame = Frame(self.counts, data.groups, setting)
@@ -86,7 +82,7 @@ def further(
       By column the parts of `Grouping.part`, and `samples.group`, parallel to the other samples.
 
     Raises:
-      ScoreError: a column without a group to compare.
+      EdgeError: a column without a group to compare.
     """
     found: dict[str, Any] = {}
     for column, group_of in columns.items():
@@ -96,7 +92,7 @@ def further(
         compared = sorted({*sizes} - {*left_out})
         if not compared:
             got = ", ".join(left_out)
-            raise score.ScoreError(f"column {column}: every group is excluded or {NOT_STATED}, got {got}")
+            raise EdgeError(f"column {column}: every group is excluded or {NOT_STATED}, got {got}")
         largest = max(compared, key=lambda name: sizes[name])
         reference = profile.reference if profile.reference in compared else largest
         groups = [group_of[path] for path in samples["path"]]
@@ -119,12 +115,12 @@ def check_columns(result: dict[str, Any], columns: Sequence[str], path: Path) ->
     """Refuses columns that a result was not scored by.
 
     Raises:
-      ColumnError: it was not scored by one.
+      EdgeError: it was not scored by one.
     """
     known = columns_of(result)
     for column in columns:
         if column not in known:
-            raise ColumnError(f"{path}: was not scored by {column}, got {', '.join(known)} (edge-bench score --group)")
+            raise EdgeError(f"{path}: was not scored by {column}, got {', '.join(known)} (edge-bench score --group)")
 
 
 def _fairness(frame: Frame, table: Intervals, counts: np.ndarray, classes: list[str]) -> dict[str, Any]:

@@ -40,10 +40,6 @@ MAX_LATENCY_S = 100.0
 """Seconds per 100 images that score 0. Source: ESFair 2023, problem page."""
 
 
-class LatencyError(EdgeError):
-    """Images that cannot be timed."""
-
-
 @dataclass(frozen=True)
 class Protocol:
     """How a latency is measured."""
@@ -91,7 +87,7 @@ def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tu
       The usable paths in drawn order, the error rows met, and the seconds until the first result.
 
     Raises:
-      LatencyError: no image can be used.
+      EdgeError: no image can be used.
     """
     order = np.random.default_rng(protocol.seed).permutation(len(paths))
     waiting = [paths[i] for i in order]
@@ -108,7 +104,7 @@ def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tu
             else:
                 errors.append(prediction)
     if not usable:
-        raise LatencyError(f"none of {len(paths)} images can be used; first: {errors[0].error if errors else 'none'}")
+        raise EdgeError(f"none of {len(paths)} images can be used; first: {errors[0].error if errors else 'none'}")
     return usable, errors, first_s or 0.0
 
 

@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from edge.errors import EdgeError
+
 from .results import read_json
-from .score import ScoreError
 
 _LATENCY: dict[str, type | tuple[type, ...]] = {
     "images": int,
@@ -33,25 +34,25 @@ def read(path: Path) -> dict[str, Any]:
     """A results file of `edge-bench latency`.
 
     Raises:
-      ScoreError: no such file, no JSON, no `latency.seconds_per_100`, or one that is no number from 0; a part that
+      EdgeError: no such file, no JSON, no `latency.seconds_per_100`, or one that is no number from 0; a part that
         `edge-bench latency` writes is missing or of another type; the latency of the null network.
     """
-    result = read_json(path, ScoreError)
+    result = read_json(path)
     result = result if isinstance(result, dict) else {}
     latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
     seconds = latency.get("seconds_per_100")
     expected = "expected the JSON of `edge-bench latency -o`"
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-        raise ScoreError(f"{path}: got latency.seconds_per_100 {repr(seconds)[:40]}, {expected}")
+        raise EdgeError(f"{path}: got latency.seconds_per_100 {repr(seconds)[:40]}, {expected}")
     for where, values, parts in (("latency.", latency, _LATENCY), ("", result, _LATENCY_FILE)):
         for name, types in parts.items():
             value = values.get(name)
             if not isinstance(value, types) or isinstance(value, bool) is not (types is bool):
-                raise ScoreError(f"{path}: got {where}{name} {repr(value)[:40]}, {expected}")
+                raise EdgeError(f"{path}: got {where}{name} {repr(value)[:40]}, {expected}")
     if not all(isinstance(reason, str) for reason in result["reasons"]) or latency["images"] < 1:
-        raise ScoreError(f"{path}: got reasons that are no texts, or no images, {expected}")
+        raise EdgeError(f"{path}: got reasons that are no texts, or no images, {expected}")
     if (result.get("model") or {}).get("name") == "null":
-        raise ScoreError(f"{path}: is the latency of the null network, expected a model's")
+        raise EdgeError(f"{path}: is the latency of the null network, expected a model's")
     return result
 
 

@@ -17,10 +17,6 @@ from .dataset import Sample
 Pairs = Sequence[tuple[Sample, Prediction]]
 
 
-class MismatchError(EdgeError):
-    """Predictions and a data set that do not belong together."""
-
-
 def join(
     samples: Sequence[Sample], rows: Sequence[Prediction], *, subset: bool = False
 ) -> list[tuple[Sample, Prediction]]:
@@ -32,14 +28,14 @@ def join(
       subset: Whether samples without a prediction are left out instead of being an error.
 
     Raises:
-      MismatchError: a path predicted twice, a prediction for no sample, a sample without one, or a row that cannot be:
+      EdgeError: a path predicted twice, a prediction for no sample, a sample without one, or a row that cannot be:
         another status than ok and error, "ok" without a label and its index, a confidence or probability that is no
         number from 0 to 1.
     """
     by_path = {row.path: row for row in rows}
     if len(by_path) < len(rows):
         twice, _ = Counter(row.path for row in rows).most_common(1)[0]
-        raise MismatchError(f"{len(rows) - len(by_path)} predictions are for a path that has one already: {twice}")
+        raise EdgeError(f"{len(rows) - len(by_path)} predictions are for a path that has one already: {twice}")
     pairs = [(sample, by_path[sample.path]) for sample in samples if sample.path in by_path]
     problems = []
     if len(pairs) < len(rows):
@@ -52,7 +48,7 @@ def join(
             hint = " (--subset leaves them out)" if pairs and not problems and not subset else ""
             problems.append(f"{num_missing} of {len(samples)} samples have no prediction, first {first}{hint}")
     if problems:
-        raise MismatchError("; ".join(problems))
+        raise EdgeError("; ".join(problems))
     _check(rows)
     return pairs
 
@@ -66,7 +62,7 @@ def class_order(meta: dict[str, Any], data_classes: Sequence[str], pairs: Pairs)
       pairs: As `join` gives them.
 
     Raises:
-      MismatchError: a class of the data or of a prediction that the model does not know, an index that is not the
+      EdgeError: a class of the data or of a prediction that the model does not know, an index that is not the
         label's, or classes that are no list of different names.
     """
     answers = Counter((row.label, row.label_index) for _, row in pairs if has_answer(row))
@@ -75,17 +71,17 @@ def class_order(meta: dict[str, Any], data_classes: Sequence[str], pairs: Pairs)
         return list(data_classes)
     classes = meta["classes"]
     if not isinstance(classes, list) or not classes or not all(_is_name(name) for name in classes):
-        raise MismatchError(f"the predictions' meta has the classes {repr(classes)[:80]}, expected a list of names")
+        raise EdgeError(f"the predictions' meta has the classes {repr(classes)[:80]}, expected a list of names")
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise MismatchError(f"the predictions' meta names the class {twice[0]!r} twice, expected each once")
+        raise EdgeError(f"the predictions' meta names the class {twice[0]!r} twice, expected each once")
     labels = sorted({label for label, _ in answers})
     for what, names in (("the data set has the class", data_classes), ("a prediction is", labels)):
         if unknown := [name for name in names if name not in classes]:
-            raise MismatchError(f"{what} {unknown[0]!r}, but the model knows only {', '.join(classes)} (see --label)")
+            raise EdgeError(f"{what} {unknown[0]!r}, but the model knows only {', '.join(classes)} (see --label)")
     for label, index in answers:
         if index != classes.index(label):
             path = _first(pairs, (label, index))
-            raise MismatchError(f"{path}: got label_index {index} for {label!r}, expected {classes.index(label)}")
+            raise EdgeError(f"{path}: got label_index {index} for {label!r}, expected {classes.index(label)}")
     return classes
 
 
@@ -100,13 +96,13 @@ def _check_without_meta(answers: Counter[tuple[str, int | None]], data_classes: 
     label_of: dict[int | None, str] = {}
     for (label, index), count in answers.most_common():  # of two indices the rarer is the damaged one
         if label not in data_classes:
-            raise MismatchError(
+            raise EdgeError(
                 f"{count} predictions are {label!r}, no class of the data ({', '.join(data_classes)}), and the "
                 "predictions' .meta.json, which names the model's classes, is missing"
             )
         other = index_of.setdefault(label, index), label_of.setdefault(index, label)
         if other != (index, label):
-            raise MismatchError(
+            raise EdgeError(
                 f"{_first(pairs, (label, index))}: got label_index {index} for {label!r}, but other rows have "
                 f"{other[0]} for {label!r} and {other[1]!r} for {index}, expected one index for each class"
             )
@@ -127,12 +123,12 @@ def _check(rows: Sequence[Prediction]) -> None:
     kinds = {(row.status, row.label, row.label_index) for row in rows}
     if wrong := {kind: problem for kind in kinds if (problem := _problem(*kind))}:
         row = next(row for row in rows if (row.status, row.label, row.label_index) in wrong)
-        raise MismatchError(f"{row.path}: {wrong[row.status, row.label, row.label_index]}")
+        raise EdgeError(f"{row.path}: {wrong[row.status, row.label, row.label_index]}")
     for row in rows:
         if row.confidence is not None and not 0 <= row.confidence <= 1:
-            raise MismatchError(f"{row.path}: got confidence {row.confidence}, expected 0 to 1")
+            raise EdgeError(f"{row.path}: got confidence {row.confidence}, expected 0 to 1")
         if row.probabilities is not None and not ((row.probabilities >= 0) & (row.probabilities <= 1)).all():
-            raise MismatchError(f"{row.path}: got probabilities {row.probabilities.tolist()}, expected 0 to 1")
+            raise EdgeError(f"{row.path}: got probabilities {row.probabilities.tolist()}, expected 0 to 1")
 
 
 def _problem(status: str, label: str, index: int | None) -> str | None:

@@ -10,10 +10,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from edge.errors import EdgeError
+
 from . import fairness, score
 from .dataset import malignant_classes
 from .evaluation import Frame, Intervals, Metric, Observations, Setting
-from .evidence import Evidence, EvidenceError
+from .evidence import Evidence
 from .interval import bootstrap_interval
 from .joint import joint_draws
 from .null import null_of
@@ -27,7 +29,7 @@ class Panel:
         """Settles which groups are compared.
 
         Raises:
-          ScoreError: no such group.
+          EdgeError: no such group.
         """
         protocol, profile = folder.protocol, score.PROFILES[score.DEFAULT]
         groups = (sample.group for sample in folder.samples)
@@ -55,7 +57,7 @@ class Panel:
         """Seed -> its metrics, by their names, on these images; default: on all that the configuration has.
 
         Raises:
-          EvidenceError: as for `observe`.
+          EdgeError: as for `observe`.
         """
         data = self.observe(name, paths)
         frame = Frame(data[0].counts, data[0].groups, self.setting)
@@ -66,22 +68,22 @@ class Panel:
         """Of the images that both configurations have, in the order of a's.
 
         Raises:
-          EvidenceError: other classes, or no image in common.
+          EdgeError: other classes, or no image in common.
         """
         first, second = (self._folder.configurations[name][0] for name in (a, b))
         if {*self.classes(first)} != {*self.classes(second)}:
-            raise EvidenceError(f"{self._folder.path}: {a} and {b} have other classes, expected the same")
+            raise EdgeError(f"{self._folder.path}: {a} and {b} have other classes, expected the same")
         common = {*second.paths}
         paths = [path for path in first.paths if path in common]
         if not paths:
-            raise EvidenceError(f"{self._folder.path}: {a} and {b} have no image in common, expected some")
+            raise EdgeError(f"{self._folder.path}: {a} and {b} have no image in common, expected some")
         return paths
 
     def difference(self, a: str, b: str, metrics: Collection[str]) -> tuple[dict[str, Metric], int]:
         """These metrics of b minus those of a, by their names, on the images both have; and how many these are.
 
         Raises:
-          EvidenceError: other classes, or no image in common.
+          EdgeError: other classes, or no image in common.
         """
         paths = self.common_paths(a, b)
         sides = [self.observe(name, paths) for name in (a, b)]
@@ -104,7 +106,7 @@ class Panel:
         """For each seed the answers to these images; default: to all that it has.
 
         Raises:
-          EvidenceError: the data has a class that the model does not know, or that is masked.
+          EdgeError: the data has a class that the model does not know, or that is masked.
         """
         seeds = self._folder.configurations[name]
         paths = seeds[0].paths if paths is None else paths
@@ -113,7 +115,7 @@ class Panel:
         classes, found = self.classes(seeds[0]), []
         if unknown := sorted({sample.label for sample in samples} - {*classes}):
             expected = f"expected one of {', '.join(classes)}, which {name} knows"
-            raise EvidenceError(f"{self._folder.path}: the data has the class {unknown[0]!r}, {expected}")
+            raise EdgeError(f"{self._folder.path}: the data has the class {unknown[0]!r}, {expected}")
         for evidence in seeds:
             p = self.masked(evidence)[rows]
             best, has_any = p.argmax(1), p.max(1) > 0

@@ -29,7 +29,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.command import DONE, SOME_FAILED
+from edge.command import DONE, ENVIRONMENT, SOME_FAILED
 from edge.errors import EdgeError
 
 from . import process
@@ -39,23 +39,17 @@ _WITH_OPENCV = ("winners", "opencv-reduced")
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet, 0 to 255
 
 
-class PeerError(EdgeError):
-    """A contender that cannot run."""
-
-    exit_status = 5
-
-
 def check(names: Sequence[str]) -> None:
     """Says before minutes of measuring that a peer cannot run here.
 
     Raises:
-      PeerError: what it imports is not installed, or broken.
+      EdgeError: what it imports is not installed, or broken.
     """
     for name in names:
         if name in _WITH_OPENCV:
             cost = process.run([sys.executable, "-c", "import cv2"])  # apart: what is broken may die, not raise
             if cost.status != DONE:
-                raise PeerError(f"{name} cannot run: {cost.error}{_hint(cost.error)}")
+                raise EdgeError(f"{name} cannot run: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
 
 
 def interleaved(
@@ -68,7 +62,7 @@ def interleaved(
       turn (quartiles), and the share of labels equal to ours.
 
     Raises:
-      PeerError: a contender failed.
+      EdgeError: a contender failed.
     """
     from .latency import quartiles  # not at the top: this module is also the program of every peer
 
@@ -82,7 +76,7 @@ def interleaved(
             for name in contenders:
                 cost = process.run(command(name, model, list_path, workers, batch_size))
                 if cost.status not in ((DONE, SOME_FAILED) if name == "ours" else (DONE,)):
-                    raise PeerError(f"{name} failed: {cost.error}{_hint(cost.error)}")
+                    raise EdgeError(f"{name} failed: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
                 costs[name].append(cost)
     labels = {name: _labels(found[0].output) for name, found in costs.items()}
     ours = costs["ours"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from edge.errors import EdgeError
+
 from .dataset import MANIFEST, Sample, index
-from .evidence import Evidence, EvidenceError, read, read_json
+from .evidence import Evidence, read, read_json
 
 PROTOCOL = "protocol.json"
 
@@ -44,7 +46,7 @@ def load(path: Path) -> Folder:
     """Reads a folder whole.
 
     Raises:
-      EvidenceError: a file is missing, damaged or of other data, or the protocol does not name what is there.
+      EdgeError: a file is missing, damaged or of other data, or the protocol does not name what is there.
       DatasetError: no manifest that can be used.
     """
     samples = index(path, has_files=False)
@@ -55,21 +57,21 @@ def load(path: Path) -> Folder:
     for stem in stems:
         evidence = read(path, stem)
         if absent := {*evidence.paths} - known:
-            raise EvidenceError(f"{path / stem}.csv: got {min(absent)}, which {MANIFEST} does not have")
+            raise EdgeError(f"{path / stem}.csv: got {min(absent)}, which {MANIFEST} does not have")
         if unknown := {*protocol.mask} - {*evidence.classes}:
-            raise EvidenceError(f"{path / PROTOCOL}: mask: got {min(unknown)}, no class of {stem}")
+            raise EdgeError(f"{path / PROTOCOL}: mask: got {min(unknown)}, no class of {stem}")
         name = evidence.configuration
         if name not in found:
-            raise EvidenceError(f"{path / PROTOCOL}: does not name {name}, expected every configuration that is there")
+            raise EdgeError(f"{path / PROTOCOL}: does not name {name}, expected every configuration that is there")
         seeds = found[name]
         if seeds and (evidence.classes, evidence.paths) != (seeds[0].classes, seeds[0].paths):
             text = f"got other images or classes than {seeds[0].stem}, expected the same"
-            raise EvidenceError(f"{path / stem}.csv: {text}")
+            raise EdgeError(f"{path / stem}.csv: {text}")
         seeds.append(evidence)
     if missing := [name for name, seeds in found.items() if not seeds]:
-        raise EvidenceError(f"{path}: no predictions of {missing[0]}, which {PROTOCOL} names")
+        raise EdgeError(f"{path}: no predictions of {missing[0]}, which {PROTOCOL} names")
     if not found:
-        raise EvidenceError(f"{path / PROTOCOL}: names no configuration, expected at least one")
+        raise EdgeError(f"{path / PROTOCOL}: names no configuration, expected at least one")
     return Folder(path, samples, protocol, {name: sorted(s, key=lambda one: one.seed) for name, s in found.items()})
 
 
@@ -77,24 +79,24 @@ def read_protocol(folder: Path) -> Protocol:
     """Reads the protocol of a folder.
 
     Raises:
-      EvidenceError: it is missing or damaged.
+      EdgeError: it is missing or damaged.
     """
     path = folder / PROTOCOL
     values = read_json(path)
     names = [field.name for field in fields(Protocol)]
     if sorted(values) != sorted(names):
-        raise EvidenceError(f"{path}: got {', '.join(values) or 'nothing'}, expected {', '.join(names)}")
+        raise EdgeError(f"{path}: got {', '.join(values) or 'nothing'}, expected {', '.join(names)}")
     if not isinstance(values["reference"], str | None):
-        raise EvidenceError(f"{path}: reference: got {values['reference']!r}, expected a group or null")
+        raise EdgeError(f"{path}: reference: got {values['reference']!r}, expected a group or null")
     pairs = values["differences"]
     if not isinstance(pairs, list) or not all(_is_names(pair) and len(pair) == 2 for pair in pairs):
-        raise EvidenceError(f"{path}: differences: expected a list of pairs of names")
+        raise EdgeError(f"{path}: differences: expected a list of pairs of names")
     for name in ("exclude", "mask", "configurations", "coverage"):
         if not _is_names(values[name]):
-            raise EvidenceError(f"{path}: {name}: expected a list of names")
+            raise EdgeError(f"{path}: {name}: expected a list of names")
     shown = [*values["coverage"], *(name for pair in pairs for name in pair)]
     if unknown := [name for name in shown if name not in values["configurations"]]:
-        raise EvidenceError(f"{path}: got {unknown[0]}, which is none of its configurations")
+        raise EdgeError(f"{path}: got {unknown[0]}, which is none of its configurations")
     lists = {name: tuple(values[name]) for name in ("exclude", "mask", "configurations", "coverage")}
     return Protocol(reference=values["reference"], differences=tuple((a, b) for a, b in pairs), **lists)
 

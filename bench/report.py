@@ -37,10 +37,6 @@ FEW = 10
 """Images under which a bin of the reliability diagram is drawn hollow."""
 
 
-class ReportError(EdgeError):
-    """A results file that no report can be made of."""
-
-
 def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Name of a result -> the result; a name is a file's, with its folder where two are alike.
 
@@ -49,15 +45,15 @@ def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[s
       columns: Of the further columns of groups these alone; none: all.
 
     Raises:
-      CompareError, ColumnError: no results file of `edge-bench score`, or one that was not scored by a column.
-      ReportError: the same file twice, or a file that is not whole.
+      EdgeError: no results file of `edge-bench score`, or one that was not scored by a column;
+        the same file twice, or a file that is not whole.
     """
     results: dict[str, dict[str, Any]] = {}
     stems = Counter(path.stem for path in paths)
     for path in paths:
         name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
         if name in results:
-            raise ReportError(f"{path}: another results file has its name {name!r} already, expected different names")
+            raise EdgeError(f"{path}: another results file has its name {name!r} already, expected different names")
         results[name] = compare.load(path)
         check_columns(results[name], columns, path)
         if columns and (further := results[name].get("groupings")):
@@ -65,7 +61,7 @@ def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[s
         try:
             _check(results[name], str(path))
         except RecursionError as error:
-            raise ReportError(f"{path}: nested too deeply for a results file") from error
+            raise EdgeError(f"{path}: nested too deeply for a results file") from error
     return results
 
 
@@ -79,7 +75,7 @@ def write(results: dict[str, dict[str, Any]], out: Path) -> list[str]:
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, jinja2.UndefinedError) as error:
         # A file edited by hand can lack anything.
         what = f"{type(error).__name__} {error}"
-        raise ReportError(f"{', '.join(results)}: not as `edge-bench score` writes it: {what}") from error
+        raise EdgeError(f"{', '.join(results)}: not as `edge-bench score` writes it: {what}") from error
     out.mkdir(parents=True, exist_ok=True)
     for name, text in reversed(contents.items()):  # the page last: where it lies, all it speaks of lies beside it
         write_output(out / name, text)
@@ -310,7 +306,7 @@ def _check(value: Any, where: str) -> None:
     """Refuses a metric without its interval, and numbers that are none (JSON's NaN)."""
     if isinstance(value, dict):
         if "value" in value and "n" in value and not {"low", "high"} <= value.keys():
-            raise ReportError(f"{where}: got {sorted(value)}, expected value, low, high and n")
+            raise EdgeError(f"{where}: got {sorted(value)}, expected value, low, high and n")
         for key, inner in value.items():
             if key != "samples":
                 _check(inner, f"{where}: {key}")
@@ -318,4 +314,4 @@ def _check(value: Any, where: str) -> None:
         for inner in value:
             _check(inner, where)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ReportError(f"{where}: got {value}, expected a finite number or null")
+        raise EdgeError(f"{where}: got {value}, expected a finite number or null")

@@ -27,7 +27,7 @@ from .dataset import Sample
 from .evaluation import Frame, Metric, Observations, Setting
 from .groupings import Grouping
 from .interval import CONFIDENCE
-from .pairing import MismatchError, has_answer
+from .pairing import has_answer
 
 SCHEMA = "edge-bench/1"
 
@@ -43,11 +43,10 @@ def metrics(
       setting: Profile, reference group and what else the numbers depend on.
 
     Raises:
-      MismatchError: no samples.
-      ScoreError: a group too small for the profile.
+      EdgeError: no samples; a group too small for the profile.
     """
     if not pairs:
-        raise MismatchError("no sample is left to score")
+        raise EdgeError("no sample is left to score")
     answers = [prediction.label if has_answer(prediction) else None for _, prediction in pairs]
     samples: dict[str, list[Any]] = {
         "path": [sample.path for sample, _ in pairs],
@@ -110,30 +109,30 @@ def metrics(
     }
 
 
-def read_json(path: Path, error_type: type[EdgeError]) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-      EdgeError: of that type: no such file, or no JSON.
+      EdgeError: no such file, or no JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+        raise EdgeError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise error_type(f"{path}: not JSON: {error}") from error
+        raise EdgeError(f"{path}: not JSON: {error}") from error
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes a results file that is whole or absent.
 
     Raises:
-      MismatchError: what was taken over from another file (a meta, a latency) is nothing that JSON can hold.
+      EdgeError: what was taken over from another file (a meta, a latency) is nothing that JSON can hold.
     """
     try:
         content = (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (ValueError, RecursionError) as error:
-        raise MismatchError(f"{path}: not written, the results hold what JSON cannot: {error}") from error
+        raise EdgeError(f"{path}: not written, the results hold what JSON cannot: {error}") from error
     write_output(path, content)
 
 

@@ -31,10 +31,6 @@ MAX_SPD = 0.2
 """SPD that scores 0. Source: ESFair 2023, problem page and code."""
 
 
-class ScoreError(EdgeError):
-    """Data that a profile cannot score, or a latency file that is none."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """What the contest makes of group accuracies."""
@@ -95,22 +91,22 @@ def reference_group(
       excluded: Groups that are left out of parity; that of the images whose group is not stated is, too.
 
     Raises:
-      ScoreError: a name that is no group of the data, the contest's group set aside, or no group left.
+      EdgeError: a name that is no group of the data, the contest's group set aside, or no group left.
     """
     sizes = Counter(groups)
     names = ", ".join(sorted(sizes))
     for name in (*excluded, *([wanted] if wanted is not None else [])):
         if name not in sizes:
-            raise ScoreError(f"no group {name!r} in the data set, expected one of {names}")
+            raise EdgeError(f"no group {name!r} in the data set, expected one of {names}")
     excluded = left_out(sizes, excluded)
     sizes = Counter({name: n for name, n in sizes.items() if name not in excluded})
     if not sizes:
-        raise ScoreError(f"every group is excluded or {NOT_STATED}, got {names}, expected one that is neither")
+        raise EdgeError(f"every group is excluded or {NOT_STATED}, got {names}, expected one that is neither")
     if wanted in excluded:
-        raise ScoreError(f"the group {wanted!r} is both the reference and excluded")
+        raise EdgeError(f"the group {wanted!r} is both the reference and excluded")
     if profile.reference is not None and profile.reference in sizes:
         if wanted not in (None, profile.reference):
-            raise ScoreError(
+            raise EdgeError(
                 f"the reference of {profile.name} is {profile.reference} where the data has it, got {wanted!r}"
             )
         return profile.reference
@@ -129,11 +125,11 @@ def check_sizes(sizes: Sequence[int], names: Sequence[str], profile: Profile) ->
     """Refuses a group that fills no batch.
 
     Raises:
-      ScoreError: the organisers' code divides by zero there, and so names no score.
+      EdgeError: the organisers' code divides by zero there, and so names no score.
     """
     for name, size in zip(names, sizes, strict=True):
         if profile.batch_size is not None and size < profile.batch_size:
-            raise ScoreError(
+            raise EdgeError(
                 f"group {name} has {size} images; {profile.name} scores whole batches of {profile.batch_size} alone, "
                 f"where the organisers' code divides by zero; expected at least {profile.batch_size} (--profile "
                 f"{DEFAULT} scores every image)"

@@ -40,9 +40,9 @@ def markdown(path: Path) -> str:
     """All tables of a folder of evidence.
 
     Raises:
-      EvidenceError: damaged evidence, or of other classes than the data has.
+      EdgeError: damaged evidence, or of other classes than the data has.
       DatasetError: no manifest that can be used.
-      ScoreError: no such reference group.
+      EdgeError: no such reference group.
     """
     folder = load(path)
     panel = Panel(folder)

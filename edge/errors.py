@@ -16,14 +16,14 @@ class EdgeError(Exception):
     """Base of all errors raised on purpose, here and in the packages built on this one.
 
     Attributes:
-      exit_status: What a command that is stopped by it exits with: 3 for input, 4 for the model. A kind of its own is
-        for errors that are caught; for others it is given.
+      exit_status: What a command that is stopped by it exits with: 3 for input, 4 for the model, 5 for the machine. A
+        class has its own; `EdgeError(message, exit_status=5)` needs none.
     """
 
     exit_status = 3
 
-    def __init__(self, *message: str, exit_status: int | None = None) -> None:
-        super().__init__(*message)
+    def __init__(self, message: str = "", *, exit_status: int | None = None) -> None:
+        super().__init__(message)
         if exit_status is not None:
             self.exit_status = exit_status
 

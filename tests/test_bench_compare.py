@@ -12,6 +12,7 @@ from bench import compare, results, score
 from bench.cli import main
 from bench.dataset import Sample
 from bench.evaluation import Setting
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
@@ -168,14 +169,14 @@ def change(result: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 )
 def test_what_is_not_of_the_same_images_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
     a = result_of(flat(0.8), seed=1)
-    with pytest.raises(compare.CompareError, match=message):
+    with pytest.raises(EdgeError, match=message):
         compare.compare(a, change(a, *path, value=value))
 
 
 def test_a_path_twice_is_refused() -> None:
     a = result_of(flat(0.8), seed=1)
     twice = change(a, "samples", "path", 0, value=a["samples"]["path"][1])
-    with pytest.raises(compare.CompareError, match="the first result has a path twice"):
+    with pytest.raises(EdgeError, match="the first result has a path twice"):
         compare.compare(twice, a)
 
 
@@ -194,7 +195,7 @@ def test_a_path_twice_is_refused() -> None:
 def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "r.json").write_text(text)
-    with pytest.raises(compare.CompareError, match=message):
+    with pytest.raises(EdgeError, match=message):
         compare.load(tmp_path / "r.json")
 
 
@@ -213,20 +214,20 @@ def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
 )
 def test_load_refuses_what_was_edited(path: tuple[Any, ...], value: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(change(result_of(flat(0.8), seed=1), *path, value=value)))
-    with pytest.raises(compare.CompareError, match=message):
+    with pytest.raises(EdgeError, match=message):
         compare.load(tmp_path / "r.json")
 
 
 def test_a_damaged_part_is_one_line() -> None:
     a = change(result_of(flat(0.8), seed=1), "score", "latency", value={"value": "x"})
-    with pytest.raises(compare.CompareError, match="not as `edge-bench score` writes them: TypeError"):
+    with pytest.raises(EdgeError, match="not as `edge-bench score` writes them: TypeError"):
         compare.compare(a, a)
 
 
 def test_load_refuses_a_profile_of_another_version(tmp_path: Path) -> None:
     a = change(result_of(flat(0.8), seed=1), "score", "profile", value="esfair2031")
     (tmp_path / "r.json").write_text(json.dumps(a))
-    with pytest.raises(compare.CompareError, match="got profile 'esfair2031', expected one of esfair2023, "):
+    with pytest.raises(EdgeError, match="got profile 'esfair2031', expected one of esfair2023, "):
         compare.load(tmp_path / "r.json")
 
 

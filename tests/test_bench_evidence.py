@@ -10,8 +10,9 @@ from sample_evidence import evidence_of, folder_of, samples_of
 from bench import evidence
 from bench.cli import main
 from bench.dataset import index
-from bench.evidence import EvidenceError, RunRecord, to_ppm
+from bench.evidence import RunRecord, to_ppm
 from bench.protocol import load
+from edge.errors import EdgeError
 from edge.predictions import Layout, Prediction
 
 SAMPLES = samples_of()
@@ -33,7 +34,7 @@ def test_millionths_are_what_the_predictions_file_says_and_keep_its_answer():
     p = np.array([[0.333333, 0.333333, 0.333334], [0.4999999, 0.5000001, 0.0], [1.0, 0.0, 0.0]])
     ppm = to_ppm(p, p.argmax(1))
     assert ppm.tolist() == [[333333, 333333, 333334], [500000, 500001, 0], [1000000, 0, 0]]
-    with pytest.raises(EvidenceError, match="not the most probable class"):
+    with pytest.raises(EdgeError, match="not the most probable class"):
         to_ppm(p, np.array([0, 0, 1]))
 
 
@@ -43,7 +44,7 @@ def test_one_folder_is_of_one_data_set_with_one_choice_of_labels(tmp_path):
         evidence.write(tmp_path, SAMPLES, evidence_of(SAMPLES), force=False)
     evidence.write(tmp_path, SAMPLES, evidence_of(SAMPLES), force=True)
     others = [replace(sample, label="ash") for sample in SAMPLES]
-    with pytest.raises(EvidenceError, match="is of other images, labels"):
+    with pytest.raises(EdgeError, match="is of other images, labels"):
         evidence.write(tmp_path, others, evidence_of(SAMPLES, "other"), force=False)
     assert not (tmp_path / "other_seed0.csv").exists()
 
@@ -99,7 +100,7 @@ def test_damaged_evidence_is_one_line(tmp_path, capsys, name, change, message):
 
 def test_seeds_of_a_configuration_have_the_same_images(tmp_path):
     half = evidence_of(SAMPLES[:120], seed=1)
-    with pytest.raises(EvidenceError, match="other images or classes than plain_seed0"):
+    with pytest.raises(EdgeError, match="other images or classes than plain_seed0"):
         load(folder_of(tmp_path, SAMPLES, [evidence_of(SAMPLES), half]))
 
 

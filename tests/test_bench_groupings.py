@@ -12,6 +12,7 @@ from bench import groupings, results, score
 from bench.cli import main
 from bench.dataset import NOT_STATED, Sample
 from bench.evaluation import Setting
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
@@ -86,7 +87,7 @@ def test_the_reference_of_a_further_column_is_the_largest_group_that_is_compared
         return str(found["site"]["fairness"]["reference_group"])
 
     assert reference() == "G10" and reference("G10", "q1") == "b" and reference("G10", "b", "b") == "a"
-    with pytest.raises(score.ScoreError, match="column site: every group is excluded or not stated, got a, b, G10"):
+    with pytest.raises(EdgeError, match="column site: every group is excluded or not stated, got a, b, G10"):
         reference("a", "b", "G10")
 
 

@@ -17,6 +17,7 @@ from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 from bench import latency, peers
 from bench.cli import main
 from edge import Classifier
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +184,7 @@ def test_interrupted_in_the_middle_leaves_a_result_marked_invalid(tmp_path):
         ("cold_start", KeyboardInterrupt(), 130, "interrupted"),
         ("cold_start", subprocess.CalledProcessError(1, ["x"]), 5, "Command '['x']' returned non-zero exit status 1."),
         ("interleaved", KeyboardInterrupt(), 130, "interrupted"),
-        ("interleaved", peers.PeerError("naive failed: why"), 5, "naive failed: why"),
+        ("interleaved", EdgeError("naive failed: why", exit_status=5), 5, "naive failed: why"),
     ],
 )
 def test_what_was_timed_outlives_what_comes_after(tmp_path, monkeypatch, capsys, part, error, status, reason):

@@ -8,7 +8,7 @@ import pytest
 from simulated_results import latency
 
 from bench import latency_part
-from bench.score import ScoreError
+from edge.errors import EdgeError
 
 
 def test_read(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_latency_that_no_report_could_show_is_refused(changes: dict[str, Any],
     for key, value in changes.items():
         found[key] = {**found[key], **value} if key == "latency" else value
     (tmp_path / "l.json").write_text(json.dumps(found))
-    with pytest.raises(ScoreError, match=message):
+    with pytest.raises(EdgeError, match=message):
         latency_part.read(tmp_path / "l.json")
 
 
@@ -58,5 +58,5 @@ def test_a_latency_that_no_report_could_show_is_refused(changes: dict[str, Any],
 def test_read_refuses(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "l.json").write_text(text)
-    with pytest.raises(ScoreError, match=message):
+    with pytest.raises(EdgeError, match=message):
         latency_part.read(tmp_path / "l.json")

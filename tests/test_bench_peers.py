@@ -13,6 +13,7 @@ from sample_images import TINY_MODEL, folder_of_photos
 
 from bench import peers, process
 from bench.latency import quartiles
+from edge.errors import EdgeError
 
 HAS_OPENCV = importlib.util.find_spec("cv2") is not None
 needs_opencv = pytest.mark.skipif(not HAS_OPENCV, reason="the peers need opencv-python-headless (extra baseline)")
@@ -60,7 +61,7 @@ def test_a_peer_asks_for_the_logits(name, paths, tmp_path):
 
 def test_a_peer_that_fails_is_one_line(paths):
     broken = [*paths, __file__]  # ours gives it an error row, the tutorial dies
-    with pytest.raises(peers.PeerError, match="naive failed: .*cannot identify image file") as caught:
+    with pytest.raises(EdgeError, match="naive failed: .*cannot identify image file") as caught:
         peers.interleaved(["naive"], TINY_MODEL, broken, workers=1, batch_size=1, runs=1)
     assert "pip" not in str(caught.value)  # nothing is missing
 
@@ -69,7 +70,7 @@ def test_a_missing_package_is_said_before_anything_is_timed(tmp_path, monkeypatc
     (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     peers.check(["naive", "organisers"])
-    with pytest.raises(peers.PeerError, match=r"winners cannot run: .*cv2.* \(pip install '.\[baseline\]' in the"):
+    with pytest.raises(EdgeError, match=r"winners cannot run: .*cv2.* \(pip install '.\[baseline\]' in the"):
         peers.check(["naive", "winners"])
 
 

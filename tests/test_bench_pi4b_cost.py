@@ -10,12 +10,13 @@ from sample_images import TINY_MODEL
 
 from bench.cli import main
 from bench.pi4b import actions, contest, cost, counter, measured, model, ready, tools
-from bench.pi4b.cost import BaselineError, Cost
+from bench.pi4b.cost import Cost
 from bench.pi4b.model import Formula
 from bench.pi4b.regions import Spec
 from bench.pi4b.tools import Pi4bError, Unavailable
 from bench.pi4b.tree import Tree
 from edge.classifier import Classifier
+from edge.errors import EdgeError
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "docs" / "pi4b-cost.json"
@@ -124,7 +125,7 @@ def results(**changes):
 def test_bad_baselines(content, expected, tmp_path, capsys):
     path = tmp_path / "base line.json"
     path.write_bytes(content)
-    with pytest.raises(BaselineError, match=expected):
+    with pytest.raises(EdgeError, match=expected):
         cost.read_costs(path)
     assert main(["pi4b", "--baseline", str(path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1

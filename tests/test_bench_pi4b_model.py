@@ -11,7 +11,8 @@ import pytest
 from bench.cli import main
 from bench.pi4b import contest, decoding, measured, model
 from bench.pi4b.cost import Cost
-from bench.pi4b.model import CalibrationError, Counts, Formula, Point
+from bench.pi4b.model import Counts, Formula, Point
+from edge.errors import EdgeError
 
 FORMULA = Formula(0.5, 20.0, 30.0)
 
@@ -77,7 +78,7 @@ def test_left_out_are_whole_networks():
     alone, twice = model.validate(noisy), model.validate(noisy + again)
     assert (twice.left_out_mean, twice.left_out_max) == pytest.approx((alone.left_out_mean, alone.left_out_max))
     assert {p.group for p in model.read_points() if p.name.startswith("resnet18")} == {"resnet18"}
-    with pytest.raises(CalibrationError, match="got 0 points"):
+    with pytest.raises(EdgeError, match="got 0 points"):
         model.validate([replace(point, group="one") for point in noisy])
 
 
@@ -108,15 +109,15 @@ def test_the_true_time_lies_in_the_range_that_the_error_gives():
 
 @pytest.mark.parametrize("error", [1.0, 7.0, float("nan")])
 def test_an_error_of_all_of_it_gives_no_range(error):
-    with pytest.raises(CalibrationError, match="left out of the fit is told .* wrong") as raised:
+    with pytest.raises(EdgeError, match="left out of the fit is told .* wrong") as raised:
         model.Validation(0, 0, 0, error).factors()
     assert raised.value.exit_status == 3
 
 
 def test_too_few_or_too_equal_points():
-    with pytest.raises(CalibrationError, match="got 3 points"):
+    with pytest.raises(EdgeError, match="got 3 points"):
         model.fit(list(points(FORMULA))[:3])
-    with pytest.raises(CalibrationError, match="too alike"):
+    with pytest.raises(EdgeError, match="too alike"):
         model.fit(list(points(FORMULA))[:1] * 9)
 
 
@@ -158,10 +159,10 @@ def test_bad_calibration_tables(change, expected, tmp_path):
         writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerow(row)
-    with pytest.raises(CalibrationError) as error:
+    with pytest.raises(EdgeError) as error:
         model.read_points(path)
     assert str(error.value).startswith(f"{path}: {expected}")
-    with pytest.raises(CalibrationError, match="cannot be read"):
+    with pytest.raises(EdgeError, match="cannot be read"):
         model.read_points(tmp_path / "absent.csv")
 
 
@@ -254,9 +255,9 @@ def test_all_that_boards_measured_is_left_out_together():
 
 
 def test_a_report_of_which_nothing_is_counted_is_refused_before_the_count(tmp_path, capsys):
-    with pytest.raises(CalibrationError, match=r"^b.json: the board measured net.onnx \(f00\), which is not counted"):
+    with pytest.raises(EdgeError, match=r"^b.json: the board measured net.onnx \(f00\), which is not counted"):
         measured.check(Path("b.json"), report(), {"other.onnx": "bad"}, (1,))
-    with pytest.raises(CalibrationError, match=r"^b.json: the board measured batch sizes \[1\], expected one of \[2\]"):
+    with pytest.raises(EdgeError, match=r"^b.json: the board measured batch sizes \[1\], expected one of \[2\]"):
         measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (2,))
     measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (1, 4))
     path = tmp_path / "b.json"

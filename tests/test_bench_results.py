@@ -13,6 +13,7 @@ from bench import dataset, latency_part, results, results_text, score
 from bench.cli import main
 from bench.dataset import Sample
 from bench.evaluation import Setting
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
@@ -243,7 +244,7 @@ def test_very_few_images_give_a_result(size: int) -> None:
 
 
 def test_nothing_to_score_is_refused() -> None:
-    with pytest.raises(results.MismatchError, match="no sample is left"):
+    with pytest.raises(EdgeError, match="no sample is left"):
         results.metrics([], CLASSES, setting())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import score
+from edge.errors import EdgeError
 
 OURS, CODE, PAGE = (score.PROFILES[name] for name in ("esfair2023", "esfair2023-code", "esfair2023-page"))
 
@@ -83,7 +84,7 @@ def test_reference_group(
     ],
 )
 def test_reference_group_refuses(wanted: str | None, excluded: tuple[str, ...], message: str) -> None:
-    with pytest.raises(score.ScoreError, match=message):
+    with pytest.raises(EdgeError, match=message):
         score.reference_group(groups(SIZES), profile=OURS, wanted=wanted, excluded=excluded)
 
 
@@ -187,5 +188,5 @@ def test_one_group_has_no_fairness_over_permutations() -> None:
 def test_a_group_under_64_is_refused_by_their_code_alone() -> None:
     score.check_sizes([63], ["G7"], OURS)
     score.check_sizes([64], ["G7"], CODE)
-    with pytest.raises(score.ScoreError, match="group G7 has 63 images; .* divides by zero; expected at least 64"):
+    with pytest.raises(EdgeError, match="group G7 has 63 images; .* divides by zero; expected at least 64"):
         score.check_sizes([64, 63], ["G6", "G7"], CODE)

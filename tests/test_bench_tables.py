@@ -10,10 +10,11 @@ from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 from bench import compare, results, score
 from bench.cli import main
 from bench.evaluation import Setting
-from bench.evidence import EvidenceError, RunRecord, write
+from bench.evidence import RunRecord, write
 from bench.panel import Panel
 from bench.protocol import load
 from bench.tables import cell, difference_cell, markdown
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 SAMPLES = samples_of()
@@ -139,7 +140,7 @@ def test_a_masked_class_is_never_the_answer_and_an_excluded_group_is_in_no_compa
     assert found.of_group("by_group.accuracy", groups.index("g3"))["n"] == (GROUPS[rows] == "g3").sum()
     text = markdown(folder)
     assert "in no comparison of groups: g3; masked, as the data has none: Cedar." in text
-    with pytest.raises(EvidenceError, match="the data has the class 'Cedar'"):
+    with pytest.raises(EdgeError, match="the data has the class 'Cedar'"):
         panel_of(tmp_path / "wrong", [whole], mask=["Cedar"]).measure("plain", ["accuracy"])
 
 
@@ -208,9 +209,9 @@ def test_configurations_without_an_image_or_class_in_common_are_not_compared(tmp
     a = evidence_of(SAMPLES[:120], "a")
     b = evidence_of(SAMPLES[120:], "b")
     panel = panel_of(tmp_path, [a, b])
-    with pytest.raises(EvidenceError, match="no image in common"):
+    with pytest.raises(EdgeError, match="no image in common"):
         panel.difference("a", "b", ["accuracy"])
     four = replace(a, configuration="c", classes=[*CLASSES, "oak"], ppm=np.pad(a.ppm, ((0, 0), (0, 1))))
     write(tmp_path / "four", SAMPLES, four, force=False)
-    with pytest.raises(EvidenceError, match="have other classes"):
+    with pytest.raises(EdgeError, match="have other classes"):
         panel_of(tmp_path / "four", [a], configurations=["a", "c"]).difference("a", "c", ["accuracy"])

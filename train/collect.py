@@ -32,7 +32,7 @@ def held_out_pairs(samples: Sequence[Sample], runs: Sequence[Path], states: Sequ
     Raises:
       CheckpointError: a run without held-out predictions, or of other classes.
       DatasetError: an image held out by two runs.
-      MismatchError: predictions for an image that the data set does not have.
+      EdgeError: predictions for an image that the data set does not have.
     """
     parts: list[Pairs] = []
     classes, seen = states[0].classes, set[str]()

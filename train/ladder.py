@@ -113,7 +113,7 @@ def evaluate(
       JSON-ready: `steps`, name -> results file (`edge-bench/1`), `to_previous` and `to_first`, name -> comparison.
 
     Raises:
-      ScoreError: no such reference group.
+      EdgeError: no such reference group.
     """
     indexed = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
     samples = [as_text(sample) for sample in indexed]

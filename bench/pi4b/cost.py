@@ -37,10 +37,6 @@ _START_S, _PHOTO_S, _IMAGE_S = 60, 60, 150
 Several times what the dearest take on one busy core: 24 megapixels decoded in full, MobileOne-S4 at 224 px."""
 
 
-class BaselineError(EdgeError):
-    """A file of counts that cannot be used."""
-
-
 @dataclass(frozen=True)
 class Cost:
     """One region, counted."""
@@ -132,12 +128,12 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
     """A results file and the regions in it.
 
     Raises:
-      BaselineError: no such file, or another kind of file.
+      EdgeError: no such file, or another kind of file.
     """
     try:
         result = json.loads(path.read_bytes())
         if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-            raise BaselineError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
+            raise EdgeError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
         costs = [_cost(dict(region)) for region in result["regions"]]
         for what in ("versions", "models", "photos"):
             if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
@@ -149,9 +145,9 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
             raise ValueError("there is no region")
         return result, costs
     except OSError as error:
-        raise BaselineError(f"{path}: counts cannot be read: {error.strerror}") from error
+        raise EdgeError(f"{path}: counts cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BaselineError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
+        raise EdgeError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
 
 
 def other_qemu(path: Path, result: Mapping[str, Any], here: str) -> str | None:

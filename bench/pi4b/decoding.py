@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.errors import EdgeError
+
 from ..images import encode
 from ..scene import draw
 from . import cache
 from .cost import count
-from .model import CYCLES_PER_MS, CalibrationError, Counts, Formula, Point, checked, table_rows
+from .model import CYCLES_PER_MS, Counts, Formula, Point, checked, table_rows
 from .regions import Spec
 from .tree import RUNTIME, build_tree, default_folder, pinned
 
@@ -80,7 +82,7 @@ def read_decodes(path: Path = DECODING) -> list[Decode]:
     """The rows of the table.
 
     Raises:
-      CalibrationError: the file is absent or damaged.
+      EdgeError: the file is absent or damaged.
     """
     found = []
     for number, row in table_rows(path):
@@ -89,7 +91,7 @@ def read_decodes(path: Path = DECODING) -> list[Decode]:
             name, low_ms, high_ms = row["photo"], float(row["ms_low"]), float(row["ms_high"])
             counts = Counts(*(float(row[term]) for term in _TERMS))
         except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"{where}: {error}") from error
+            raise EdgeError(f"{where}: {error}") from error
         for ms in (low_ms, high_ms):
             checked(Point(name, ms, counts, name), where)
         found.append(Decode(name, low_ms, high_ms, counts))

@@ -17,13 +17,14 @@ import onnxruntime as ort
 from edge import device, selftest
 from edge.classifier import Classifier
 from edge.command import got
+from edge.errors import EdgeError
 from edge.progress import Progress
 
 from .. import images, latency
 from . import contest
 from .cost import Cost
 from .hardware import CLOCK_HZ
-from .model import CalibrationError, Formula, Point, checked, fit, read_points
+from .model import Formula, Point, checked, fit, read_points
 from .regions import Region, Spec, regions
 from .tools import Pi4bError
 
@@ -106,27 +107,27 @@ def read(path: Path) -> dict[str, Any]:
     """The report of a board, fit for calibration.
 
     Raises:
-      CalibrationError: no such file, another kind of file, another machine, or a run that calls itself invalid.
+      EdgeError: no such file, another kind of file, another machine, or a run that calls itself invalid.
     """
     try:
         report: Any = json.loads(path.read_bytes())  # NaN and Infinity pass here, and are refused below
         if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-            raise CalibrationError(f"{path}: no report of edge-bench board, expected JSON with the schema {SCHEMA}")
+            raise EdgeError(f"{path}: no report of edge-bench board, expected JSON with the schema {SCHEMA}")
         before = report["machine"]["before"]
         if BOARD not in str(before["board"]):
-            raise CalibrationError(f"{path}: measured on {before['board']}, expected a {BOARD}")
+            raise EdgeError(f"{path}: measured on {before['board']}, expected a {BOARD}")
         if not report["valid"]:
-            raise CalibrationError(f"{path}: the run calls itself invalid: {'; '.join(map(str, report['reasons']))}")
+            raise EdgeError(f"{path}: the run calls itself invalid: {'; '.join(map(str, report['reasons']))}")
         if not _is_within(before["clock_max_mhz"], 100, 4000):
             clock = got(str(before["clock_max_mhz"]))
-            raise CalibrationError(f"{path}: got a clock of {clock} MHz, expected 100 to 4000")
+            raise EdgeError(f"{path}: got a clock of {clock} MHz, expected 100 to 4000")
         for region in report["regions"]:
             kind, name, batch = region["kind"], region["name"], region["batch"]
             if not (isinstance(kind, str) and isinstance(name, str) and type(batch) is int):
                 raise TypeError("a region without a kind, a name or a batch size")
             if not _is_within(region["ms"], _LEAST_MS, _MOST_MS):
                 ms = got(str(region["ms"]))
-                raise CalibrationError(f"{path}: {name[:80]}: got {ms} ms, expected a positive number below an hour")
+                raise EdgeError(f"{path}: {name[:80]}: got {ms} ms, expected a positive number below an hour")
         if not all(isinstance(report["model"][key], str) for key in ("name", "sha256")):
             raise TypeError("the model's name and digest: expected text")
         photos = report["photos"]
@@ -134,9 +135,9 @@ def read(path: Path) -> dict[str, Any]:
             raise TypeError("the photos' digests: expected names and text")
         return report
     except OSError as error:
-        raise CalibrationError(f"{path}: report cannot be read: {error.strerror}") from error
+        raise EdgeError(f"{path}: report cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CalibrationError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
+        raise EdgeError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
 
 
 def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
@@ -149,16 +150,16 @@ def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batc
       batches: Batch sizes that will be.
 
     Raises:
-      CalibrationError: the report is of another model, or of other batch sizes.
+      EdgeError: the report is of another model, or of other batch sizes.
     """
     name, digest = report["model"]["name"], report["model"]["sha256"]
     if digest not in models.values():
-        raise CalibrationError(
+        raise EdgeError(
             f"{path}: the board measured {name[:80]} ({digest[:12]}), which is not counted: give it with -m"
         )
     timed = sorted({region["batch"] for region in report["regions"] if region["kind"] == "infer"})
     if not {*timed} & {*batches}:
-        raise CalibrationError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
+        raise EdgeError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
 
 
 def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
@@ -170,11 +171,11 @@ def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
       model: That will be measured.
 
     Raises:
-      CalibrationError: they are.
+      EdgeError: they are.
     """
     if (digest := Classifier.load(model).sha256) not in counts["models"].values():
         names = ", ".join(counts["models"])[:80] or "no model"
-        raise CalibrationError(f"{path}: counts of {names}, expected {model.name} ({digest[:12]}), which is measured")
+        raise EdgeError(f"{path}: counts of {names}, expected {model.name} ({digest[:12]}), which is measured")
 
 
 def network_points(report: Mapping[str, Any], costs: Sequence[Cost], models: Mapping[str, str]) -> list[Point]:

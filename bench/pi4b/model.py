@@ -34,10 +34,6 @@ Low: the best of the same networks with four threads inside (calibration.csv); h
 contest report 3.4 for photos in parallel."""
 
 
-class CalibrationError(EdgeError):
-    """A calibration that cannot be used."""
-
-
 @dataclass(frozen=True)
 class Counts:
     """What one region executed."""
@@ -105,10 +101,10 @@ class Validation:
         Modelled = true (1 - e) to true (1 + e), so true = modelled / (1 + e) to modelled / (1 - e).
 
         Raises:
-          CalibrationError: the error is so large that there is no upper end.
+          EdgeError: the error is so large that there is no upper end.
         """
         if not self.left_out_max < 1:
-            raise CalibrationError(
+            raise EdgeError(
                 f"calibration: a network left out of the fit is told {self.left_out_max:.0%} wrong, expected less than "
                 "100%: nothing can be said of others"
             )
@@ -119,13 +115,13 @@ def fit(points: Sequence[Point]) -> Formula:
     """The formula with the least sum of squared relative errors among those where no event saves time.
 
     Raises:
-      CalibrationError: too few points, or points too alike, for three coefficients.
+      EdgeError: too few points, or points too alike, for three coefficients.
     """
     if len(points) < 4:
-        raise CalibrationError(f"calibration: got {len(points)} points, expected at least 4")
+        raise EdgeError(f"calibration: got {len(points)} points, expected at least 4")
     rows = np.array([_row(point.counts) / (point.ms * CYCLES_PER_MS) for point in points])
     if np.linalg.matrix_rank(rows) < 3:
-        raise CalibrationError("calibration: the points are too alike to tell instructions from cache misses")
+        raise EdgeError("calibration: the points are too alike to tell instructions from cache misses")
     return Formula(*_non_negative(rows).tolist())
 
 
@@ -133,7 +129,7 @@ def validate(points: Sequence[Point]) -> Validation:
     """Errors of the fit to all points, and of each point by a fit to the other groups.
 
     Raises:
-      CalibrationError: as `fit`, also without a group.
+      EdgeError: as `fit`, also without a group.
     """
     formula = fit(points)
     fitted = [_error(formula, point) for point in points]
@@ -150,7 +146,7 @@ def read_points(path: Path = CALIBRATION) -> list[Point]:
     """The points of a calibration table.
 
     Raises:
-      CalibrationError: no such file, a column is missing, or a value is no positive number.
+      EdgeError: no such file, a column is missing, or a value is no positive number.
     """
     points = []
     for number, row in table_rows(path):
@@ -159,7 +155,7 @@ def read_points(path: Path = CALIBRATION) -> list[Point]:
             counts, name = Counts(*(float(row[name]) for name in names)), row["network"]
             point = Point(name, float(row["ms_1_thread"]), counts, name.removesuffix("_int8"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"{path}: line {number}: {error}") from error
+            raise EdgeError(f"{path}: line {number}: {error}") from error
         points.append(checked(point, f"{path}: line {number}"))
     return points
 
@@ -168,26 +164,26 @@ def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(line, row) of each row of a CSV file with a header.
 
     Raises:
-      CalibrationError: it cannot be read.
+      EdgeError: it cannot be read.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return list(enumerate(csv.DictReader(file), 2))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CalibrationError(f"{path}: calibration cannot be read: {error}") from error
+        raise EdgeError(f"{path}: calibration cannot be read: {error}") from error
 
 
 def checked(point: Point, where: str) -> Point:
     """The point, if its numbers can be true.
 
     Raises:
-      CalibrationError: a time or a count is not positive and finite, or L2 misses more than it is asked for.
+      EdgeError: a time or a count is not positive and finite, or L2 misses more than it is asked for.
     """
     terms = point.counts.terms()
     if not (np.isfinite([point.ms, *terms]).all() and min(point.ms, terms[0]) > 0 and min(terms) >= 0):
-        raise CalibrationError(f"{where}: {point.name}: expected positive numbers, got {point.ms} ms, {point.counts}")
+        raise EdgeError(f"{where}: {point.name}: expected positive numbers, got {point.ms} ms, {point.counts}")
     if point.counts.l2_misses > point.counts.l1_misses:
-        raise CalibrationError(f"{where}: {point.name}: more misses of L2 than of L1")
+        raise EdgeError(f"{where}: {point.name}: more misses of L2 than of L1")
     return point
 
 

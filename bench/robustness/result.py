@@ -57,7 +57,7 @@ def robustness(
     Raises:
       DatasetError: no data set, a subset that is none of it, fewer pictures than say anything, none that can be used,
         or pictures that the model was trained on.
-      MismatchError: a class that the model does not know.
+      EdgeError: a class that the model does not know.
       ModelError: the model cannot run.
     """
     everything = dataset.index(root, label_column=label_column, group_column=group_column)
