@@ -23,14 +23,14 @@ from edge import __version__
 from edge.errors import EdgeError
 from edge.outputs import write_output
 
-from . import compare, figures, published, sheets
+from . import compare, figures, sheets
 from .dataset import NOT_STATED
 from .groupings import HALF_WIDTH, check_columns, columns_of
 from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
 from .robustness import page
 from .robustness.text import is_other
 
-FILES = ("index.html", "summary.md", *sheets.SHEETS, "published.csv")
+FILES = ("index.html", "summary.md", *sheets.SHEETS)
 """Everything a report may consist of."""
 
 FEW = 10
@@ -102,13 +102,11 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         "differences": differences,
         "metrics": METRICS,
         "short_metrics": {name: METRICS[name] for name in SHORT},
-        "published": published.rows(),
-        "sources": published.SOURCES,
         "half_width": HALF_WIDTH,
         "few": FEW,
     }
     contents = {name: environment.get_template(f"{name}.j2").render(context) for name in ("index.html", "summary.md")}
-    return contents | sheets.of_results(results) | {"published.csv": sheets.as_csv(published.rows())}
+    return contents | sheets.of_results(results)
 
 
 # From a result to what the page shows
