@@ -80,15 +80,15 @@ heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldou
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset --group group --group sex --group age
 
 .PHONY: results
-results: $(SLIM)  ## Make the tables of docs/results anew from the predictions there; no data set, no checkpoint
-	@set -e; for folder in $(dir $(wildcard docs/results/*/protocol.json)); do \
-	.venv-slim/bin/edge-bench tables "$$folder" -o "$${folder}tables.md" --force; echo "$${folder}tables.md"; done
+results: $(SLIM)  ## Make the tables of research/results anew from the predictions there; no data set, no checkpoint
+	@set -e; for folder in $(dir $(wildcard research/results/*/protocol.json)); do \
+	.venv-slim/bin/python -m research tables "$$folder" -o "$${folder}tables.md" --force; echo "$${folder}tables.md"; done
 
 .PHONY: pages
 pages: $(DEV)  ## Report pages of the same predictions, in build/results; no data set, no checkpoint
-	@set -e; for folder in $(dir $(wildcard docs/results/*/protocol.json)); do \
+	@set -e; for folder in $(dir $(wildcard research/results/*/protocol.json)); do \
 	out="build/results/$$(basename "$$folder")"; rm -rf "$$out"; \
-	.venv/bin/edge-bench tables "$$folder" --results "$$out" > /dev/null; \
+	.venv/bin/python -m research tables "$$folder" --results "$$out" > /dev/null; \
 	.venv/bin/edge-bench report "$$out"/*.json -o "$$out/page"; echo "$$out/page/index.html"; done
 
 .PHONY: route
@@ -158,6 +158,10 @@ endif
 test: $(DEV)  ## Tests (some minutes; no data set, no network)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
+.PHONY: research-test
+research-test: $(DEV)  ## Tests of research/, and that its tables are those of its predictions
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) research/tests $(PYTEST_ARGS)
+
 .PHONY: test-slow
 test-slow: $(DEV)  ## The tests that take longer
 	@.venv/bin/python -m pytest -q -m "slow and not pi and not pi4b and not gpu" $(PYTEST_ARGS)
@@ -179,7 +183,7 @@ pi4b: $(DEV) pi4b-tools  ## Modelled time on a Raspberry Pi 4B, beside the winne
 
 .PHONY: pi4b-networks
 pi4b-networks: $(DEV) pi4b-tools  ## Modelled time of other networks, random weights (about half an hour)
-	@.venv/bin/python -m export.random_models build/networks
+	@.venv/bin/python -m research.random_models build/networks
 	@.venv/bin/edge-bench pi4b --no-photos $$(printf -- '-m %s ' build/networks/*.onnx) -o build/pi4b-networks.json --force
 
 .PHONY: check-cost
@@ -209,7 +213,7 @@ pi4b-tools: pi4b-install
 
 .PHONY: lint
 lint: $(DEV)  ## flake8
-	@.venv/bin/python -m flake8 edge bench train export tests constraints
+	@.venv/bin/python -m flake8 edge bench train export research tests constraints
 
 .PHONY: type
 type: $(DEV)  ## mypy, strict

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.command import DONE, ENVIRONMENT, GATE, ArgumentParser, fail, say
 from edge.errors import EdgeError
-from edge.outputs import check_output, refuse_input, write_output
+from edge.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
     from .dataset import Sample
@@ -183,39 +183,6 @@ def run_show(arguments: argparse.Namespace) -> int:
         raise EdgeError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
     for line in lines:
         print(line)
-    return DONE
-
-
-def run_collect(arguments: argparse.Namespace) -> int:
-    """Adds predictions of model files to the evidence."""
-    from .collect import collect
-
-    found = collect(
-        arguments.data, arguments.predictions, configuration=arguments.name, seed=arguments.seed, folder=arguments.out,
-        label_column=arguments.label, group_column=arguments.group, force=arguments.force,
-    )
-    if not arguments.quiet:
-        say(PROGRAM, f"{arguments.out / found.stem}.csv: {len(found.paths)} images of {len(found.runs)} files")
-    return DONE
-
-
-def run_tables(arguments: argparse.Namespace) -> int:
-    """Makes the tables of committed evidence."""
-    check_files(arguments, [*arguments.folder.glob("*.csv"), *arguments.folder.glob("*.json")])
-    from . import collected, protocol, results, tables
-
-    text, made = tables.markdown(arguments.folder), {}
-    if arguments.results is not None:
-        arguments.results.mkdir(parents=True, exist_ok=True)
-        for name, result in collected.collected_results(protocol.load(arguments.folder)):
-            made[arguments.results / f"{name}.json"] = result
-            check_output(arguments.results / f"{name}.json", force=arguments.force)
-    for path, result in made.items():
-        results.write_json(path, result)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        write_output(arguments.output, text)
     return DONE
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from edge import __version__
-from edge.command import STATUSES, ArgumentParser, fraction, got, natural, plain_name, positive, run, workers
+from edge.command import STATUSES, ArgumentParser, fraction, got, natural, positive, run, workers
 
 from . import actions, photo_actions
 from .gates import GATES
@@ -102,25 +102,6 @@ def build_parser() -> ArgumentParser:
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if needed")
     add("--force", action="store_true", help="write into a folder that is not empty")
     _add_talk(report)
-
-    collect = commands.add_parser("collect", help="add predictions of model files to evidence", description=_COLLECT)
-    add = collect.add_argument
-    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
-    add("predictions", type=Path, nargs="+", metavar="PREDICTIONS", help="of edge-infer --probs, different images each")
-    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
-    add("--group", default="group", metavar="COLUMN", help="manifest column with the group (default group)")
-    add("--name", type=plain_name, required=True, metavar="NAME", help="of the configuration")
-    add("--seed", type=natural, default=0, metavar="N", help="that the models were trained with (default 0)")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
-    add("--force", action="store_true", help="replace the same configuration and seed")
-    _add_talk(collect)
-
-    tables = commands.add_parser("tables", help="the tables of committed evidence, as Markdown", description=_TABLES)
-    add = tables.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
-    _add_output(tables, what="the tables")
-    add("--results", type=Path, metavar="DIR", help="each configuration's results too, as by score, for report")
-    _add_talk(tables)
 
     tone = commands.add_parser("tone", help="estimate the skin angle, for audits alone", description=_TONE)
     add = tone.add_argument
@@ -217,10 +198,6 @@ _ROBUSTNESS = (
     "noise and light, paired with the answers to the files as they are. docs/robustness.md has the table."
 )
 _REPORT = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
-_COLLECT = (
-    "For data that the models never saw, which only you can know; edge-train collect does it for runs, and checks."
-)
-_TABLES = "Figures, differences, coverage and runs of every configuration in FOLDER, without data set or checkpoint."
 _TONE = "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
 _COMPARE = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
 
@@ -231,7 +208,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     commands = {
         "board": lambda: _pi4b_actions().run_board(arguments),
-        "collect": lambda: actions.run_collect(arguments),
         "compare": lambda: actions.run_compare(arguments),
         "fidelity": lambda: photo_actions.run_fidelity(arguments),
         "images": lambda: photo_actions.run_images(arguments, parser),
@@ -242,7 +218,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "robustness": lambda: _robustness_actions().run_robustness(arguments, parser),
         "score": lambda: actions.run_score(arguments, parser),
         "show": lambda: actions.run_show(arguments),
-        "tables": lambda: actions.run_tables(arguments),
         "tone": lambda: photo_actions.run_tone(arguments),
     }
     return run(actions.PROGRAM, commands[arguments.command], verbose=arguments.verbose)

@@ -1,4 +1,4 @@
-"""edge <- bench <- train <- export: nothing imports against the chain, and the runtime stays slim."""
+"""edge <- bench <- train <- export <- research: nothing imports against the chain, and the runtime stays slim."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CHAIN = ("edge", "bench", "train", "export")
+CHAIN = ("edge", "bench", "train", "export", "research")
 
 RUNTIME = {"numpy", "onnxruntime", "PIL", "psutil"}
 MORE = {
@@ -18,7 +18,7 @@ MORE = {
 }
 """What single files of the slim packages may import besides."""
 
-BLOCKED = ("torch", "onnx", "matplotlib", "cv2", "jinja2", "train", "export")
+BLOCKED = ("torch", "onnx", "matplotlib", "cv2", "jinja2", "train", "export", "research")
 HEAVY = ("numpy", "PIL", "onnxruntime", "torch", "onnx", "cv2", "matplotlib")
 
 
@@ -85,6 +85,9 @@ def test_no_import_against_the_chain():
         ("bench/pi4b/planted.py", "from ...train import data"),
         ("train/planted.py", "import numpy, export.to_onnx"),
         ("train/planted.py", "from .. import export"),
+        ("edge/planted.py", "import research"),
+        ("bench/planted.py", "from research.tables import cell"),
+        ("export/planted.py", "def f():\n    from research import ladder"),
     ],
 )
 def test_checker_finds_a_planted_violation(path, source):
@@ -98,6 +101,7 @@ def test_checker_finds_a_planted_violation(path, source):
         ("bench/report.py", "from jinja2 import Template\nfrom edge import Preprocess"),
         ("bench/pi4b/fine.py", "from ..score import total\nfrom . import model"),
         ("export/fine.py", "import onnx, torch, train.config, bench.score, edge"),
+        ("research/fine.py", "import onnx, torch, export.to_onnx, train.config, bench.score, edge"),
     ],
 )
 def test_checker_accepts_what_the_layout_allows(path, source):

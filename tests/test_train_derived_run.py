@@ -66,7 +66,7 @@ def test_refit_replaces_the_head_alone(place, tmp_path):
     assert state.metrics["accuracy"]["n"] == 12
 
 
-def test_refit_to_other_labels(place, tmp_path, capsys):
+def test_refit_to_other_labels(place, tmp_path):
     data, out = tmp_path / "data", tmp_path / "coarse"
     shutil.copytree(place / "data", data)
     with (data / "manifest.csv").open(newline="") as file:
@@ -81,8 +81,6 @@ def test_refit_to_other_labels(place, tmp_path, capsys):
     assert state.classes == ["broadleaf", "conifer"] and state.weights["head.fc.weight"].shape[0] == 2
     assert state.recipe == "refit (--label coarse --balance none) of smoke"
     assert sorted(state.metrics["by_class"]) == state.classes and state.metrics["accuracy"]["n"] == 12
-    evidence = ["collect", str(data), str(out), "--label", "coarse", "--name", "coarse", "--out", str(tmp_path / "set")]
-    assert main(evidence) == 0 and "refit (--label coarse" in capsys.readouterr().err
 
 
 def test_prior_adds_the_offsets_and_measures_anew(place, tmp_path, capsys, monkeypatch):
@@ -127,13 +125,12 @@ def test_prior_refuses_what_it_cannot_be_fitted_on(place, tmp_path, capsys):
         assert said in (message := capsys.readouterr().err) and message.count("\n") == 1 and not out.exists()
 
 
-def test_a_prior_is_added_once_and_not_collected(place, tmp_path, capsys):
+def test_a_prior_is_added_once(place, tmp_path, capsys):
     out, data, start = tmp_path / "x", str(place / "data"), str(place / "start")
     prior = ["prior", data, str(place / "other"), start, "--out"]
     assert main([*prior, str(out)]) == 0
     assert main(["prior", data, str(out), start, "--out", str(tmp_path / "y")]) == 4
     assert "has a prior correction already" in capsys.readouterr().err
-    assert main(["collect", data, str(out), "--name", "x", "--out", str(tmp_path / "set")]) == 4
     assert main([*prior, str(place / "other"), "--force"]) == 2  # itself
 
 

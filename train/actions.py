@@ -81,54 +81,6 @@ def run_fit(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if outcome.num_unusable else DONE
 
 
-def run_ladder(arguments: argparse.Namespace) -> int:
-    """Trains what each ingredient is judged by, and judges it."""
-    from . import ladder
-    from .recipes import LADDERS
-    from .splits import encode_folds, make_folds
-
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    folds = arguments.folds
-    if folds is None:
-        folds = arguments.out / "folds.csv"
-        if not folds.exists():
-            samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
-            write_output(folds, encode_folds(samples, make_folds(samples)))
-    steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0]
-    plan = Plan(
-        data=arguments.data,
-        out=arguments.out,
-        config=next(iter(steps.steps.values())),
-        recipe=arguments.recipe,
-        label_column=arguments.label,
-        group_column=arguments.group,
-        folds=folds,
-        weights=arguments.weights,
-        cache=arguments.cache or arguments.out / "cache",
-    )
-    say_it = _silence if arguments.quiet else _say
-    with distributed.start() as ranks:
-        num_unusable = ladder.climb(
-            plan,
-            steps,
-            ranks,
-            folds=held_out,
-            num_seeds=arguments.seeds,
-            teacher_weights=arguments.teacher_weights,
-            say=say_it,
-        )
-        if not ranks.is_first:
-            return DONE
-    evaluation = ladder.evaluate(
-        plan, steps, folds=held_out, num_seeds=arguments.seeds, reference=arguments.reference
-    )
-    ladder.write(arguments.out, evaluation)
-    lines = list(ladder.table(evaluation))
-    write_output(arguments.out / "ladder.md", "".join(f"{line}\n" for line in lines))
-    print("\n".join(lines))
-    return SOME_FAILED if num_unusable else DONE
-
-
 def run_refit(arguments: argparse.Namespace) -> int:
     """Fits a last layer."""
     from .last_layer import refit
@@ -154,25 +106,6 @@ def run_prior(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def run_collect(arguments: argparse.Namespace) -> int:
-    """Adds runs to the evidence."""
-    from .collect import collect
-
-    found = collect(
-        arguments.data,
-        arguments.runs,
-        configuration=arguments.name,
-        folder=arguments.out,
-        label_column=arguments.label,
-        group_column=arguments.group,
-        force=arguments.force,
-    )
-    if not arguments.quiet:
-        folds = ", ".join(str(run.fold) for run in found.runs)
-        _say(f"{arguments.out / found.stem}.csv: {len(found.paths)} images of folds {folds}; {found.command}")
-    return DONE
-
-
 def run_show(arguments: argparse.Namespace) -> int:
     """Draws a contact sheet."""
     check_output(arguments.output, force=arguments.force)
@@ -193,20 +126,6 @@ def run_show(arguments: argparse.Namespace) -> int:
     content = io.BytesIO()
     sheet.save(content, "PNG")
     write_output(arguments.output, content.getvalue())
-    return DONE
-
-
-def run_throughput(arguments: argparse.Namespace) -> int:
-    """Times the input pipeline."""
-    from . import throughput
-    from .recipes import RECIPES
-
-    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
-    config = RECIPES[arguments.recipe]
-    figures = throughput.measure(
-        arguments.data, samples, config, step=throughput.network_step(config), quiet=arguments.quiet
-    )
-    print("\n".join(throughput.table({**figures, "memory": throughput.measure_memory()})))
     return DONE
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, plain_name, run
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
 
 from .config import TrainConfig
-from .recipes import LADDERS, RECIPES
+from .recipes import RECIPES
 
 _PROGRAM = "edge-train"
 _EPILOG = f"""\
@@ -21,7 +21,6 @@ examples:
   edge-train show DATA --recipe default -o sheet.png what the network sees
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN --resume      after an interruption
-  edge-train ladder DATA --recipe smoke-ladder --out LADDER                  what each ingredient is worth
   torchrun --nproc-per-node 2 -m train fit DATA --out RUN                    on several GPUs, or processes
 
 DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<class>/ folders of images.
@@ -71,16 +70,6 @@ def build_parser() -> ArgumentParser:
     fit.add_argument("--force", action="store_true", help="start over in RUN")
     fit.add_argument("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
 
-    ladder = command("ladder", "train recipes that add one thing at a time, on the same folds")
-    ladder.add_argument("--out", type=Path, required=True, metavar="LADDER", help="folder; what is done there is kept")
-    ladder.add_argument("--recipe", choices=sorted(LADDERS), required=True, help="which ladder")
-    ladder.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else five folds are made)")
-    ladder.add_argument("--hold-out", type=natural, action="append", metavar="K", help="measured on; repeatable (0)")
-    ladder.add_argument("--weights", type=Path, metavar="FILE", help="every step begins with these")
-    ladder.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher begins with these")
-    ladder.add_argument("--seeds", type=natural, default=1, metavar="N", help="runs of each step and fold (1)")
-    ladder.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
-
     refit = command("refit", "fit the last layer anew, for the run's classes or other ones")
     refit.add_argument("run", type=Path, metavar="RUN", help="a finished run")
     text = "every class and group alike (cells), or every image (none)"
@@ -94,19 +83,9 @@ def build_parser() -> ArgumentParser:
         each.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
         each.add_argument("--force", action="store_true", help="replace the run in NEW")
 
-    collect = command("collect", "join held-out predictions of runs of all folds into evidence for the tables")
-    collect.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in fold alone")
-    collect.add_argument("--name", type=plain_name, required=True, metavar="NAME", help="of the configuration")
-    collect.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
-    collect.add_argument("--force", action="store_true", help="replace the same configuration and seed")
-
-    throughput = command("throughput", "time the input pipeline beside a plain DataLoader")
-
-    for each in (fit, ladder, show):
-        each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
-    for each in (fit, show, throughput):
-        each.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
     for each in (fit, show):
+        each.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+        each.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
         _add_config(each)
     return parser
 

@@ -1,4 +1,4 @@
-"""The recipes: what others trained with, as exactly as their sources say, and ours; and the ladders between them.
+"""The recipes: what others trained with, as exactly as their sources say, and ours.
 
 All take pixels scaled and nothing else (DESIGN: no mean is subtracted), letterboxed, stretched or cropped by the
 runtime's own preprocessing.
@@ -6,19 +6,9 @@ runtime's own preprocessing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from .config import TrainConfig
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Recipes that add one thing at a time, by their names in their order; those that distil learn from the teacher."""
-
-    steps: dict[str, TrainConfig]
-    teacher: TrainConfig | None = None
-    """Trained for each fold and seed before the first step that distils."""
-
 
 _BASE = TrainConfig()
 _NO_AUGMENTATION = {"p_hflip": 0.0, "p_vflip": 0.0, "quarter_turns": False, "p_affine": 0.0}
@@ -26,7 +16,7 @@ _NO_AUGMENTATION = {"p_hflip": 0.0, "p_vflip": 0.0, "quarter_turns": False, "p_a
 _CONTEST_TARGETS = ("BCC:4000", "BKL:4000", "MEL:4000", "NV:4000", "unknown:2500", "VASC:2500")
 _CONTEST_WEIGHTS = ("BCC:15", "BKL:15", "MEL:15", "NV:15", "unknown:1", "VASC:5")
 
-_RUTGERS_BASE = _BASE.changed(
+RUTGERS_BASE = _BASE.changed(
     sizes_px=(128,),
     **_NO_AUGMENTATION,
     border="black",
@@ -77,20 +67,15 @@ _RUTGERS_KD = {
     "distill_weight": 1 / 6,  # their sum is divided by all elements, not by the images: six classes
 }
 
-_QUICK = _BASE.changed(
-    num_conv_branches=1,
-    sizes_px=(64,),
-    **_NO_AUGMENTATION,
-    border="black",
-    sampler="pk",
-    pk_images=6,
-    steps_per_epoch=40,
-    batch_size=36,
-    epochs=5,
-    ema_decay=0.0,
-)
-_QUICK_B = {**_RUTGERS_B, "head_scale": 16.0, "margin": 0.2, "margin_warmup": 0.3, "dropout": 0.0}
-_QUICK_E = {"ema_decay": 0.97, "ema_ramp": 20.0}
+RUTGERS_STEPS: dict[str, dict[str, Any]] = {
+    "+A augmentation": _RUTGERS_A,
+    "+B CurricularFace": _RUTGERS_B,
+    "+C BNNeck": _RUTGERS_C,
+    "+D triplet": _RUTGERS_D,
+    "+E EMA": _RUTGERS_E,
+    "+KD": _RUTGERS_KD,
+}
+"""What the winners added to `RUTGERS_BASE`, in the order of their slide."""
 
 _WEATHERED = {
     "aspect": 0.3,
@@ -177,7 +162,7 @@ RECIPES = {
     #   letterboxed square, theirs on the photo before it; the perspective's scale is 0.1, theirs drawn from 0.05 to
     #   0.15; the zoom is drawn on a logarithmic scale; BatchNorm and biases are not decayed; the last EMA weights, not
     #   the best of 600 looks.
-    "rutgers": _RUTGERS_BASE.changed(
+    "rutgers": RUTGERS_BASE.changed(
         **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, **_RUTGERS_KD
     ),
     # Ours: cross-entropy from random weights on two x86-64 cores: one branch and growing images give several times the
@@ -197,41 +182,5 @@ RECIPES = {
     # For trying things out: some seconds on any data.
     "smoke": _BASE.changed(
         num_conv_branches=1, sizes_px=(32,), epochs=2, batch_size=32, steps_per_epoch=10, ema_decay=0.9, power=0.5
-    ),
-}
-
-LADDERS = {
-    # The steps of the winners' slide; each adds to the one before. Needs a GPU and ImageNet weights.
-    "rutgers-ladder": Ladder(
-        {
-            "baseline": _RUTGERS_BASE,
-            "+A augmentation": _RUTGERS_BASE.changed(**_RUTGERS_A),
-            "+B CurricularFace": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B),
-            "+C BNNeck": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C),
-            "+D triplet": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D),
-            "+E EMA": _RUTGERS_BASE.changed(**_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E),
-            "+KD": RECIPES["rutgers"],
-        },
-        teacher=_RUTGERS_BASE.changed(
-            **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, network="mobileone_s2"
-        ),
-    ),
-    # The same steps in minutes on two cores, from random weights: to see that every ingredient runs, not what it is
-    # worth, for which this is too short. The margins are those that a short run can learn.
-    "smoke-ladder": Ladder(
-        {
-            "baseline": _QUICK,
-            "+A augmentation": _QUICK.changed(**_RUTGERS_A),
-            "+B CurricularFace": _QUICK.changed(**_RUTGERS_A, **_QUICK_B),
-            "+C BNNeck": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C),
-            "+D triplet": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D),
-            "+E EMA": _QUICK.changed(**_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E),
-            "+KD": _QUICK.changed(
-                **_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E, distill="kl", distill_head=True
-            ),
-        },
-        teacher=_QUICK.changed(
-            **_RUTGERS_A, **_QUICK_B, **_RUTGERS_C, **_RUTGERS_D, **_QUICK_E, network="mobileone_s2"
-        ),
     ),
 }

@@ -18,6 +18,7 @@ import torch
 from bench.dataset import DatasetError, Sample
 from bench.marks import cluster_marks, picture_marks
 from bench.results_text import interval_text
+from edge import device
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
@@ -35,11 +36,11 @@ from .network import Network, build
 from .networks.pretrained import IMAGENET, imagenet_weights
 from .plan import Parts, Plan, divide
 from .profile import profile_of
-from .record import CONFIG, describe_machine
 from .session import TrainingData, check_config
 from .teacher import Teacher, load_teacher, soft_labels
 from .weights import Report, load_weights
 
+CONFIG = "config.json"
 METRICS = "metrics.json"
 PREDICTIONS = "heldout_predictions.csv"
 _NUM_NAMED = 10
@@ -218,11 +219,19 @@ def _begin(plan: Plan, parts: Parts, is_leaky: bool, ranks: Ranks) -> None:
     for name in (checkpoints.NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
         (plan.out / name).unlink(missing_ok=True)
     mark = {"leaky": True} if is_leaky else {}
-    told = {"recipe": plan.recipe, **mark, **describe_machine(ranks.device), **plan.config.to_dict()}
+    told = {"recipe": plan.recipe, **mark, **_describe_machine(ranks.device), **plan.config.to_dict()}
     write_json(plan.out / CONFIG, told)
     for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
         if samples or name == "heldout.txt":
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))
+
+
+def _describe_machine(place: torch.device) -> dict[str, str]:
+    """The processor that trains, and PyTorch."""
+    machine = f"{device.record()['cpu'] or 'unknown processor'}, {device.usable_cores()} cores"
+    if place.type == "cuda":
+        machine = f"{torch.cuda.get_device_name(place)}; {machine}"
+    return {"machine": machine, "pytorch": str(torch.__version__)}
 
 
 def _with_margins(
