@@ -123,19 +123,19 @@ def _setting(
 def run_compare(arguments: argparse.Namespace) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from . import compare, groupings, results
+    from . import comparison, groupings, results
 
-    a, b = (compare.load(path) for path in (arguments.a, arguments.b))
+    a, b = (comparison.load(path) for path in (arguments.a, arguments.b))
     column = arguments.group or groupings.columns_of(a)[0]
-    sides = [compare.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
-    result = compare.compare(*sides, seed=arguments.seed) | {"group_column": column}
+    sides = [comparison.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
+    result = comparison.compare(*sides, seed=arguments.seed) | {"group_column": column}
     result["a"], result["b"] = arguments.a.name, arguments.b.name
     if arguments.output is not None:
         results.write_json(arguments.output, result)
-    for line in compare.table(result):
+    for line in comparison.table(result):
         print(line)
     if not arguments.quiet:
-        for line in compare.remarks(result):
+        for line in comparison.remarks(result):
             say(PROGRAM, line)
     return DONE
 
@@ -160,7 +160,7 @@ def run_report(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Prints the table of a results file again."""
-    from . import compare, fidelity, latency, peers, results, results_text
+    from . import comparison, fidelity, latency, peers, results, results_text
 
     path: Path = arguments.results
     try:
@@ -170,7 +170,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         if "fidelity" in result:
             lines = list(fidelity.table(result["fidelity"]))
         elif "levelling_down" in result:
-            lines = list(compare.table(result))
+            lines = list(comparison.table(result))
         elif "robustness" in result:
             from .robustness import text
 

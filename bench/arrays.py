@@ -22,7 +22,7 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from . import compare as paired
+from . import comparison
 from . import results, results_text, score
 from .dataset import MALIGNANT, NOT_STATED, Sample
 from .evaluation import Frame, Observations, Setting
@@ -113,7 +113,7 @@ class Comparison:
         return self.result
 
     def __repr__(self) -> str:
-        return "\n".join(paired.table(self.result))
+        return "\n".join(comparison.table(self.result))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
@@ -151,7 +151,7 @@ def evaluate(
 
     Raises:
       ValueError: arrays of different lengths, no images, a label that is not in `classes`, an unknown profile.
-      ScoreError: a reference that is no group.
+      EdgeError: a reference that is no group.
     """
     columns = _columns(y_true, y_pred, sensitive_features, cluster, classes)
     setting = Setting(
@@ -201,7 +201,7 @@ def contest_score(
 
     Raises:
       ValueError: as `evaluate`, or a latency that is not a number from 0.
-      ScoreError: a reference that is no group, or a group too small for the profile.
+      EdgeError: a reference that is no group, or a group too small for the profile.
     """
     if seconds_per_100 is not None and not 0 <= seconds_per_100 < math.inf:
         raise ValueError(f"seconds_per_100: got {seconds_per_100}, expected a number from 0")
@@ -225,9 +225,9 @@ def compare(a: Evaluation, b: Evaluation, *, draws: int = DRAWS, seed: int = 0) 
     """B minus A on the same images, metric by metric, with paired intervals.
 
     Raises:
-      CompareError: other images, labels, groups, clusters or another profile.
+      EdgeError: other images, labels, groups, clusters or another profile.
     """
-    return Comparison(paired.compare(a.result, b.result, draws=draws, seed=seed))
+    return Comparison(comparison.compare(a.result, b.result, draws=draws, seed=seed))
 
 
 class _Columns(NamedTuple):

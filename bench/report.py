@@ -23,7 +23,7 @@ from edge import __version__
 from edge.errors import EdgeError
 from edge.outputs import write_output
 
-from . import compare, figures, sheets
+from . import comparison, figures, sheets
 from .dataset import NOT_STATED
 from .groupings import HALF_WIDTH, check_columns, columns_of
 from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
@@ -54,7 +54,7 @@ def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[s
         name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
         if name in results:
             raise EdgeError(f"{path}: another results file has its name {name!r} already, expected different names")
-        results[name] = compare.load(path)
+        results[name] = comparison.load(path)
         check_columns(results[name], columns, path)
         if columns and (further := results[name].get("groupings")):
             results[name]["groupings"] = {column: part for column, part in further.items() if column in columns}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import compare, dataset, pairing, results, score
+from bench import comparison, dataset, pairing, results, score
 from bench.dataset import Sample
 from bench.evaluation import Observations, Setting
 from bench.fairness import MIN_CELL
@@ -63,7 +63,7 @@ def verify(
 
     Returns:
       JSON-ready: `pairs`, `images`, `errors` (images that cannot be decoded: wrong in both), `agreement`, `logits`, `a`
-      and `b` (figures of each), `comparison` (`bench.compare`, B minus A), `flips`, `failures` (`gate`), `remarks`.
+      and `b` (figures of each), `comparison` (`bench.comparison`, B minus A), `flips`, `failures` (`gate`), `remarks`.
 
     Raises:
       VerifyError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
@@ -147,7 +147,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     )
     yield f"largest change of a logit {logits['max_change']:.2g}, {logits['relative']:.2g} of the largest logit"
     shown = {name: result["comparison"]["metrics"][name] for name in _SHOWN}
-    yield from compare.table({**result["comparison"], "metrics": shown})
+    yield from comparison.table({**result["comparison"], "metrics": shown})
     flips = sorted(result["flips"], key=lambda flip: -flip["a_margin"])
     for flip in flips[:_SHOWN_FLIPS]:
         yield f"flip: {flip['path']} ({flip['label']}): {flip['a']} -> {flip['b']}, margin {flip['a_margin']:.3f}"
@@ -186,7 +186,7 @@ def _compare(
     profile = score.PROFILES[score.DEFAULT]
     reference = score.reference_group(groups, profile=profile, excluded=excluded)
     found = [results.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
-    comparison = compare.compare(*found, draws=draws)
+    comparison = comparison.compare(*found, draws=draws)
     data = Observations.of(
         [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],
         [sample.cluster for sample in samples], classes=order, reference=reference,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import compare, results, score
+from bench import comparison, results, score
 from bench.dataset import Sample, as_text, classes_of, index, malignant_classes
 from bench.evaluation import Setting
 from bench.pairing import join
@@ -130,8 +130,8 @@ def evaluate(
     names = list(steps)
     return {
         "steps": steps,
-        "to_previous": {b: compare.compare(steps[a], steps[b]) for a, b in zip(names, names[1:])},
-        "to_first": {name: compare.compare(steps[names[0]], steps[name]) for name in names[1:]},
+        "to_previous": {b: comparison.compare(steps[a], steps[b]) for a, b in zip(names, names[1:])},
+        "to_first": {name: comparison.compare(steps[names[0]], steps[name]) for name in names[1:]},
     }
 
 

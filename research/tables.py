@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.accuracy import NO_ANSWER
-from bench.compare import SAME
+from bench.comparison import SAME
 from bench.evaluation import Metric
 from bench.score import left_out
 from edge.errors import EdgeError

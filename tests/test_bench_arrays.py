@@ -9,7 +9,8 @@ import pytest
 from bench import dataset, pairing, results
 from bench.arrays import ContestScore, compare, contest_score, evaluate
 from bench.evaluation import Setting
-from bench.score import PROFILES, ScoreError
+from bench.score import PROFILES
+from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
@@ -141,7 +142,7 @@ def test_what_does_not_fit_is_one_clear_line(arguments, words):
 
 
 def test_a_reference_that_is_no_group_and_a_latency_that_is_no_number():
-    with pytest.raises(ScoreError, match="no group 'z'"):
+    with pytest.raises(EdgeError, match="no group 'z'"):
         evaluate(["a", "b"], ["a", "b"], sensitive_features=["x", "y"], reference="z")
     with pytest.raises(ValueError, match="seconds_per_100: got nan"):
         contest_score(["a", "b"], ["a", "b"], sensitive_features=["x", "y"], seconds_per_100=float("nan"))

@@ -20,7 +20,7 @@ import pytest
 from simulated_results import SIZES, latency, pairs, result
 
 import bench
-from bench import compare, figures, groupings, latency_part, page_text, report, results, score
+from bench import comparison, figures, groupings, latency_part, page_text, report, results, score
 from bench.cli import main
 from bench.dataset import NOT_STATED
 from bench.evaluation import Setting
@@ -255,7 +255,7 @@ def test_deep_nesting_is_refused(small: dict[str, Any], tmp_path: Path, monkeypa
     nested: list[Any] = []
     for _ in range(5000):  # from Python 3.12 on its JSON reader goes deeper than Python itself
         nested = [nested]
-    monkeypatch.setattr(compare, "load", lambda path: {**small, "x": nested})
+    monkeypatch.setattr(comparison, "load", lambda path: {**small, "x": nested})
     with pytest.raises(EdgeError, match="nested too deeply"):
         report.load([tmp_path / "r.json"])
 

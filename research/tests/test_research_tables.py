@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 
-from bench import compare, results, score
+from bench import comparison, results, score
 from bench.evaluation import Setting
 from edge.errors import EdgeError
 from edge.predictions import Prediction
@@ -56,7 +56,7 @@ def test_one_seed_is_what_score_and_compare_say(tmp_path):
         assert metric == {key: first["fairness"][name][key] for key in metric}
     changes, n = panel.difference("a", "b", ["accuracy", "score.total_of_two_thirds", "fairness.pqd"])
     assert n == len(SAMPLES)
-    expected = compare.compare(first, second)["metrics"]
+    expected = comparison.compare(first, second)["metrics"]
     for name, change in changes.items():
         assert change == pytest.approx(expected[name]["difference"] | {"n": n})
 
