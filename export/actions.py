@@ -98,16 +98,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Tells of a model file."""
-    for path in (arguments.output, arguments.svg):
-        if path is not None:
-            check_output(path, force=arguments.force)
-    from .drawing import draw
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
     from .info import read, table
 
     found = read(arguments.model)
     _write_json(arguments.output, found)
-    if arguments.svg is not None:
-        write_output(arguments.svg, draw(found))
     print("\n".join(table(found)))
     if not arguments.quiet:
         for remark in found["remarks"]:

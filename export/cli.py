@@ -15,7 +15,7 @@ examples:
   edge-export onnx RUN -o model.onnx             the model file that edge-infer reads
   edge-export int8 model.onnx --calibrate DATA --held-out RUN/heldout.txt -o model.int8.onnx
   edge-export verify RUN model.onnx --data DATA --subset RUN/heldout.txt
-  edge-export info model.onnx --svg model.svg    what a file says of itself, layer by layer
+  edge-export info model.onnx                    what a file says of itself, layer by layer
   edge-export weights RUN -o model.safetensors   the weights in training form, to fine-tune from
 
 RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
@@ -77,7 +77,6 @@ def build_parser() -> ArgumentParser:
 
     info = command("info", "tell what a model file says of itself, layer by layer")
     info.add_argument("model", type=Path, metavar="MODEL", help="a model file")
-    info.add_argument("--svg", type=Path, metavar="FILE", help="draw its stages")
     output(info, "write everything as JSON", required=False)
     return parser
 

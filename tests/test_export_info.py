@@ -1,5 +1,4 @@
 import json
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import onnx
@@ -13,7 +12,6 @@ from torch import nn
 from edge.classifier import Classifier
 from edge.errors import ModelError
 from edge.preprocess import Preprocess
-from export.drawing import draw
 from export.info import describe, read, stages, table
 from export.to_onnx import to_onnx
 from train.head import Head
@@ -126,29 +124,6 @@ def test_unknown_shapes_are_said_not_guessed():
     assert info["stages"][0]["macs"] is None
     everything = {"file": "m", "bytes": 9, "sha256": "0", "metadata": {}, "opset": {}, "ir_version": 9, "remarks": []}
     assert "?" in "".join(table(everything | info))
-    ElementTree.fromstring(draw(everything | info))
-
-
-def test_the_drawing_is_an_svg_that_escapes_and_stands_alone():
-    info = read(TINY)
-    info["metadata"]["model"] = {"variant": '<script>&"\x00'}
-    text = draw(info)
-    root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("viewBox")
-    assert "script" not in {element.tag.rpartition("}")[2] for element in root.iter()}
-    assert "&lt;script&gt;" in text and "href" not in text and "\x00" not in text
-    *bars, _ = [e for e in root.iter() if e.get("class") == "dense"]  # the last is the legend's
-    assert len(bars) == info["totals"]["layers"]
-    assert float(bars[0].get("width")) > float(bars[1].get("width"))
-    assert text == draw(info)
-    assert all(float(e.get("width", 0)) >= 0 for e in root.iter())
-
-
-def test_the_drawing_of_a_long_network_stays_short():
-    stage = {"size": [8, 8], "channels": 4, "macs": 900, "parameters": 900, "bytes": 900}
-    layer = {"channels": 4, "macs": 1, "is_depthwise": False, "int8": False}
-    info = read(TINY) | {"stages": [stage | {"layers": [layer] * 900}]}
-    assert float(ElementTree.fromstring(draw(info)).get("height")) < 1100
 
 
 def test_a_network_of_the_users_own(tmp_path):
