@@ -55,9 +55,6 @@ def build_parser() -> ArgumentParser:
         "--min-agreement", type=fraction, metavar="P",
         help="leave up to 4 of the most harmful layers float until P of other images get the float model's answer",
     )
-    int8.add_argument(
-        "--qat", type=natural, default=0, metavar="EPOCHS", help="fine-tune through the rounding, on DATA (0: not)"
-    )
     int8.add_argument("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
     output(int8, "the file to write", required=True)
 

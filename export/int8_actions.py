@@ -20,11 +20,11 @@ from train.data import load_images
 
 from .calibrate import choose_calibration, session_of
 from .cli import PROGRAM
-from .quantize import CalibrationError, Quantizer, Scheme, check_trainable
+from .quantize import CalibrationError, Quantizer, Scheme
 from .sensitivity import VARIANTS, agreement, exclude_until, logits_of, search_variants, sensitivity
 
 _NUM_CHECKED = 512
-"""Images that --min-agreement looks at: of those not held out, and neither calibrated nor fine-tuned on."""
+"""Images that --min-agreement looks at: of those neither held out nor calibrated on."""
 _SHOWN_LAYERS = 8
 
 
@@ -58,11 +58,8 @@ def run_int8(arguments: argparse.Namespace) -> int:
     model = onnx.load(arguments.model)
     if calibration.unusable and not arguments.quiet:
         say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
-    scheme = replace(Scheme(), exclude=tuple(arguments.exclude), epochs=arguments.qat)
-    if scheme.epochs:
-        check_trainable(model)
-    training = np.concatenate([calibration.pixels, pixels(free)]) if arguments.qat and free else None
-    quantizer = Quantizer(model, calibration.pixels, training, seed=arguments.seed, quiet=arguments.quiet)
+    scheme = replace(Scheme(), exclude=tuple(arguments.exclude))
+    quantizer = Quantizer(model, calibration.pixels)
     if arguments.search:
         apart = [sample for sample in samples if path_text(sample.path) in held_out]
         judged = load_images(arguments.calibrate, apart, classifier.preprocess, quiet=arguments.quiet)
@@ -70,23 +67,18 @@ def run_int8(arguments: argparse.Namespace) -> int:
         groups = [sample.group for sample in judged.samples]
         variants = VARIANTS if scheme in VARIANTS.values() else {**VARIANTS, "as asked for": scheme}
         print("\n".join(_variant_table(search_variants(quantizer, judged.pixels, labels, groups, variants))))
-        gains = sensitivity(quantizer, calibration.pixels, replace(scheme, epochs=0))
+        gains = sensitivity(quantizer, calibration.pixels, scheme)
         print("\n".join(_sensitivity_table(gains[:_SHOWN_LAYERS])))
     images = pixels(checked) if checked else None
     if images is not None:
-        found = exclude_until(quantizer, images, arguments.min_agreement, replace(scheme, epochs=0))
-        scheme = replace(found, epochs=scheme.epochs)
-    marks = {"calibration": chosen, "training": [*chosen, *free]}
-    digests = {name: marks_sha256(cluster_marks(of)) for name, of in marks.items()}
-    quantized = quantizer(scheme, marks_sha256=digests)
+        scheme = exclude_until(quantizer, images, arguments.min_agreement, scheme)
+    quantized = quantizer(scheme, marks_sha256=marks_sha256(cluster_marks(chosen)))
     remarks = []
     if images is not None:
         agreed = agreement(*(logits_of(session_of(file), images) for file in (model, quantized)))
         text = f"the float model's answer on {agreed:.2%} of {len(images)} other images"
         reached = "" if agreed >= arguments.min_agreement else f", expected {arguments.min_agreement:.2%}"
         remarks.append(f"float stay the classifier{''.join(f', {name}' for name in scheme.exclude)}; {text}{reached}")
-    if scheme.epochs and '"finetuning"' not in quantized.metadata_props[-1].value:
-        remarks.append("fine-tuning brought the logits no nearer to the float model's: left as calibrated")
     content = quantized.SerializeToString()
     write_output(arguments.output, content)
     if not arguments.quiet:

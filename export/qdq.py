@@ -87,11 +87,6 @@ def insert(
     return cast(onnx.ModelProto, quantizer.model.model)
 
 
-def stored_tensors(quantized: onnx.ModelProto) -> set[str]:
-    """Names of the activations that onnxruntime's quantiser had rounded, before `shortened`."""
-    return {node.input[0] for node in quantized.graph.node if node.op_type == "QuantizeLinear"}
-
-
 def shortened(quantized: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in fewer bytes: 0.1 of 1.3 MB are the quantiser's names, shapes and zeros.
 

@@ -20,10 +20,9 @@ from onnx import numpy_helper
 
 import edge
 
-from .calibrate import RANGES, Histogram, collect, session_of
+from .calibrate import RANGES, Histogram, collect
 from .equalize import correct_biases, equalize
-from .finetune import UntrainableError, check_operators, finetune
-from .qdq import INTEGER_OPERATORS, UnfitModelError, insert, shortened, stored_tensors
+from .qdq import INTEGER_OPERATORS, UnfitModelError, insert, shortened
 from .rounding import model_scales, round_weights
 from .to_onnx import ExportError
 
@@ -55,39 +54,23 @@ class Scheme:
     """Whether the mean error of each channel is taken off its bias."""
     exclude: tuple[str, ...] = ()
     """Names of convolutions that stay float, besides the classifier."""
-    epochs: int = 0
-    """Of fine-tuning through the rounding, with `round_jointly`; kept if the logits of the calibration images are then
-    nearer to the float model's."""
 
     def __post_init__(self) -> None:
         if self.ranges not in RANGES:
             raise ValueError(f"ranges: got {self.ranges!r}, expected one of {', '.join(RANGES)}")
         if self.equalize not in EQUALIZE:
             raise ValueError(f"equalize: got {self.equalize!r}, expected one of {', '.join(EQUALIZE)}")
-        if self.epochs and not self.round_jointly:
-            raise ValueError(f"epochs: got {self.epochs}, expected 0 without round_jointly")
 
 
 class Quantizer:
     """A float model and its calibration: what all schemes have in common is computed once."""
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        calibration: np.ndarray,
-        training: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-        quiet: bool = True,
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, calibration: np.ndarray) -> None:
         """Checks the model and the images.
 
         Args:
           model: A float model file of ours.
           calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
-          training: (M, S, S, 3) uint8 RGB to fine-tune on; None: the calibration images.
-          seed: Of a fine-tuning.
-          quiet: Whether no progress of a fine-tuning is shown.
 
         Raises:
           CalibrationError: too few images, or of another size.
@@ -97,29 +80,21 @@ class Quantizer:
         _check(model, calibration)
         self.model = model
         self.calibration = calibration
-        self._training = calibration if training is None else training
-        self._seed = seed
-        self._quiet = quiet
         self._equalized: dict[str, tuple[onnx.ModelProto, dict[str, Histogram]]] = {}
         self._rounded: dict[tuple[str, bool], onnx.ModelProto] = {}
 
-    def __call__(
-        self, scheme: Scheme = Scheme(), *, marks_sha256: Mapping[str, str] | None = None
-    ) -> onnx.ModelProto:
+    def __call__(self, scheme: Scheme = Scheme(), *, marks_sha256: str = "") -> onnx.ModelProto:
         """Quantises; the same arguments give the same bytes.
 
         Args:
           scheme: How.
-          marks_sha256: Hashes of the clusters of the images used, for the metadata: "calibration", and "training" where
-            the scheme fine-tunes.
+          marks_sha256: Hash of the clusters of the calibration images, for the metadata.
 
         Raises:
           UnfitModelError: no convolution has an excluded name, or onnxruntime refuses the model.
           ExportError: the result is invalid.
         """
         exclude = excluded_layers(self.model, scheme)
-        if scheme.epochs:
-            check_trainable(self.model)
         model, histograms = self._equalize(scheme.equalize)
         scales = model_scales(model, exclude[-1:], per_channel=scheme.per_channel)
         rounded = self._round(model, scales, scheme) if scheme.round_jointly else model
@@ -128,24 +103,11 @@ class Quantizer:
         quantized = self._write(rounded, histograms, weights, scheme)
         if scheme.correct_biases:
             quantized = correct_biases(model, quantized, self.calibration)
-        is_tuned = False
-        if scheme.epochs:
-            tuned = self._finetune(_with_biases(rounded, quantized), model, weights, histograms, scheme)
-            candidate = self._write(tuned, histograms, weights, scheme)
-            is_tuned = self._error(candidate) < self._error(quantized)
-            quantized = candidate if is_tuned else quantized
         properties = {entry.key: entry.value for entry in self.model.metadata_props}
-        description = self._describe(scheme, exclude, marks_sha256, is_tuned=is_tuned)
+        description = self._describe(scheme, exclude, marks_sha256)
         onnx.helper.set_model_props(quantized, {**properties, "quantization": description})
         _verify(quantized)
         return quantized
-
-    def _error(self, quantized: onnx.ModelProto) -> float:
-        """Sum of the squared changes of the logits on the calibration images."""
-        before, after = (
-            session_of(model).run(["logits"], {"images": self.calibration})[0] for model in (self.model, quantized)
-        )
-        return float(np.square(before.astype(np.float64) - after).sum())
 
     def _write(
         self,
@@ -173,40 +135,17 @@ class Quantizer:
             self._rounded[key] = round_weights(model, self.calibration, scales)
         return self._rounded[key]
 
-    def _finetune(
-        self,
-        rounded: onnx.ModelProto,
-        model: onnx.ModelProto,
-        steps: Mapping[str, np.ndarray],
-        histograms: Mapping[str, Histogram],
-        scheme: Scheme,
-    ) -> onnx.ModelProto:
-        ranges = {name: RANGES[scheme.ranges](histogram) for name, histogram in histograms.items()}
-        copied = onnx.ModelProto()
-        copied.CopyFrom(rounded)
-        stored = stored_tensors(insert(copied, histograms, steps, ranges=scheme.ranges, per_channel=scheme.per_channel))
-        ranges = {name: values for name, values in ranges.items() if name in stored}
-        return finetune(
-            rounded, model, self._training, steps, ranges, epochs=scheme.epochs, seed=self._seed, quiet=self._quiet
-        )
-
-    def _describe(
-        self, scheme: Scheme, exclude: list[str], marks_sha256: Mapping[str, str] | None, *, is_tuned: bool
-    ) -> str:
-        known = marks_sha256 or {}
+    def _describe(self, scheme: Scheme, exclude: list[str], marks_sha256: str) -> str:
         description: dict[str, object] = {
             "scheme": f"U8S8 QDQ, per {'channel' if scheme.per_channel else 'tensor'}",
             "ranges": scheme.ranges,
             "equalized": scheme.equalize,
             "rounded_jointly": scheme.round_jointly,
-            "biases_corrected": scheme.correct_biases and not is_tuned,
-            "calibration": {"images": len(self.calibration), "cluster_sha256": known.get("calibration", "")},
+            "biases_corrected": scheme.correct_biases,
+            "calibration": {"images": len(self.calibration), "cluster_sha256": marks_sha256},
             "float_layers": exclude,
             "versions": {"fairedge": edge.__version__, "onnx": onnx.__version__, "onnxruntime": ort.__version__},
         }
-        if is_tuned:
-            clusters = known.get("training", "")
-            description["finetuning"] = {"epochs": scheme.epochs, "cluster_sha256": clusters}
         return json.dumps(description)
 
 
@@ -244,36 +183,6 @@ def _restore(rounded: onnx.ModelProto, model: onnx.ModelProto, names: list[str])
         if entry.name in kept:
             entry.CopyFrom(original)
     return restored
-
-
-def _with_biases(rounded: onnx.ModelProto, quantized: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a rounded model with the biases of the int8 one."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(rounded)
-    values = {entry.name: numpy_helper.to_array(entry) for entry in quantized.graph.initializer}
-    producers = {name: node for node in quantized.graph.node for name in node.output}
-    entries = {entry.name: entry for entry in copied.graph.initializer}
-    biases = {node.name: node.input[2] for node in rounded.graph.node if node.op_type == "Conv" and len(node.input) > 2}
-    shared = {name for name in biases.values() if list(biases.values()).count(name) > 1}
-    for node in quantized.graph.node:
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in producers:
-            bias, scale = (values[name] for name in producers[node.input[2]].input[:2])
-            name = biases[node.name]
-            if name not in shared:
-                entries[name].CopyFrom(numpy_helper.from_array((bias * scale).astype(np.float32), name))
-    return copied
-
-
-def check_trainable(model: onnx.ModelProto) -> None:
-    """Whether a model can be fine-tuned.
-
-    Raises:
-      UnfitModelError: it has an operator that cannot be trained through.
-    """
-    try:
-        check_operators(model)
-    except UntrainableError as error:
-        raise UnfitModelError(f"the model cannot be fine-tuned: {error}") from error
 
 
 def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:

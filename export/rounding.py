@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from .calibrate import batches, session_of
 
 _DAMPING = 0.01  # of the mean diagonal of H, added to it: keeps weights of dead inputs from running away
-MAX_WEIGHT = 127
-MAX_SUM = 128  # of two neighbouring weights of one sign: 255 * 128 fits in 16 bits
+_MAX_WEIGHT = 127
+_MAX_SUM = 128  # of two neighbouring weights of one sign: 255 * 128 fits in 16 bits
 
 
 def num_groups(node: onnx.NodeProto) -> int:
@@ -57,7 +57,7 @@ def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> 
         largest = np.maximum(largest, sums)  # over 127: rounding may add 1 to a sum, and 128 still fits
     if not per_channel:
         largest = largest.max(keepdims=True)
-    return np.asarray(np.maximum(largest, max(1e-8 * largest.max(), 1e-30)) / MAX_WEIGHT, np.float32)
+    return np.asarray(np.maximum(largest, max(1e-8 * largest.max(), 1e-30)) / _MAX_WEIGHT, np.float32)
 
 
 def model_scales(model: onnx.ModelProto, exclude: Sequence[str], *, per_channel: bool) -> dict[str, np.ndarray]:
@@ -118,8 +118,8 @@ def _round(weight: np.ndarray, moment: np.ndarray, *, neighbours: int = 1) -> np
     for k in range(size):
         if k % neighbours == 0:
             high[:], low[:] = 0, 0
-        top = np.minimum(MAX_WEIGHT, MAX_SUM - high) if neighbours > 1 else MAX_WEIGHT
-        bottom = np.maximum(-MAX_WEIGHT, -MAX_SUM - low) if neighbours > 1 else -MAX_WEIGHT
+        top = np.minimum(_MAX_WEIGHT, _MAX_SUM - high) if neighbours > 1 else _MAX_WEIGHT
+        bottom = np.maximum(-_MAX_WEIGHT, -_MAX_SUM - low) if neighbours > 1 else -_MAX_WEIGHT
         levels[:, k] = np.clip(np.round(left[:, k]), bottom, top)
         high, low = np.maximum(high, levels[:, k]), np.minimum(low, levels[:, k])
         error = (left[:, k] - levels[:, k]) / factor[k, k]

@@ -36,7 +36,7 @@ def quantizer(model):
 
 @pytest.fixture(scope="module")
 def quantized(quantizer):
-    return quantizer(marks_sha256={"calibration": "c0ffee"})
+    return quantizer(marks_sha256="c0ffee")
 
 
 def test_pixels_go_unchanged_into_integers_alone(quantized):
@@ -219,7 +219,7 @@ def test_same_bytes_in_another_process(model, quantized, tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     program = (
         "import numpy, onnx; from export.quantize import Quantizer; model = onnx.load('model.onnx');"
-        "file = Quantizer(model, numpy.load('images.npy'))(marks_sha256={'calibration': 'c0ffee'});"
+        "file = Quantizer(model, numpy.load('images.npy'))(marks_sha256='c0ffee');"
         "open('int8.onnx', 'wb').write(file.SerializeToString())"
     )
     root = str(Path(__file__).parent.parent)
