@@ -1,19 +1,16 @@
-"""What the activations of a network look like on calibration images, and the range that int8 gives each of them.
-
-One histogram per tensor serves every way to choose a range, so a search over them runs the network once.
-"""
+"""What the activations of a network look like on calibration images, and the range that int8 gives each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+PERCENTILE = 99.999
 _NUM_BINS = 2048
-_LEVELS = 255  # steps of a uint8
 _BATCH = 4  # every activation of a batch is in memory at once: 300 MB with the largest network at 224 px
 
 
@@ -153,82 +150,14 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     return extended
 
 
-# Ranges
+def clipped_range(histogram: Histogram) -> tuple[float, float]:
+    """The (low, high) that int8 gives a tensor, low <= 0 <= high: 99.999 % of its values, the others are clipped.
 
-
-def _minmax(histogram: Histogram) -> tuple[float, float]:
-    return histogram.low, histogram.high
-
-
-def _percentile(percent: float) -> Callable[[Histogram], tuple[float, float]]:
-    """As onnxruntime's: half of what is cut lies at either end, where there are values of either sign."""
-
-    def choose(histogram: Histogram) -> tuple[float, float]:
-        share = np.cumsum(histogram.counts) / max(1, histogram.counts.sum())
-        cut = (1 - percent / 100) / 2
-        centres = histogram.centres()
-        low = centres[np.searchsorted(share, cut)] if histogram.low < 0 else 0.0
-        high = centres[min(int(np.searchsorted(share, 1 - cut)), _NUM_BINS - 1)]
-        return min(0.0, float(low)), max(0.0, float(high))
-
-    return choose
-
-
-def _cheapest(cost: Callable[[Histogram, float, float], float]) -> Callable[[Histogram], tuple[float, float]]:
-    """Both ends drawn in together, one hundredth of the whole range at a time."""
-
-    def choose(histogram: Histogram) -> tuple[float, float]:
-        shares = np.arange(100, 19, -1) / 100
-        costs = [cost(histogram, histogram.low * share, histogram.high * share) for share in shares]
-        best = float(shares[int(np.argmin(costs))])
-        return histogram.low * best, histogram.high * best
-
-    return choose
-
-
-def _levels(histogram: Histogram, low: float, high: float) -> np.ndarray:
-    """(2048,) the level from 0 to 255 that each bin gets."""
-    step = max(high - low, 1e-30) / _LEVELS
-    return np.asarray(np.clip(np.round((histogram.centres() - low) / step), 0, _LEVELS).astype(np.int64))
-
-
-def _squared_error(histogram: Histogram, low: float, high: float) -> float:
-    restored = low + _levels(histogram, low, high) * ((high - low) / _LEVELS)
-    return float(np.dot(histogram.counts, (histogram.centres() - restored) ** 2))
-
-
-def _divergence(histogram: Histogram, low: float, high: float) -> float:
-    """Kullback-Leibler divergence of the clipped values from the quantised ones.
-
-    Source: Migacz, 8-bit inference with TensorRT, GTC 2017: values beyond the range count at its ends in the first
-    distribution, and are left out before the second is merged into levels and spread over the bins in use. Zeros, of
-    which a ReLU makes many and which every range holds exactly, do not count.
+    As onnxruntime's percentile: half of what is cut lies at either end, where there are values of either sign.
     """
+    share = np.cumsum(histogram.counts) / max(1, histogram.counts.sum())
+    cut = (1 - PERCENTILE / 100) / 2
     centres = histogram.centres()
-    inside = (centres >= low) & (centres <= high)
-    counts = np.where(np.abs(centres) < (histogram.high - histogram.low) / _NUM_BINS, 0, histogram.counts)
-    kept = np.where(inside, counts, 0).astype(np.float64)
-    clipped = kept.copy()
-    first, last = np.flatnonzero(inside)[[0, -1]]  # zero is always inside
-    clipped[first] += counts[:first].sum()
-    clipped[last] += counts[last + 1 :].sum()
-    used = (clipped > 0) & inside
-    levels = _levels(histogram, low, high)
-    merged = np.bincount(levels, kept, minlength=_LEVELS + 1)
-    width = np.bincount(levels[used], minlength=_LEVELS + 1)
-    spread = merged[levels[used]] / width[levels[used]]
-    if not kept.any():
-        return np.inf
-    p, q = clipped[used] / clipped.sum(), np.maximum(spread, 1e-9) / max(kept.sum(), 1e-9)
-    return float(np.dot(p, np.log(p / q)))
-
-
-RANGES: dict[str, Callable[[Histogram], tuple[float, float]]] = {
-    "minmax": _minmax,
-    "percentile-99.999": _percentile(99.999),
-    "percentile-99.99": _percentile(99.99),
-    "entropy": _cheapest(_divergence),
-    "mse": _cheapest(_squared_error),
-}
-"""Ways to choose the (low, high) of a tensor, low <= 0 <= high. Values beyond it are clipped, those within get finer
-steps."""
+    low = centres[np.searchsorted(share, cut)] if histogram.low < 0 else 0.0
+    high = centres[min(int(np.searchsorted(share, 1 - cut)), _NUM_BINS - 1)]
+    return min(0.0, float(low)), max(0.0, float(high))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, fraction, natural, run, whole
+from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run, whole
 
 PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
@@ -49,12 +49,6 @@ def build_parser() -> ArgumentParser:
     columns(int8)
     int8.add_argument("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
     int8.add_argument("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
-    int8.add_argument("--search", action="store_true", help="print every variant, on the held-out images, and layers")
-    int8.add_argument("--exclude", action="append", default=[], metavar="LAYER", help="leave it float; repeatable")
-    int8.add_argument(
-        "--min-agreement", type=fraction, metavar="P",
-        help="leave up to 4 of the most harmful layers float until P of other images get the float model's answer",
-    )
     int8.add_argument("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
     output(int8, "the file to write", required=True)
 
@@ -82,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-export; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.command == "int8" and arguments.search and arguments.held_out is None:
-        parser.error("int8: --search needs --held-out, the images to judge by")
     if arguments.command == "verify" and (arguments.b is None) != arguments.against_full_decode:
         parser.error("verify: expected either B or --against-full-decode")
     if arguments.command == "verify" and arguments.also and arguments.subset is None:

@@ -5,8 +5,8 @@ step of their activations. Between two convolutions with a ReLU, a channel may b
 weights for it by s without any change, since relu(x / s) = relu(x) / s for s > 0. Here s is a power of two: floats are
 scaled by it without rounding, so the equalised network gives the same bits, and int8 gains as much.
 
-Source: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, arXiv 1906.04721;
-for activations Xiao et al., SmoothQuant, 2022, arXiv 2211.10438.
+Source: Xiao et al., SmoothQuant, 2022, arXiv 2211.10438; for pairs of convolutions and for biases Nagel et al.,
+Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, arXiv 1906.04721.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ from onnx import numpy_helper
 from .calibrate import batches, consumers_of, mean_outputs, session_of
 from .rounding import num_groups
 
-_MAX_ROUNDS = 100
-_TINY = 1e-8  # of a layer's largest weight: a channel below it is dead on one side, and has no scale
 _LEVELS = 255
 _STRENGTH = 0.5  # how much of a channel's range moves from its activations to the weights of a pointwise layer
 _BIAS_IMAGES = 64
 
 
-def equalize(model: onnx.ModelProto, images: np.ndarray | None = None) -> onnx.ModelProto:
-    """A copy of a float model whose channels have equal ranges; it computes the same.
+def equalize(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """A copy of a float model whose activations have channels of equal ranges; it computes the same.
 
     Only pairs Conv-ReLU-Conv whose tensors between go nowhere else are touched: with another activation, a sum or a
     squeeze-and-excitation between, scaling would change the result. A model without such a pair is returned as it was.
 
     Args:
       model: float32.
-      images: (N, S, S, 3) uint8 RGB calibration images to equalise the activations between two layers on. None
-        equalises the two layers' weights, for weights that share one step.
+      images: (N, S, S, 3) uint8 RGB calibration images.
     """
     equalized = onnx.ModelProto()
     equalized.CopyFrom(model)
@@ -46,19 +43,8 @@ def equalize(model: onnx.ModelProto, images: np.ndarray | None = None) -> onnx.M
         for node in pair
         for name in node.input[1:]
     }
-    if images is None:
-        for _ in range(_MAX_ROUNDS):
-            is_done = True
-            for first, second in pairs:
-                s = _balance_weights(values[first.input[1]], values[second.input[1]], _axis(second))
-                if (s != 1).any():
-                    _scale(values, first, second, s)
-                    is_done = False
-            if is_done:
-                break
-    else:
-        for (first, second), largest in zip(pairs, _largest(model, pairs, images), strict=True):
-            _scale(values, first, second, _balance_activations(largest, values[second.input[1]], _axis(second)))
+    for (first, second), largest in zip(pairs, _largest(model, pairs, images), strict=True):
+        _scale(values, first, second, _balance(largest, values[second.input[1]], _axis(second)))
     for name, value in values.items():
         initializers[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
     return equalized
@@ -132,19 +118,7 @@ def _ranges(weight: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis)))
 
 
-def _balance_weights(weight: np.ndarray, following: np.ndarray, axis: int) -> np.ndarray:
-    """(D,) s_i = sqrt(r1_i r2_i) / r2_i, after which both ranges are sqrt(r1_i r2_i): arXiv 1906.04721, equation 11.
-
-    Differs: the nearest power of two, so the ranges come within a factor of 2 of each other.
-    """
-    r1, r2 = _ranges(weight, 0), _ranges(following, axis)
-    is_alive = (r1 > _TINY * r1.max()) & (r2 > _TINY * r2.max())
-    s = np.ones(len(weight))
-    s[is_alive] = np.sqrt(r1[is_alive] / r2[is_alive])
-    return _power_of_two(s)
-
-
-def _balance_activations(largest: np.ndarray, following: np.ndarray, axis: int) -> np.ndarray:
+def _balance(largest: np.ndarray, following: np.ndarray, axis: int) -> np.ndarray:
     """(D,) s_i = x_i^a / w_i^(1-a) for the largest activation and weight of a channel: arXiv 2211.10438, equation 4.
 
     Differs: the nearest power of two; a = 1 before a depthwise convolution, whose channels have weights and steps of
@@ -154,11 +128,7 @@ def _balance_activations(largest: np.ndarray, following: np.ndarray, axis: int) 
         s = _bounded(largest)
     else:
         s = _bounded(largest) ** _STRENGTH / _bounded(_ranges(following, axis)) ** (1 - _STRENGTH)
-    return _power_of_two(s / np.exp(np.log(s).mean()))
-
-
-def _power_of_two(s: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp2(np.round(np.log2(s))))
+    return np.asarray(np.exp2(np.round(np.log2(s / np.exp(np.log(s).mean())))))
 
 
 def _bounded(ranges: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from .calibrate import RANGES, Histogram
+from .calibrate import Histogram, clipped_range
 from .to_onnx import ExportError
 
 INTEGER_OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
@@ -28,27 +28,20 @@ class UnfitModelError(ExportError):
 
 
 def insert(
-    model: onnx.ModelProto,
-    histograms: Mapping[str, Histogram],
-    scales: Mapping[str, np.ndarray],
-    *,
-    ranges: str,
-    per_channel: bool,
+    model: onnx.ModelProto, histograms: Mapping[str, Histogram], scales: Mapping[str, np.ndarray]
 ) -> onnx.ModelProto:
     """Inserts QuantizeLinear and DequantizeLinear; changes `model`.
 
     Args:
       model: Prepared, with rounded weights.
       histograms: Of each activation, what range it gets from.
-      scales: Name of a convolution -> (C,) or (1,) float32 steps of its weights; the others stay float.
-      ranges: One of `calibrate.RANGES`.
-      per_channel: Whether each output channel has a step of its own.
+      scales: Name of a convolution -> (D,) float32 steps of its weights, one per output channel; the others stay float.
 
     Raises:
       UnfitModelError: onnxruntime refuses the model.
     """
     first = next(node for node in model.graph.node if node.op_type == "Conv")
-    bounds = {name: RANGES[ranges](histogram) for name, histogram in histograms.items()}
+    bounds = {name: clipped_range(histogram) for name, histogram in histograms.items()}
     bounds[first.input[0]] = 0.0, 255.0  # scale 1, zero point 0: pixels pass unchanged
     overrides = {n.input[1]: _weight_overrides(scales[n.name]) for n in model.graph.node if n.name in scales}
     exclude = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in scales]
@@ -66,7 +59,7 @@ def insert(
     try:
         quantizer = QDQQuantizer(
             model,
-            per_channel=per_channel,
+            per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,

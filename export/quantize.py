@@ -10,8 +10,6 @@ where two weights of one sign sum to more than 128. A channel's step is therefor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -20,13 +18,12 @@ from onnx import numpy_helper
 
 import edge
 
-from .calibrate import RANGES, Histogram, collect
+from .calibrate import PERCENTILE, collect
 from .equalize import correct_biases, equalize
 from .qdq import INTEGER_OPERATORS, UnfitModelError, insert, shortened
 from .rounding import model_scales, round_weights
 from .to_onnx import ExportError
 
-EQUALIZE = ("activations", "weights", "nothing")
 MIN_CALIBRATION = 16
 _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")
 """Operators that may stay float beside those that onnxruntime quantises."""
@@ -38,151 +35,51 @@ class CalibrationError(ExportError):
     exit_status = 3
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """How to quantise."""
+def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: str = "") -> onnx.ModelProto:
+    """Quantises a model; the same arguments give the same bytes.
 
-    equalize: str = "activations"
-    """What is made equal between neighbouring layers first: "activations", "weights" or "nothing"."""
-    ranges: str = "percentile-99.999"
-    """How the range of an activation is chosen: a key of `RANGES`."""
-    per_channel: bool = True
-    """Whether every output channel has a step of its own, or all weights of a layer share one."""
-    round_jointly: bool = True
-    """Whether the weights of a sum make up for each other's errors, or each is rounded to the nearest step."""
-    correct_biases: bool = True
-    """Whether the mean error of each channel is taken off its bias."""
-    exclude: tuple[str, ...] = ()
-    """Names of convolutions that stay float, besides the classifier."""
+    Args:
+      model: A float model file of ours.
+      calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
+      marks_sha256: Hash of the clusters of the calibration images, for the metadata.
 
-    def __post_init__(self) -> None:
-        if self.ranges not in RANGES:
-            raise ValueError(f"ranges: got {self.ranges!r}, expected one of {', '.join(RANGES)}")
-        if self.equalize not in EQUALIZE:
-            raise ValueError(f"equalize: got {self.equalize!r}, expected one of {', '.join(EQUALIZE)}")
-
-
-class Quantizer:
-    """A float model and its calibration: what all schemes have in common is computed once."""
-
-    def __init__(self, model: onnx.ModelProto, calibration: np.ndarray) -> None:
-        """Checks the model and the images.
-
-        Args:
-          model: A float model file of ours.
-          calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
-
-        Raises:
-          CalibrationError: too few images, or of another size.
-          UnfitModelError: the model is quantised already, has weights that are not finite, or an operator that cannot
-            be quantised.
-        """
-        _check(model, calibration)
-        self.model = model
-        self.calibration = calibration
-        self._equalized: dict[str, tuple[onnx.ModelProto, dict[str, Histogram]]] = {}
-        self._rounded: dict[tuple[str, bool], onnx.ModelProto] = {}
-
-    def __call__(self, scheme: Scheme = Scheme(), *, marks_sha256: str = "") -> onnx.ModelProto:
-        """Quantises; the same arguments give the same bytes.
-
-        Args:
-          scheme: How.
-          marks_sha256: Hash of the clusters of the calibration images, for the metadata.
-
-        Raises:
-          UnfitModelError: no convolution has an excluded name, or onnxruntime refuses the model.
-          ExportError: the result is invalid.
-        """
-        exclude = excluded_layers(self.model, scheme)
-        model, histograms = self._equalize(scheme.equalize)
-        scales = model_scales(model, exclude[-1:], per_channel=scheme.per_channel)
-        rounded = self._round(model, scales, scheme) if scheme.round_jointly else model
-        weights = {name: scale for name, scale in scales.items() if name not in exclude}
-        rounded = _restore(rounded, model, exclude)
-        quantized = self._write(rounded, histograms, weights, scheme)
-        if scheme.correct_biases:
-            quantized = correct_biases(model, quantized, self.calibration)
-        properties = {entry.key: entry.value for entry in self.model.metadata_props}
-        description = self._describe(scheme, exclude, marks_sha256)
-        onnx.helper.set_model_props(quantized, {**properties, "quantization": description})
-        _verify(quantized)
-        return quantized
-
-    def _write(
-        self,
-        rounded: onnx.ModelProto,
-        histograms: Mapping[str, Histogram],
-        weights: Mapping[str, np.ndarray],
-        scheme: Scheme,
-    ) -> onnx.ModelProto:
-        """The int8 model of weights on their steps; `rounded` is not changed."""
-        copied = onnx.ModelProto()
-        copied.CopyFrom(rounded)
-        return shortened(insert(copied, histograms, weights, ranges=scheme.ranges, per_channel=scheme.per_channel))
-
-    def _equalize(self, what: str) -> tuple[onnx.ModelProto, dict[str, Histogram]]:
-        if what not in self._equalized:
-            model = self.model
-            if what != "nothing":
-                model = equalize(model, self.calibration if what == "activations" else None)
-            self._equalized[what] = model, collect(model, self.calibration)
-        return self._equalized[what]
-
-    def _round(self, model: onnx.ModelProto, scales: dict[str, np.ndarray], scheme: Scheme) -> onnx.ModelProto:
-        key = scheme.equalize, scheme.per_channel
-        if key not in self._rounded:
-            self._rounded[key] = round_weights(model, self.calibration, scales)
-        return self._rounded[key]
-
-    def _describe(self, scheme: Scheme, exclude: list[str], marks_sha256: str) -> str:
-        description: dict[str, object] = {
-            "scheme": f"U8S8 QDQ, per {'channel' if scheme.per_channel else 'tensor'}",
-            "ranges": scheme.ranges,
-            "equalized": scheme.equalize,
-            "rounded_jointly": scheme.round_jointly,
-            "biases_corrected": scheme.correct_biases,
-            "calibration": {"images": len(self.calibration), "cluster_sha256": marks_sha256},
-            "float_layers": exclude,
-            "versions": {"fairedge": edge.__version__, "onnx": onnx.__version__, "onnxruntime": ort.__version__},
-        }
-        return json.dumps(description)
-
-
-def quantize(
-    model: onnx.ModelProto, calibration: np.ndarray, scheme: Scheme = Scheme()
-) -> onnx.ModelProto:
-    """Quantises a model with one scheme: `Quantizer(model, calibration)(scheme)`, which tells more."""
-    return Quantizer(model, calibration)(scheme)
+    Raises:
+      CalibrationError: too few images, or of another size.
+      UnfitModelError: the model is quantised already, has weights that are not finite, or an operator that cannot be
+        quantised.
+      ExportError: the result is invalid.
+    """
+    _check(model, calibration)
+    *names, classifier = convolutions(model)
+    equalized = equalize(model, calibration)
+    scales = model_scales(equalized, names)
+    rounded = round_weights(equalized, calibration, scales)
+    quantized = shortened(insert(rounded, collect(equalized, calibration), scales))
+    quantized = correct_biases(equalized, quantized, calibration)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    description = _describe(classifier, len(calibration), marks_sha256)
+    onnx.helper.set_model_props(quantized, {**properties, "quantization": description})
+    _verify(quantized)
+    return quantized
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions, in the order of the graph; the last one is the classifier."""
+    """Names of the convolutions, in the order of the graph; the last one is the classifier, which stays float."""
     return [node.name for node in model.graph.node if node.op_type == "Conv"]
 
 
-def excluded_layers(model: onnx.ModelProto, scheme: Scheme) -> list[str]:
-    """Names of the convolutions that stay float under a scheme, in the order of the graph.
-
-    Raises:
-      UnfitModelError: there is no convolution of a name.
-    """
-    names = convolutions(model)
-    unknown = [name for name in dict.fromkeys(scheme.exclude) if name not in names]
-    if unknown:
-        raise UnfitModelError(f"got no convolution named {', '.join(unknown)}, expected e.g. {names[0]}")
-    return [name for name in names if name in scheme.exclude or name == names[-1]]
-
-
-def _restore(rounded: onnx.ModelProto, model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy of a rounded model in which the convolutions of these names have the weights they had before."""
-    restored = onnx.ModelProto()
-    restored.CopyFrom(rounded)
-    kept = {node.input[1] for node in model.graph.node if node.name in names}
-    for entry, original in zip(restored.graph.initializer, model.graph.initializer, strict=True):
-        if entry.name in kept:
-            entry.CopyFrom(original)
-    return restored
+def _describe(classifier: str, num_images: int, marks_sha256: str) -> str:
+    """How the file was made, as JSON."""
+    return json.dumps({
+        "scheme": "U8S8 QDQ, per channel",
+        "ranges": f"percentile-{PERCENTILE}",
+        "equalized": "activations",
+        "rounded_jointly": True,
+        "biases_corrected": True,
+        "calibration": {"images": num_images, "cluster_sha256": marks_sha256},
+        "float_layers": [classifier],
+        "versions": {"fairedge": edge.__version__, "onnx": onnx.__version__, "onnxruntime": ort.__version__},
+    })
 
 
 def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:

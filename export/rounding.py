@@ -29,7 +29,7 @@ def num_groups(node: onnx.NodeProto) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
-def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> np.ndarray:
+def weight_scales(weight: np.ndarray, *, num_groups: int) -> np.ndarray:
     """The steps of a convolution's int8 weights, so large that neighbouring products cannot saturate.
 
     Where a processor lacks VNNI, x86 adds two neighbouring products u8 x s8 in 16 bits. Neighbours are the inputs 2i
@@ -39,10 +39,9 @@ def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> 
     Args:
       weight: (D, C / groups, k, k).
       num_groups: Of the convolution.
-      per_channel: Whether (D,) steps are wanted, or (1,).
 
     Returns:
-      (D,) or (1,) float32, positive.
+      (D,) float32, positive: one per output channel.
     """
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     largest = np.abs(flat).max(axis=1)
@@ -55,20 +54,16 @@ def weight_scales(weight: np.ndarray, *, num_groups: int, per_channel: bool) -> 
             ordered = np.sort(flat, axis=1)
             sums = np.maximum(ordered[:, -2:].sum(axis=1), -ordered[:, :2].sum(axis=1))
         largest = np.maximum(largest, sums)  # over 127: rounding may add 1 to a sum, and 128 still fits
-    if not per_channel:
-        largest = largest.max(keepdims=True)
     return np.asarray(np.maximum(largest, max(1e-8 * largest.max(), 1e-30)) / _MAX_WEIGHT, np.float32)
 
 
-def model_scales(model: onnx.ModelProto, exclude: Sequence[str], *, per_channel: bool) -> dict[str, np.ndarray]:
-    """The steps of the weights of every convolution but some, by its name."""
+def model_scales(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The steps of the weights of the convolutions of these names."""
     values = {entry.name: entry for entry in model.graph.initializer}
     return {
-        node.name: weight_scales(
-            numpy_helper.to_array(values[node.input[1]]), num_groups=num_groups(node), per_channel=per_channel
-        )
+        node.name: weight_scales(numpy_helper.to_array(values[node.input[1]]), num_groups=num_groups(node))
         for node in model.graph.node
-        if node.op_type == "Conv" and node.name not in exclude
+        if node.op_type == "Conv" and node.name in names
     }
 
 
@@ -78,7 +73,7 @@ def round_weights(model: onnx.ModelProto, images: np.ndarray, scales: Mapping[st
     Args:
       model: float32.
       images: (N, S, S, 3) uint8 RGB calibration images.
-      scales: (D,) or (1,) step of the weights of each convolution to round, by its name.
+      scales: (D,) steps of the weights of each convolution to round, by its name.
     """
     rounded = onnx.ModelProto()
     rounded.CopyFrom(model)
@@ -87,7 +82,7 @@ def round_weights(model: onnx.ModelProto, images: np.ndarray, scales: Mapping[st
     weights = [numpy_helper.to_array(initializers[node.input[1]]).astype(np.float64) for node in nodes]
     moments = _second_moments(model, nodes, [weight.shape[2:] for weight in weights], images)
     for node, weight, moment in zip(nodes, weights, moments, strict=True):
-        step = np.broadcast_to(scales[node.name].astype(np.float64), len(weight))
+        step = scales[node.name].astype(np.float64)
         flat = weight.reshape(len(weight), -1) / step[:, None]
         if len(moment) == 1:
             neighbours = 2 if weight.shape[2:] == (1, 1) else flat.shape[1]

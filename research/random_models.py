@@ -22,7 +22,7 @@ from torch import nn
 
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
-from export.quantize import MIN_CALIBRATION, Scheme, quantize
+from export.quantize import MIN_CALIBRATION, quantize
 from export.to_onnx import describe_model, to_onnx
 from train.config import ModelConfig
 from train.network import Network, build
@@ -53,9 +53,9 @@ def random_model(network: str, side: int, *, seed: int = 0) -> onnx.ModelProto:
 
 
 def random_int8(model: onnx.ModelProto, side: int, *, seed: int = 0) -> onnx.ModelProto:
-    """Its int8 form, without the steps that serve accuracy alone: they change no operator."""
+    """Its int8 form."""
     images = np.random.default_rng(seed).integers(0, 256, (MIN_CALIBRATION, side, side, 3)).astype(np.uint8)
-    return quantize(model, images, Scheme("nothing", "minmax", True, False, False))
+    return quantize(model, images)
 
 
 def _settle(model: Network) -> None:

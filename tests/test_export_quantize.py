@@ -8,17 +8,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from sample_networks import small_lite
-from test_export_equalize import SIDE, float_model
+from test_export_equalize import SIDE, float_model, to_nearest
 from test_export_to_onnx import CLASSES, assert_batch_invariant, logits_of, pictures
 
 from edge.classifier import Classifier
 from edge.preprocess import Preprocess
-from export.calibrate import RANGES, Histogram, choose_calibration, session_of
+from export.calibrate import Histogram, choose_calibration, clipped_range, session_of
 from export.qdq import UnfitModelError
-from export.quantize import CalibrationError, Quantizer, Scheme, convolutions, quantize
+from export.quantize import CalibrationError, quantize
 from export.rounding import _round, weight_scales
-from export.sensitivity import agreement, exclude_until, search_variants, sensitivity, sqnr_db
-from export.sensitivity import logits_of as run
 from export.to_onnx import ExportError, to_onnx
 
 IMAGES = pictures(32, SIDE)
@@ -30,13 +28,19 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def quantizer(model):
-    return Quantizer(model, IMAGES)
+def quantized(model):
+    return quantize(model, IMAGES, marks_sha256="c0ffee")
 
 
-@pytest.fixture(scope="module")
-def quantized(quantizer):
-    return quantizer(marks_sha256="c0ffee")
+def run(session, images):
+    """(N, C) logits."""
+    return np.concatenate([session.run(["logits"], {"images": part})[0] for part in np.array_split(images, 2)])
+
+
+def sqnr_db(reference, logits):
+    """Energy of the float logits over that of the difference, in decibels."""
+    noise = float(np.square(reference.astype(np.float64) - logits).sum())
+    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-30)))
 
 
 def test_pixels_go_unchanged_into_integers_alone(quantized):
@@ -65,12 +69,11 @@ def test_file_is_small_and_the_runtime_takes_it(model, quantized, tmp_path):
     assert not any(node.doc_string for node in quantized.graph.node)
 
 
-def test_close_to_float(model, quantizer, quantized):
+def test_close_to_float(model, quantized):
     """As far as a random network is: it makes much of every step of its first layers."""
-    reference = run(session_of(model), IMAGES)
-    plain = run(session_of(quantizer(Scheme("nothing", "minmax", True, False, False))), IMAGES)
-    logits = run(session_of(quantized), IMAGES)
-    assert agreement(reference, logits) > 0.9
+    files = (model, quantized, to_nearest(model, IMAGES))
+    reference, logits, plain = (run(session_of(file), IMAGES) for file in files)
+    assert (reference.argmax(axis=1) == logits.argmax(axis=1)).mean() > 0.9
     assert sqnr_db(reference, logits) > sqnr_db(reference, plain) + 3
 
 
@@ -81,8 +84,7 @@ def test_logits_do_not_depend_on_batch_or_threads(quantized):
 @pytest.mark.parametrize("variant", ["mobilenet_v2", "mobilenet_v3_small"])
 def test_other_networks(variant):
     other, images = float_model(variant, side=32), pictures(16, 32)
-    scheme = Scheme(round_jointly=False)
-    logits, reference = (run(session_of(file), images) for file in (quantize(other, images, scheme), other))
+    logits, reference = (run(session_of(file), images) for file in (quantize(other, images), other))
     assert sqnr_db(reference, logits) > 3
 
 
@@ -120,17 +122,15 @@ def test_integers_and_floats_agree(quantized):
     assert is_same.mean() > 0.5  # elsewhere a float just below a half was rounded the other way, and grew
 
 
-def test_no_two_neighbouring_weights_can_saturate(quantizer):
-    for scheme in (Scheme(), Scheme("nothing", "minmax", False, False, False)):
-        quantized = quantizer(scheme)
-        constants = [numpy_helper.to_array(entry) for entry in quantized.graph.initializer]
-        weights = [value for value in constants if value.dtype == np.int8]
-        assert len(weights) == 43 and max(np.abs(w.astype(int)).max() for w in weights) == 127
-        for weight in weights:
-            if weight.shape[1] > 1:
-                flat = weight.reshape(len(weight), -1).astype(int)
-                flat = flat if weight.shape[2] == 1 else np.sort(flat)[:, [0, 1, -2, -1]]
-                assert np.abs(flat[:, 0::2] + flat[:, 1::2]).max() <= 128
+def test_no_two_neighbouring_weights_can_saturate(quantized):
+    constants = [numpy_helper.to_array(entry) for entry in quantized.graph.initializer]
+    weights = [value for value in constants if value.dtype == np.int8]
+    assert len(weights) == 43 and max(np.abs(w.astype(int)).max() for w in weights) == 127
+    for weight in weights:
+        if weight.shape[1] > 1:
+            flat = weight.reshape(len(weight), -1).astype(int)
+            flat = flat if weight.shape[2] == 1 else np.sort(flat)[:, [0, 1, -2, -1]]
+            assert np.abs(flat[:, 0::2] + flat[:, 1::2]).max() <= 128
 
 
 def test_saturation_is_real_where_there_is_no_vnni():
@@ -163,13 +163,12 @@ def test_saturation_is_real_where_there_is_no_vnni():
 
 def test_weight_scales():
     pointwise = np.array([[100.0, 27.0, -3.0], [100.0, 54.0, 0.0], [100.0, -54.0, -127.0]]).reshape(3, 3, 1, 1)
-    assert weight_scales(pointwise, num_groups=1, per_channel=True) * 127 == pytest.approx([127, 154, 127])
-    assert weight_scales(pointwise, num_groups=1, per_channel=False) * 127 == pytest.approx([154])
+    assert weight_scales(pointwise, num_groups=1) * 127 == pytest.approx([127, 154, 127])
     depthwise = np.array([[5.0, 5.0], [0.0, 0.0]]).reshape(2, 1, 1, 2)
-    scales = weight_scales(depthwise, num_groups=2, per_channel=True) * 127
+    scales = weight_scales(depthwise, num_groups=2) * 127
     assert scales[0] == pytest.approx(5) and 0 < scales[1] < 1e-6
     kernel = np.array([3.0, -9.0, 4.0, -8.0]).reshape(1, 1, 2, 2)
-    assert weight_scales(kernel, num_groups=1, per_channel=True) * 127 == pytest.approx([17])
+    assert weight_scales(kernel, num_groups=1) * 127 == pytest.approx([17])
 
 
 def test_joint_rounding_beats_the_nearest():
@@ -187,19 +186,13 @@ def test_joint_rounding_beats_the_nearest():
     assert np.array_equal(_round(weight, np.eye(12)), np.round(weight))  # nothing to make up for
 
 
-def test_ranges():
+def test_clipped_range():
     counts = np.zeros(2048, np.int64)
     counts[:1024], counts[-1] = 1000, 1
-    histogram = Histogram(0.0, 8.0, counts)
-    chosen = {name: choose(histogram) for name, choose in RANGES.items()}
-    assert chosen["minmax"] == (0.0, 8.0)
-    assert chosen["percentile-99.99"] == (0.0, pytest.approx(4, abs=0.01))
-    assert chosen["mse"] == (0.0, pytest.approx(4, abs=0.1))
-    assert 4 <= chosen["entropy"][1] <= 8
-    signed = Histogram(-2.0, 2.0, np.ones(2048, np.int64))
-    assert all(low == -high and 1.9 < high <= 2 for low, high in (choose(signed) for choose in RANGES.values()))
-    empty = Histogram(0.0, 0.0, counts)
-    assert all(choose(empty) == (0.0, 0.0) for choose in RANGES.values())
+    assert clipped_range(Histogram(0.0, 8.0, counts)) == (0.0, pytest.approx(4, abs=0.01))
+    low, high = clipped_range(Histogram(-2.0, 2.0, np.ones(2048, np.int64)))
+    assert low == -high and 1.9 < high <= 2
+    assert clipped_range(Histogram(0.0, 0.0, counts)) == (0.0, 0.0)
 
 
 def test_calibration_is_balanced_over_class_and_group():
@@ -218,42 +211,14 @@ def test_same_bytes_in_another_process(model, quantized, tmp_path):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.save(tmp_path / "images.npy", IMAGES)
     program = (
-        "import numpy, onnx; from export.quantize import Quantizer; model = onnx.load('model.onnx');"
-        "file = Quantizer(model, numpy.load('images.npy'))(marks_sha256='c0ffee');"
+        "import numpy, onnx; from export.quantize import quantize; model = onnx.load('model.onnx');"
+        "file = quantize(model, numpy.load('images.npy'), marks_sha256='c0ffee');"
         "open('int8.onnx', 'wb').write(file.SerializeToString())"
     )
     root = str(Path(__file__).parent.parent)
     environment = {"PYTHONPATH": root, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment)
     assert (tmp_path / "int8.onnx").read_bytes() == quantized.SerializeToString()
-
-
-def test_excluded_layers_stay_float(quantizer):
-    names = convolutions(quantizer.model)
-    quantized = quantizer(Scheme(exclude=(names[0], names[5])))
-    operators = [node.op_type for node in quantized.graph.node]
-    assert operators.count("Relu") == 2
-    description = json.loads({entry.key: entry.value for entry in quantized.metadata_props}["quantization"])
-    assert description["float_layers"] == [names[0], names[5], names[-1]]
-    assert not any(np.isnan(run(session_of(quantized), IMAGES)).ravel())
-
-
-@pytest.mark.slow
-def test_search_and_sensitivity(model, quantizer, monkeypatch):
-    variants = {"plain": Scheme("nothing", "minmax", False, False, False), "default": Scheme()}
-    labels = run(session_of(model), IMAGES).argmax(axis=1)
-    rows = search_variants(quantizer, IMAGES, labels, ["g", "h"] * 16, variants)
-    assert [row["name"] for row in rows] == ["float", "plain", "default"]
-    assert (rows[0]["agreement"], rows[0]["accuracy"], rows[0]["sqnr_db"], rows[0]["time_ratio"]) == (1, 1, None, 1)
-    assert rows[2]["sqnr_db"] > rows[1]["sqnr_db"]
-    assert all(row["agreement"] == row["accuracy"] and row["ms"] > 0 for row in rows)
-    json.dumps(rows, allow_nan=False)
-    monkeypatch.setattr("export.sensitivity.convolutions", lambda model: [*convolutions(model)[:2], "classifier"])
-    scheme = Scheme(correct_biases=False)
-    gains = sensitivity(quantizer, IMAGES, scheme)
-    assert {name for name, _ in gains} == set(convolutions(model)[:2]) and gains[0][1] >= gains[1][1]
-    assert exclude_until(quantizer, IMAGES, 0.0, scheme).exclude == ()
-    assert exclude_until(quantizer, IMAGES, 2.0, scheme, max_layers=1).exclude in ((), (gains[0][0],))
 
 
 @pytest.mark.parametrize(
@@ -272,13 +237,12 @@ def test_unfit_images_are_refused(model, images, message):
 
 
 def test_unfit_models_are_refused(model, quantized):
-    def refused(unfit, message, scheme=Scheme()):
+    def refused(unfit, message):
         with pytest.raises(UnfitModelError, match=message) as caught:
-            quantize(unfit, IMAGES, scheme)
+            quantize(unfit, IMAGES)
         assert caught.value.exit_status == 4 and "\n" not in str(caught.value)
 
     refused(quantized, "quantised already")
-    refused(model, "no convolution named stem, expected e.g. /body", Scheme(exclude=("stem",)))
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     changed.graph.node[3].op_type = "Erf"
@@ -288,10 +252,3 @@ def test_unfit_models_are_refused(model, quantized):
     weight.flat[0] = np.nan
     changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, changed.graph.initializer[0].name))
     refused(changed, "holds values that are not finite")
-
-
-def test_unknown_settings_are_refused():
-    with pytest.raises(ValueError, match="ranges: got 'best', expected one of minmax"):
-        Scheme(ranges="best")
-    with pytest.raises(ValueError, match="equalize: got 'all', expected one of activations"):
-        Scheme(equalize="all")
