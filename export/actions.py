@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.command import DONE, GATE, say
+from edge.errors import EdgeError
 from edge.outputs import check_output, write_output
 from edge.preprocess import Preprocess
-from train.checkpoint import IMAGENET, CheckpointError, load
+from train.checkpoint import IMAGENET, load
 from train.config import TrainConfig
 from train.network import build
 from train.networks.pretrained import describe
@@ -25,7 +26,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     from .to_onnx import describe_model, to_onnx
 
     if arguments.run.suffix == ".onnx":
-        raise CheckpointError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint")
+        raise EdgeError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint", exit_status=4)
     state = load(arguments.run)
     config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
     model = build(config.model, len(state.classes))

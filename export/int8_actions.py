@@ -10,13 +10,14 @@ from bench.dataset import index, read_subset
 from bench.marks import cluster_marks, marks_sha256
 from edge.classifier import Classifier
 from edge.command import DONE, say
+from edge.errors import EdgeError
 from edge.outputs import check_output, write_output
 from edge.predictions import path_text
 from train.data import load_images
 
 from .calibrate import choose_calibration
 from .cli import PROGRAM
-from .quantize import CalibrationError, quantize
+from .quantize import quantize
 
 
 def run_int8(arguments: argparse.Namespace) -> int:
@@ -27,11 +28,11 @@ def run_int8(arguments: argparse.Namespace) -> int:
     others = sorted({sample.label for sample in samples} - {*classifier.classes})
     if others:
         expected = ", ".join(classifier.classes)
-        raise CalibrationError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
+        raise EdgeError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
     held_out = {*read_subset(arguments.held_out)} if arguments.held_out is not None else set()
     if unknown := sorted(held_out - {path_text(sample.path) for sample in samples}):
         got = f"{len(unknown)} paths that are no image of the data, first {unknown[0]}"
-        raise CalibrationError(f"{arguments.held_out}: got {got}")
+        raise EdgeError(f"{arguments.held_out}: got {got}")
     if not held_out and not arguments.quiet:
         say(PROGRAM, "no --held-out: images of all of the data serve, so none of it can judge the result")
     free = [sample for sample in samples if path_text(sample.path) not in held_out]

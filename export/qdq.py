@@ -14,17 +14,12 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from edge.errors import EdgeError
+
 from .calibrate import Histogram, clipped_range
-from .to_onnx import ExportError
 
 INTEGER_OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 """What onnxruntime quantises."""
-
-
-class UnfitModelError(ExportError):
-    """A model that cannot be quantised."""
-
-    exit_status = 4
 
 
 def insert(
@@ -38,7 +33,7 @@ def insert(
       scales: Name of a convolution -> (D,) float32 steps of its weights, one per output channel; the others stay float.
 
     Raises:
-      UnfitModelError: onnxruntime refuses the model.
+      EdgeError: onnxruntime refuses the model.
     """
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     bounds = {name: clipped_range(histogram) for name, histogram in histograms.items()}
@@ -74,7 +69,8 @@ def insert(
     except OSError:
         raise
     except Exception as error:  # its errors have no common base but Exception
-        raise UnfitModelError(f"onnxruntime cannot quantise the model: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise EdgeError(f"onnxruntime cannot quantise the model: {reason}", exit_status=4) from error
     finally:
         logging.getLogger().setLevel(level)
     return cast(onnx.ModelProto, quantizer.model.model)

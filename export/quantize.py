@@ -17,22 +17,16 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 import edge
+from edge.errors import EdgeError
 
 from .calibrate import PERCENTILE, collect
 from .equalize import correct_biases, equalize
-from .qdq import INTEGER_OPERATORS, UnfitModelError, insert, shortened
+from .qdq import INTEGER_OPERATORS, insert, shortened
 from .rounding import model_scales, round_weights
-from .to_onnx import ExportError
 
 MIN_CALIBRATION = 16
 _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")
 """Operators that may stay float beside those that onnxruntime quantises."""
-
-
-class CalibrationError(ExportError):
-    """Calibration images that a model cannot be quantised with."""
-
-    exit_status = 3
 
 
 def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: str = "") -> onnx.ModelProto:
@@ -44,10 +38,8 @@ def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: s
       marks_sha256: Hash of the clusters of the calibration images, for the metadata.
 
     Raises:
-      CalibrationError: too few images, or of another size.
-      UnfitModelError: the model is quantised already, has weights that are not finite, or an operator that cannot be
-        quantised.
-      ExportError: the result is invalid.
+      EdgeError: too few images, or of another size; the model is quantised already, has weights that are not finite, or
+        an operator that cannot be quantised; the result is invalid.
     """
     _check(model, calibration)
     *names, classifier = convolutions(model)
@@ -85,11 +77,11 @@ def _describe(classifier: str, num_images: int, marks_sha256: str) -> str:
 def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
     operators = {node.op_type for node in model.graph.node}
     if any("Quantize" in operator or "Integer" in operator or "QLinear" in operator for operator in operators):
-        raise UnfitModelError("the model is quantised already, expected the float model it was made from")
+        raise EdgeError("the model is quantised already, expected the float model it was made from", exit_status=4)
     unfit = sorted(operators - {*INTEGER_OPERATORS, *_FLOAT_OPERATORS})
     if unfit or "Conv" not in operators:
         got = f"the operator {', '.join(unfit)}" if unfit else "no convolution"
-        raise UnfitModelError(f"the model cannot be quantised: got {got}, expected a network of edge-export onnx")
+        raise _unfit(f"got {got}, expected a network of edge-export onnx")
     constants = {entry.name for entry in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type != "Conv":
@@ -98,22 +90,27 @@ def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
         if padding or not {*node.input[1:]} <= constants:
             got = f"auto_pad {padding.pop().decode()}" if padding else "a weight that is computed"
             expected = "a network of edge-export onnx"
-            raise UnfitModelError(f"the model cannot be quantised: got {got} in {node.name}, expected {expected}")
+            raise _unfit(f"got {got} in {node.name}, expected {expected}")
     for entry in model.graph.initializer:
         if not np.isfinite(numpy_helper.to_array(entry)).all():
-            raise UnfitModelError(f"the model cannot be quantised: {entry.name} holds values that are not finite")
+            raise _unfit(f"{entry.name} holds values that are not finite")
     shape = tuple(dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim)[1:]
     if calibration.dtype != np.uint8 or calibration.shape[1:] != shape:
         expected = f"(N, {', '.join(map(str, shape))}) uint8"
-        raise CalibrationError(f"calibration images: got {calibration.shape} {calibration.dtype}, expected {expected}")
+        raise EdgeError(f"calibration images: got {calibration.shape} {calibration.dtype}, expected {expected}")
     if len(calibration) < MIN_CALIBRATION:
-        raise CalibrationError(f"calibration images: got {len(calibration)}, expected at least {MIN_CALIBRATION}")
+        raise EdgeError(f"calibration images: got {len(calibration)}, expected at least {MIN_CALIBRATION}")
     if (calibration == calibration[:1]).all():
-        raise CalibrationError("calibration images: got the same picture every time, expected different ones")
+        raise EdgeError("calibration images: got the same picture every time, expected different ones")
+
+
+def _unfit(reason: str) -> EdgeError:
+    return EdgeError(f"the model cannot be quantised: {reason}", exit_status=4)
 
 
 def _verify(quantized: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(quantized, full_check=True)
     except Exception as error:  # several kinds, without a common base
-        raise ExportError(f"the int8 model is invalid: {str(error).strip().splitlines()[0][:200]}") from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise EdgeError(f"the int8 model is invalid: {reason}", exit_status=6) from error

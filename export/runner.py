@@ -30,10 +30,6 @@ from train.network import build
 _BATCH_SIZE = 16
 
 
-class VerifyError(EdgeError):
-    """Models and images that cannot be compared, or must not be."""
-
-
 class Pair(NamedTuple):
     """Two forms of one model, and the images to ask them about."""
 
@@ -119,7 +115,7 @@ def choose_images(everything: Sequence[Sample], pairs: Sequence[Pair]) -> list[l
     chosen = [list(everything) if pair.subset is None else choose(everything, pair.subset) for pair in pairs]
     counts = Counter(path_text(sample.path) for part in chosen for sample in part)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise VerifyError(f"{len(twice)} images are in two subsets, first {min(twice)}, expected each in one")
+        raise EdgeError(f"{len(twice)} images are in two subsets, first {min(twice)}, expected each in one")
     return chosen
 
 
@@ -143,7 +139,7 @@ def remarks_on_leaks(
         text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"
         if not allow_leak:
             hint = "--subset RUN/heldout.txt takes those held out, --allow-leak takes these all the same"
-            raise VerifyError(f"{text}, expected none; {hint}")
+            raise EdgeError(f"{text}, expected none; {hint}")
         yield f"{text}: the figures flatter it"
 
 

@@ -37,12 +37,6 @@ TOLERANCE = 1e-4
 """Largest difference between the file and PyTorch, relative to the largest logit."""
 
 
-class ExportError(EdgeError):
-    """A model file that is not what it should be."""
-
-    exit_status = 6
-
-
 class InferenceGraph(nn.Module):
     """(N, S, S, 3) uint8 RGB -> (N, C) logits, (N, D) features, float32: the whole model file, in PyTorch."""
 
@@ -79,7 +73,7 @@ def to_onnx(
       The model, checked against PyTorch, and a remark where it could not be simplified.
 
     Raises:
-      ExportError: the exported model is invalid or computes something else.
+      EdgeError: the exported model is invalid or computes something else.
     """
     side = preprocess.size_px
     try:
@@ -88,9 +82,10 @@ def to_onnx(
             graph(torch.zeros(1, side, side, 3, dtype=torch.uint8))
     except (StopIteration, RuntimeError, ValueError) as error:
         text = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no convolution"
-        raise ExportError(
+        raise EdgeError(
             f"not a network of this form: {text}; expected a body that begins with a convolution of 3 channels and "
-            "ends before the pooling, and a head"
+            "ends before the pooling, and a head",
+            exit_status=6,
         ) from error
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -151,10 +146,11 @@ def _verify(exported: onnx.ModelProto, model: Network, preprocess: Preprocess) -
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # neither library has a common base but Exception
-        raise ExportError(f"the exported model is invalid: {str(error).strip().splitlines()[0][:200]}") from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise EdgeError(f"the exported model is invalid: {reason}", exit_status=6) from error
     operators = [node.op_type for node in exported.graph.node if node.op_type != "Constant"][:3]
     if operators != ["Transpose", "Cast", "Conv"]:
-        raise ExportError(f"the graph starts with {', '.join(operators)}, expected Transpose, Cast, Conv")
+        raise EdgeError(f"the graph starts with {', '.join(operators)}, expected Transpose, Cast, Conv", exit_status=6)
     side = preprocess.size_px
     blocks = np.arange(side) * 8 // side  # not noise, which looks the same to a network whatever the seed
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)[:, blocks][:, :, blocks]
@@ -165,7 +161,7 @@ def _verify(exported: onnx.ModelProto, model: Network, preprocess: Preprocess) -
         logits, trained = to_linear(model.head)(features), model.head(features)
         model.train(was_training)
     if (logits.argmax(dim=1) != trained.argmax(dim=1)).any():
-        raise ExportError("the folded head answers otherwise than the trained one")
+        raise EdgeError("the folded head answers otherwise than the trained one", exit_status=6)
     expected = {"logits": logits.numpy(), "features": features.numpy()}
     for batch_size in (1, 3):
         found = session.run([*expected], {"images": images[:batch_size]})
@@ -173,4 +169,5 @@ def _verify(exported: onnx.ModelProto, model: Network, preprocess: Preprocess) -
             difference = float(np.abs(actual - values[:batch_size]).max())
             limit = TOLERANCE * float(np.abs(values).max())
             if not difference <= limit:  # NaN is refused as well
-                raise ExportError(f"{name} differ from PyTorch's by {difference:.2g}, expected at most {limit:.2g}")
+                text = f"{name} differ from PyTorch's by {difference:.2g}, expected at most {limit:.2g}"
+                raise EdgeError(text, exit_status=6)

@@ -19,12 +19,13 @@ from bench.dataset import Sample
 from bench.evaluation import Observations, Setting
 from bench.fairness import MIN_CELL
 from bench.interval import DRAWS
+from edge.errors import EdgeError
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress
 from train.heldout import to_predictions
 from train.temperature import softmax
 
-from .runner import Pair, VerifyError, ask_both, choose_images, open_pair, remarks_on_leaks
+from .runner import Pair, ask_both, choose_images, open_pair, remarks_on_leaks
 
 SCHEMA = "edge-verify/1"
 
@@ -66,7 +67,7 @@ def verify(
       and `b` (figures of each), `comparison` (`bench.comparison`, B minus A), `flips`, `failures` (`gate`), `remarks`.
 
     Raises:
-      VerifyError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
+      EdgeError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
         image.
       ModelError: a model cannot be loaded or run, or gives logits that are not finite.
       CheckpointError, DatasetError (also of a subset), MismatchError: as where they come from.
@@ -80,7 +81,7 @@ def verify(
         for runner in both:
             if sorted(runner.classes) != sorted(classes):
                 got, expected = ", ".join(runner.classes), ", ".join(classes)
-                raise VerifyError(f"{runner.path}: got the classes {got}, expected those of the others, {expected}")
+                raise EdgeError(f"{runner.path}: got the classes {got}, expected those of the others, {expected}")
             remarks += remarks_on_leaks(runner, both[0], samples, everything, root, allow_leak=allow_leak)
     described: list[dict[str, Any]] = []
     rows: tuple[list[Prediction], list[Prediction]] = ([], [])
@@ -176,7 +177,7 @@ def _compare(
     """What is to be said of the answers; `groups` are those of the whole data set."""
     is_usable = np.array([row.status == "ok" for row in rows[0]])
     if not is_usable.any():
-        raise VerifyError(f"none of {len(samples)} images can be used, first {samples[0].path}: {rows[0][0].error}")
+        raise EdgeError(f"none of {len(samples)} images can be used, first {samples[0].path}: {rows[0][0].error}")
     both = [list(zip(samples, own, strict=True)) for own in rows]
     order = pairing.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
     sizes = Counter(sample.group for sample in samples)

@@ -10,10 +10,11 @@ from onnx import numpy_helper
 from sample_networks import random_network, small_lite
 
 from edge.classifier import DEFAULT_MODEL
+from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from export import to_onnx as module
 from export.info import describe
-from export.to_onnx import ExportError, InferenceGraph, describe_model, to_onnx
+from export.to_onnx import InferenceGraph, describe_model, to_onnx
 from train.head import to_linear
 
 CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
@@ -138,8 +139,9 @@ def test_the_bundled_model_does_not_depend_on_batch_or_threads():
 
 def test_a_wrong_graph_is_refused(monkeypatch):
     monkeypatch.setattr(module, "fold_scale", lambda model, scale: model)
-    with pytest.raises(ExportError, match="logits differ from PyTorch's by .*, expected at most"):
+    with pytest.raises(EdgeError, match="logits differ from PyTorch's by .*, expected at most") as caught:
         to_onnx(random_network(num_conv_branches=1), preprocess=PREPROCESS, metadata=CLASSES)
+    assert caught.value.exit_status == 6
 
 
 def test_wrong_features_are_refused(monkeypatch):
@@ -150,7 +152,7 @@ def test_wrong_features_are_refused(monkeypatch):
         return logits, 1.001 * features
 
     monkeypatch.setattr(InferenceGraph, "forward", changed)
-    with pytest.raises(ExportError, match="features differ from PyTorch's by .*, expected at most"):
+    with pytest.raises(EdgeError, match="features differ from PyTorch's by .*, expected at most"):
         to_onnx(small_lite(), preprocess=PREPROCESS, metadata=CLASSES)
 
 

@@ -10,10 +10,10 @@ from test_train_engine import MOBILEONE, blank
 
 from bench.dataset import DatasetError, index
 from bench.marks import cluster_marks
-from edge.errors import ModelError
+from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
+from export.runner import Pair, open_model
 from export.to_onnx import to_onnx
-from export.runner import Pair, VerifyError, open_model
 from export.verify import gate, table, verify
 from train.checkpoint import CheckpointError, save
 
@@ -82,10 +82,10 @@ def test_other_weights_flip_images_and_are_named(folder, held_out):
 
 def test_images_trained_on_are_refused(folder, held_out):
     pair = (folder / "run", folder / "same.onnx", None)
-    with pytest.raises(VerifyError, match=r"run: was trained on 12 of the 36 clusters .*--subset") as caught:
+    with pytest.raises(EdgeError, match=r"run: was trained on 12 of the 36 clusters .*--subset") as caught:
         check(folder, pair)
     assert caught.value.exit_status == 3
-    with pytest.raises(VerifyError, match="same.onnx: was trained on"):  # told by its hash alone
+    with pytest.raises(EdgeError, match="same.onnx: was trained on"):  # told by its hash alone
         check(folder, (folder / "same.onnx", None, [sample.path for sample in index(folder / "data")[:24]]))
     result = check(folder, pair, allow_leak=True)
     assert result["images"] == 72 and any("the figures flatter it" in line for line in result["remarks"])
@@ -117,7 +117,7 @@ def test_folds_are_pooled(folder, held_out):
     assert [pair["images"] for pair in result["pairs"]] == [24, 24] and result["images"] == 48
     whole = check(folder, (folder / "run", folder / "same.onnx", held_out))
     assert result["b"]["accuracy"] == whole["b"]["accuracy"]
-    with pytest.raises(VerifyError, match="1 images are in two subsets"):
+    with pytest.raises(EdgeError, match="1 images are in two subsets"):
         check(folder, pairs[0], (folder / "run", None, held_out[23:]))
 
 
@@ -140,7 +140,7 @@ def test_classes_in_another_order_are_brought_to_one(folder, tmp_path, held_out)
     assert result["agreement"]["value"] == 1 and result["logits"]["relative"] < 1e-4
     metadata = {"classes": json.dumps(["ash", "birch", "oak"])}
     onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], tmp_path / "oak.onnx")
-    with pytest.raises(VerifyError, match="oak.onnx: got the classes ash, birch, oak, expected"):
+    with pytest.raises(EdgeError, match="oak.onnx: got the classes ash, birch, oak, expected"):
         check(folder, (folder / "run", tmp_path / "oak.onnx", held_out))
 
 
@@ -159,7 +159,7 @@ def test_a_full_decode_differs_where_photos_are_large(tmp_path):
     assert result["errors"] == ["g1/ash/broken.jpg"] and result["images"] == 13 and result["agreement"]["n"] == 12
     assert "1 images cannot be decoded: wrong in both" in result["remarks"]
     assert any("gate judges the groups alone" in line for line in result["remarks"])  # one group: no fairness
-    with pytest.raises(VerifyError, match="none of 1 images can be used"):
+    with pytest.raises(EdgeError, match="none of 1 images can be used"):
         check(tmp_path, (tmp_path / "m.onnx", None, ["g1/ash/broken.jpg"]))
 
 
