@@ -10,6 +10,7 @@ where two weights of one sign sum to more than 128. A channel's step is therefor
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -42,6 +43,7 @@ def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: s
         an operator that cannot be quantised; the result is invalid.
     """
     _check(model, calibration)
+    model = _named(model)
     *names, classifier = convolutions(model)
     equalized = equalize(model, calibration)
     scales = model_scales(equalized, names)
@@ -74,6 +76,17 @@ def _describe(classifier: str, num_images: int, marks_sha256: str) -> str:
     })
 
 
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes all have a name of their own, which ONNX does not ask for: layers are known by it here."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    counts = Counter(node.name for node in named.graph.node)
+    for i, node in enumerate(named.graph.node):
+        if not node.name or counts[node.name] > 1:
+            node.name = f"{node.name or node.op_type}#{i}"
+    return named
+
+
 def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
     operators = {node.op_type for node in model.graph.node}
     if any("Quantize" in operator or "Integer" in operator or "QLinear" in operator for operator in operators):
@@ -82,6 +95,8 @@ def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
     if unfit or "Conv" not in operators:
         got = f"the operator {', '.join(unfit)}" if unfit else "no convolution"
         raise _unfit(f"got {got}, expected a network of edge-export onnx")
+    if len(convolutions(model)) == 1:
+        raise _unfit("got one convolution, the classifier, which stays float, expected two or more")
     constants = {entry.name for entry in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type != "Conv":

@@ -3,7 +3,10 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
+from make_tiny import PATH as TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sample_networks import COLOURS, dataset, labelled_images, random_network
@@ -14,6 +17,7 @@ from edge.classifier import Classifier
 from edge.preprocess import Preprocess
 from edge.profile import Profile
 from export.cli import main
+from export.info import describe
 from train.checkpoint import load, save
 from train.config import ModelConfig
 from train.network import build
@@ -141,6 +145,20 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     twice = ["int8", str(tmp_path / "int8.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "x.onnx"), "-q"]
     assert main(twice) == 4
     assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_int8_of_a_file_whose_layers_have_no_names(tmp_path, capsys):
+    model, data = onnx.load(TINY), dataset(tmp_path / "data", 48)
+    assert not any(node.name for node in model.graph.node)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**metadata, "classes": json.dumps([*COLOURS])})
+    onnx.save(model, tmp_path / "float.onnx")
+    command = ["int8", str(tmp_path / "float.onnx"), "--calibrate", str(data), "-o", str(tmp_path / "int8.onnx")]
+    assert main([*command, "-q"]) == 0 and capsys.readouterr().err == ""
+    images = labelled_images(48)[0]
+    before, after = (Classifier.load(tmp_path / f"{name}.onnx").logits(images) for name in ("float", "int8"))
+    assert np.abs(after - before).max() < 0.05 * np.abs(before).max()
+    assert describe(onnx.load(tmp_path / "int8.onnx"))["totals"]["int8_layers"] == 1
 
 
 def test_int8_refuses_a_list_of_other_images(run_folder, tmp_path, capsys):

@@ -248,6 +248,10 @@ def test_unfit_models_are_refused(model, quantized):
     changed.graph.node[3].op_type = "Erf"
     refused(changed, "got the operator Erf")
     changed.CopyFrom(model)
+    for node in [node for node in changed.graph.node if node.op_type == "Conv"][:-1]:
+        changed.graph.node.remove(node)
+    refused(changed, "got one convolution, the classifier, which stays float, expected two or more")
+    changed.CopyFrom(model)
     weight = numpy_helper.to_array(changed.graph.initializer[0]).copy()
     weight.flat[0] = np.nan
     changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, changed.graph.initializer[0].name))
