@@ -3,7 +3,7 @@
     python -m research.random_models FOLDER
 
 writes NETWORK_SIDE.fp32.onnx and NETWORK_SIDE.int8.onnx for MobileOne-S0 to S4, MobileNetV2, MobileNetV3-Small and
-EfficientNet-Lite0 at 128, 160 and 224 px; `edge-bench pi4b` counts them. About ten minutes; files that are there are
+EfficientNet-Lite0 at 128, 160 and 224 px; `edge-bench pi4b` counts them. Tens of minutes; files that are there are
 kept.
 """
 
