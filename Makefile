@@ -18,6 +18,10 @@ RUN ?=
 RUN_OR_NEW = $(or $(RUN),build/submission-run)
 LICENSE_TEXT ?= unspecified
 FIT_ARGS ?=
+# What lock uses, and for which extras; versions that are there stay where they fit.
+UV ?= uv
+LOCK_EXTRAS = export report baseline dev
+LOCK_ARGS ?=
 CHECK_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the tests; each may take a gigabyte.
@@ -213,7 +217,7 @@ pi4b-tools: pi4b-install
 
 .PHONY: lint
 lint: $(DEV)  ## flake8
-	@.venv/bin/python -m flake8 edge bench train export research tests constraints
+	@.venv/bin/python -m flake8 edge bench train export research tests tools
 
 .PHONY: type
 type: $(DEV)  ## mypy, strict
@@ -233,13 +237,18 @@ wheel-sizes: $(SLIM)  ## What `pip install .` brings to a Pi; fails above 60 MB
 	@.venv-slim/bin/python -c "$$WHEEL_SIZES_PY" build/wheel-sizes 60
 
 .PHONY: lock
-lock: $(DEV)  ## Resolve constraints/*.txt anew
-	@.venv/bin/python constraints/lock.py --torch $(TORCH)
+lock:  ## Complete constraints/*.txt by uv (pip install uv); LOCK_ARGS=--upgrade takes newer versions
+	@set -e; for file in constraints/py*-*.txt; do \
+	target=$$(basename "$$file" .txt); machine=$${target#*-}; python=3.$${target#py3}; python=$${python%-*}; \
+	echo "torch==$(TORCH)" | $(UV) --config-file constraints/uv.toml pip compile -q --no-header --no-annotate \
+	--python-version $$python --python-platform $$machine-manylinux_2_28 $(LOCK_EXTRAS:%=--extra %) $(LOCK_ARGS) \
+	-o "$$file" setup.cfg - > /dev/null; \
+	sed -i "1i # Python $$python, Linux $$machine. Written by \`make lock\`." "$$file"; echo "$$file"; done
 
 .PHONY: clean
 clean:  ## Remove what was built; the environments .venv and .venv-slim stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache
-	find edge bench train export tests constraints -name __pycache__ -prune -exec rm -rf {} +
+	find edge bench train export tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: check-python
 check-python:

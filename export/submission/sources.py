@@ -56,9 +56,7 @@ def copy_source(target: Path) -> None:
         shutil.copytree(CHECKOUT / package, target / package, ignore=ignore)
     for name in _BESIDE:
         shutil.copyfile(CHECKOUT / name, target / name)
-    shutil.copytree(
-        CHECKOUT / "constraints", target / "constraints", ignore=shutil.ignore_patterns("__pycache__", "*.py")
-    )
+    shutil.copytree(CHECKOUT / "constraints", target / "constraints", ignore=shutil.ignore_patterns("*.toml"))
 
 
 def build_wheel(folder: Path) -> Path:
