@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 .DELETE_ON_ERROR:
 .PHONY: help demo bench heldout results pages route install-pi wheelhouse submission test research-test test-slow \
-	test-wheel test-pi4b pi4b pi4b-networks check-cost baseline-cost pi4b-install pi4b-tools lint type wheel wheel-sizes \
+	test-wheel test-pi4b pi4b pi4b-networks check-cost baseline-cost pi4b-install lint type wheel wheel-sizes \
 	lock clean check-python
 
 PLATFORM := $(shell $(PYTHON) -c 'import platform, sys; print("py%d%d-%s" % (sys.version_info[:2] + (platform.machine(),)))' 2>/dev/null)
@@ -135,22 +135,18 @@ PI4B_PACKAGES = qemu-user mmdebstrap debian-archive-keyring gcc libc6-dev util-l
 test-pi4b: $(DEV) pi4b-install  ## The wheel under emulation of a Raspberry Pi 4B's processor, beside x86
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m pi4b tests/test_bench_pi4b_emulated.py $(PYTEST_ARGS)
 
-pi4b: $(DEV) pi4b-tools  ## Modelled time on a Raspberry Pi 4B, beside the winners' runtime (some minutes)
+pi4b: $(DEV) pi4b-install  ## Modelled time on a Raspberry Pi 4B, beside the winners' runtime (some minutes)
 	@.venv/bin/edge-bench pi4b --peer winners $(BENCH_ARGS)
 
-pi4b-networks: $(DEV) pi4b-tools  ## Modelled time of other networks, random weights (about half an hour)
+pi4b-networks: $(DEV) pi4b-install  ## Modelled time of other networks, random weights (about half an hour)
 	@.venv/bin/python -m research.random_models build/networks
 	@.venv/bin/edge-bench pi4b --no-photos $$(printf -- '-m %s ' build/networks/*.onnx) -o build/pi4b-networks.json --force
 
 check-cost: $(DEV) pi4b-install  ## Fails when a region costs over 2 % more on a Pi 4B than docs/pi4b-cost.json says
-	@status=0; .venv/bin/python -m bench.pi4b.ready docs/pi4b-cost.json || status=$$?; \
-	case $$status in \
-	0) .venv/bin/edge-bench pi4b --baseline docs/pi4b-cost.json;; \
-	77) echo "make check-cost: SKIPPED, for the reason above";; \
-	*) exit $$status;; \
-	esac
+	@.venv/bin/edge-bench pi4b --baseline docs/pi4b-cost.json || { status=$$?; test $$status = 5 || exit $$status; \
+	echo "make check-cost: SKIPPED, for the reason above"; }
 
-baseline-cost: $(DEV) pi4b-tools  ## Write docs/pi4b-cost.json anew
+baseline-cost: $(DEV) pi4b-install  ## Write docs/pi4b-cost.json anew
 	@.venv/bin/edge-bench pi4b -o docs/pi4b-cost.json --force
 
 # What could not be installed is named by what needs it: the tests and check-cost are skipped, edge-bench exits 5.
@@ -159,9 +155,6 @@ pi4b-install: $(DEV)
 	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 120 apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -yqq --no-install-recommends $(PI4B_PACKAGES); \
 	} >/dev/null 2>&1 || true
-
-pi4b-tools: pi4b-install
-	@.venv/bin/python -m bench.pi4b.tools
 
 lint: $(DEV)  ## flake8
 	@.venv/bin/python -m flake8 edge bench train export research tests tools

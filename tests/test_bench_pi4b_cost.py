@@ -9,11 +9,11 @@ import pytest
 from sample_images import TINY_MODEL
 
 from bench.cli import main
-from bench.pi4b import actions, contest, cost, counter, measured, model, ready, tools
+from bench.pi4b import actions, contest, cost, counter, measured, model, tools
 from bench.pi4b.cost import Cost
 from bench.pi4b.model import Formula
 from bench.pi4b.regions import Spec
-from bench.pi4b.tools import Pi4bError, Unavailable
+from bench.pi4b.tools import Pi4bError
 from bench.pi4b.tree import Tree
 from edge.classifier import Classifier
 from edge.errors import EdgeError
@@ -302,44 +302,23 @@ def test_inputs_are_looked_at_before_the_work(options, status, said, monkeypatch
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("failure", "status", "said"),
-    [
-        (Unavailable("no network"), ready.SKIPPED, "SKIPPED: no network\n"),
-        (Pi4bError("the counter does not compile"), 5, "pi4b-ready: the counter does not compile\n"),
-        (OSError(28, "No space left on device", "/tmp/x"), 5, "pi4b-ready: /tmp/x: No space left on device\n"),
-    ],
-)
-def test_ready_skips_what_the_machine_lacks_and_nothing_else(failure, status, said, monkeypatch, capsys):
-    def build(folder):
-        raise failure
-
-    monkeypatch.setattr(tools, "require", lambda *names: None)
-    monkeypatch.setattr(tools, "require_fixed_addresses", lambda: None)
-    monkeypatch.setattr(ready, "build_tree", build)
-    assert ready.main([]) == status != 0
-    assert capsys.readouterr().err == said
-    assert ready.SKIPPED not in (5, 0)
-    assert f"\n\t{ready.SKIPPED}) echo \"make check-cost: SKIPPED" in (ROOT / "Makefile").read_text()
-
-
 @pytest.mark.parametrize("content", [b'{"schema": "edge-pi4b/1", "vers', b"", None])
-def test_ready_refuses_a_damaged_baseline_with_one_line(content, monkeypatch, tmp_path, capsys):
+def test_a_damaged_baseline_is_refused_with_one_line(content, monkeypatch, tmp_path, capsys):
     """Also where nothing could be counted: a machine without QEMU sees it too."""
     monkeypatch.setattr(tools.shutil, "which", lambda name: None)
     path = tmp_path / "counts.json"
     if content is not None:
         path.write_bytes(content)
-    assert ready.main([str(path)]) == 3
+    assert main(["pi4b", "--cache", str(tmp_path / "cache"), "--baseline", str(path)]) == 3
     said = capsys.readouterr().err
-    assert said.startswith(f"pi4b-ready: {path}: ") and said.count("\n") == 1
+    assert said.startswith(f"edge-bench: {path}: ") and said.count("\n") == 1
 
 
-def test_ready_names_both_versions_of_qemu(monkeypatch, capsys):
+def test_both_versions_of_qemu_are_named_before_the_count(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tools, "require", lambda *names: None)
     monkeypatch.setattr(tools, "qemu_version", lambda: "10.0.8")
-    monkeypatch.setattr(ready, "build_tree", lambda folder: pytest.fail("built"))
-    assert ready.main([str(BASELINE)]) == ready.SKIPPED
+    monkeypatch.setattr(actions, "build_tree", lambda folder, **options: pytest.fail("built"))
+    assert main(["pi4b", "--cache", str(tmp_path / "cache"), "--baseline", str(BASELINE)]) == 5
     then = json.loads(BASELINE.read_bytes())["versions"]["qemu"]
     assert f"counted with QEMU {then}, here is QEMU 10.0.8" in capsys.readouterr().err
 

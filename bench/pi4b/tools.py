@@ -36,16 +36,6 @@ NEEDED = tuple(_PACKAGES)
 
 _KEYRINGS = ("usr/share/keyrings/debian-archive-keyring", "etc/apt/trusted.gpg.d/debian-archive")
 """Starts of files with the keys that Debian's archive is signed with."""
-_NO_SERVER = re.compile(
-    "(Temporary failure|Could not|Failed to) resolv|(Could not|Unable to|Cannot initiate the) connect|"
-    "Failed to establish a new connection|Connection (failed|refused|reset|timed out)|Connection to [^ ]+ timed out|"
-    "(Connect|Read) ?time(d )?out|Max retries exceeded|RemoteDisconnected|ProxyError|"
-    "Network is unreachable|No route to host|Temporary failure in name|Name or service not known",
-    re.IGNORECASE,
-)
-"""What apt and pip say of a network that is not there."""
-_TRIED_AGAIN = re.compile(r"Retrying \(Retry\(total=[1-9]")
-"""What pip says before that is sure."""
 _ERROR = re.compile("^(E|ERROR|error): |: (fatal )?error: |: No space left on device")
 _HEADERS = "#include <inttypes.h>\n#include <stdio.h>\n"
 
@@ -121,24 +111,21 @@ def call(
       what: What it is for, for the message.
       timeout_s: After so many seconds it is killed.
       env: Its environment, in which its messages are made English; None: this process's.
-      fetches: Whether it needs the network, which it may say that it cannot reach.
+      fetches: Whether it needs the network: then the machine, and not the project, is what failed.
 
     Raises:
-      Unavailable: it fetches, and reached nothing, or not all before the time was over.
-      Pi4bError: it failed, or the time is over; the message has its reason.
+      Unavailable: it fetches, and failed or was not done before the time was over; the message has its reason.
+      Pi4bError: the same of one that does not fetch.
     """
+    failure = Unavailable if fetches else Pi4bError
     try:
         english = {**(os.environ if env is None else env), "LC_ALL": "C.UTF-8"}
         result = execute([str(part) for part in command], env=english, timeout_s=timeout_s)
     except TimeoutError as error:
-        failure = Unavailable if fetches else Pi4bError
         raise failure(f"{what}: {command[0]} was not done after {timeout_s:g} s") from error
-    if not result.returncode:
-        return
-    if fetches and (unreachable := _unreachable(result.stderr)) is not None:
-        raise Unavailable(f"{what} failed, the network cannot be reached: {unreachable}")
-    said = reason(result.stderr.strip() or result.stdout)
-    raise Pi4bError(f"{what} failed: {command[0]} gave {result.returncode}: {said}")
+    if result.returncode:
+        said = reason(result.stderr.strip() or result.stdout)
+        raise failure(f"{what} failed: {command[0]} gave {result.returncode}: {said}")
 
 
 def execute(
@@ -184,13 +171,6 @@ def last_line(text: str) -> str:
 def reason(text: str) -> str:
     """The first line of what a program said that calls itself an error, else the last: what follows comes of it."""
     return next(filter(_ERROR.search, text.splitlines()), last_line(text)).strip()
-
-
-def _unreachable(text: str) -> str | None:
-    """Where apt or pip says that it reached no server, what it says; a server that refuses is one that was reached."""
-    lines = (line for line in text.splitlines() if not _TRIED_AGAIN.search(line))
-    found = next(filter(None, map(_NO_SERVER.search, lines)), None)
-    return None if found is None else found.string[found.start() :].strip()
 
 
 def _is_there(name: str) -> bool:

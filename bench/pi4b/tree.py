@@ -92,8 +92,8 @@ def build_tree(
         pinned in `constraints/`.
 
     Raises:
-      Unavailable: a program is absent, or the network.
-      Pi4bError: a download failed for another reason, as a version that does not exist.
+      Unavailable: a program is absent, or a download failed.
+      Pi4bError: a wheel cannot be read, or the folder cannot be written.
     """
     if python not in SUITES:
         raise Pi4bError(f"python: got {python!r}, expected {' or '.join(SUITES)}")
