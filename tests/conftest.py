@@ -7,6 +7,8 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 import edge  # noqa: F401, turns onnxruntime's telemetry off before a test imports it
 
 _NEEDS = {  # start of a test file's name -> modules it needs
@@ -31,6 +33,16 @@ def pytest_ignore_collect(collection_path: Path):
             _left_out[collection_path.name] = missing
             return True
     return None
+
+
+@pytest.fixture(scope="session")
+def submission(tmp_path_factory):
+    """The bundled model's submission as a folder, packed once: tests read it, or edit a copy."""
+    from sample_submission import build
+
+    folder = tmp_path_factory.mktemp("a folder") / "submission"
+    build(folder)
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,7 +1,12 @@
-"""A submission of the bundled model, without a build tool: its wheel is zipped by hand."""
+"""A submission of the bundled model, without a build tool: its wheel is zipped by hand, its samples are drawn once."""
 
 import configparser
 import json
+import shutil
+import tempfile
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 from edge.classifier import DEFAULT_MODEL
@@ -16,7 +21,11 @@ def zip_wheel(folder):
     config = configparser.ConfigParser()
     config.read(sources.CHECKOUT / "setup.cfg", encoding="utf-8")
     name = f"fairedge-{pack.__version__}"
-    files = folder.parent / "wheel"
+    with tempfile.TemporaryDirectory() as scratch:
+        return _zip_wheel(folder, name, Path(scratch) / "wheel", config)
+
+
+def _zip_wheel(folder, name, files, config):
     sources.copy_source(files)
     for left_out in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         (files / left_out).unlink()
@@ -33,11 +42,18 @@ def zip_wheel(folder):
     return path
 
 
-def build(output, **order):
-    """Packs; returns the verdicts."""
+def build(output, *, samples_of=None, **order):
+    """Packs; returns the verdicts. With another submission of the same model its samples are taken, as they are."""
     values = {"model": DEFAULT_MODEL, "checkpoint": None, "team": "a team", "machines": (), "contest": CONTEST}
-    with patch.object(sources, "build_wheel", zip_wheel):
+    taken = patch.object(pack, "_write_samples", partial(_take_samples, samples_of)) if samples_of else nullcontext()
+    with patch.object(sources, "build_wheel", zip_wheel), taken:
         return pack.pack(pack.Order(output=output, **{**values, **order}), lambda line: None)
+
+
+def _take_samples(submission, folder, contest):
+    shutil.copytree(submission / "samples", folder / "samples")
+    lines = (submission / "README.md").read_text().splitlines()
+    return [line.strip() for line in lines if line.startswith("    ") and " = " in line]
 
 
 def again(folder):

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from sample_submission import CONTEST, build
 
-from bench.pi4b.tools import Pi4bError, Unavailable
 from edge.command import GATE, INPUT, MODEL, USAGE
-from export.submission import check, cli, emulation, rules, sources, trial
+from export.submission import cli, rules_run, rules_static, sources
 from export.submission.archive import files_below
 from export.submission.cli import main
 
@@ -21,16 +20,15 @@ ROOT = Path(__file__).parent.parent
 BLOCKED = ("torch", "onnx", "safetensors", "matplotlib", "cv2", "jinja2", "packaging")
 
 
-@pytest.fixture(scope="module")
-def submission(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pack") / "submission"
-    build(folder)
-    return folder
-
-
 @pytest.fixture
-def no_trials(monkeypatch):
-    monkeypatch.setattr(trial, "TRIALS", {})
+def no_runs(monkeypatch):
+    monkeypatch.setattr(rules_run, "CHECKS", {})
+
+
+def runs_alone(monkeypatch, **checks):
+    """No rule but some that need a run."""
+    monkeypatch.setattr(rules_static, "CHECKS", {})
+    monkeypatch.setattr(rules_run, "CHECKS", checks)
 
 
 def run_python(program):
@@ -74,7 +72,8 @@ def test_the_lists_of_the_parser_are_those_of_the_code():
     "arguments",
     [[], ["pack"], ["pack", "-o", "x", "--wheels", "arm64"], ["pack", "-o", "x", "--wheels", "x86_64,x86_64"],
      ["pack", "-o", "x", "--team", ""], ["pack", "-o", "x", "--team", "a\nb"], ["check"],
-     ["check", "x", "--arch", "armv7l"], ["check", "x", "--timeout", "0"], ["pack", "-o", "x", "--wheel", "x86_64"]],
+     ["check", "x", "--arch", "aarch64"], ["check", "x", "--timeout", "0"],
+     ["pack", "-o", "x", "--contest", "other"], ["pack", "-o", "x", "--wheel", "x86_64"]],
 )
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -103,30 +102,29 @@ def test_bad_input_is_one_line(tmp_path, capsys, submission):
     one_line(capsys, INPUT, "no such file or folder", "check", tmp_path / "absent")
     one_line(capsys, MODEL, "not a usable ONNX model", "pack", "-m", onnx, "-o", tmp_path / "o", "-q")
     one_line(capsys, MODEL, "no such model file", "pack", "-m", tmp_path / "no.onnx", "-o", tmp_path / "o", "-q")
-    one_line(capsys, INPUT, "expected one of esfair2023", "pack", "-o", tmp_path / "o", "--contest", "../rules")
     one_line(capsys, USAGE, "exists already", "pack", "-o", submission)
 
 
-def test_a_contest_that_is_not_known(tmp_path, capsys, submission):
+def test_a_submission_to_another_contest_is_refused(tmp_path, capsys, submission):
     copy = shutil.copytree(submission, tmp_path / "copy")
     path = copy / "MANIFEST.json"
     path.write_text(path.read_text().replace('"esfair2023"', '"other2031"', 1))
     one_line(capsys, INPUT, "contest: got 'other2031'", "check", copy)
 
 
-def test_a_check_that_finds_nothing(submission, tmp_path, capsys, no_trials):
+def test_a_check_that_finds_nothing(submission, tmp_path, capsys, no_runs):
     assert main(["check", str(submission), "-o", str(tmp_path / "report.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["ok", "E01"]
-    assert lines[-1] == "esfair2023: 12 ok, 1 skipped"
+    assert lines[-1] == "esfair2023: 10 ok"
     assert lines[-2].startswith("network: ")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"] is True
-    assert report["rules"][-1]["skipped"] == "not asked for (--arch aarch64)"
+    assert [rule["id"] for rule in report["rules"]] == [rule.id for rule in CONTEST.rules][:10]
     assert not list(tmp_path.glob("edge-submit*"))
 
 
-def test_a_check_that_finds_something(submission, tmp_path, capsys, no_trials):
+def test_a_check_that_finds_something(submission, tmp_path, capsys, no_runs):
     copy = shutil.copytree(submission, tmp_path / "copy")
     (copy / "run_latency.sh").unlink()
     assert main(["check", str(copy), "-o", str(tmp_path / "report.json")]) == GATE
@@ -137,40 +135,41 @@ def test_a_check_that_finds_something(submission, tmp_path, capsys, no_trials):
     assert [rule["id"] for rule in report["rules"] if rule["findings"]] == ["E01", "E02", "E07"]
 
 
-def test_the_log_of_what_failed_is_kept_and_its_place_said(submission, capsys, monkeypatch, tmp_path):
-    def fail(bench):
-        bench.log("flat").write_text("first\nboom\n")
-        bench.latest = "run_accuracy.sh", "flat"
-        raise bench.failed(3)
+def test_the_end_of_the_log_of_what_failed_is_shown_and_all_of_it_kept_where_asked(
+    submission, capsys, monkeypatch, tmp_path
+):
+    def fail(trial):
+        trial.execute("run_accuracy.sh", ["sh", "-c", "seq 30; echo boom; exit 3"])
+        yield
 
-    monkeypatch.setattr(trial, "TRIALS", {"flat": fail})
+    runs_alone(monkeypatch, accuracy=fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", str(submission)]) == GATE
     out = capsys.readouterr().out
     assert "run_accuracy.sh: exit status 3: boom" in out
-    (log,) = tmp_path.rglob("flat.log")
-    assert f"log: {log}" in out
-    assert f"logs: {log.parent}" in out
-    assert [line.strip() for line in out.splitlines() if "|" in line] == ["| first", "| boom"]
-    assert [path.name for path in tmp_path.iterdir()] == [log.parent.name]  # all else is removed
+    shown = [line.strip() for line in out.splitlines() if "|" in line]
+    assert shown == [*(f"| {number}" for number in range(12, 31)), "| boom"]
+    assert not list(tmp_path.iterdir())
+    assert main(["check", str(submission), "--logs", str(tmp_path / "logs")]) == GATE
+    assert (tmp_path / "logs/run_accuracy.log").read_text().startswith("1\n2\n")
 
 
 def test_an_interrupted_check_leaves_nothing(submission, monkeypatch, tmp_path):
-    def stop(bench):
+    def stop(trial):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trial, "TRIALS", {"flat": stop})
+    runs_alone(monkeypatch, accuracy=stop)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", str(submission)]) == 130
     assert not list(tmp_path.iterdir())
 
 
 def test_a_termination_ends_a_check_as_an_interruption(submission, monkeypatch, tmp_path):
-    def stop(bench):
+    def stop(trial):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr(trial, "TRIALS", {"flat": stop})
+    runs_alone(monkeypatch, accuracy=stop)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = signal.getsignal(signal.SIGTERM)
     assert main(["check", str(submission)]) == 130
@@ -178,11 +177,7 @@ def test_a_termination_ends_a_check_as_an_interruption(submission, monkeypatch, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_data_that_is_none_is_said_first(submission, tmp_path, capsys):
-    one_line(capsys, INPUT, "absent", "check", submission, "--data", tmp_path / "absent")
-
-
-def test_a_manifest_of_names_that_are_no_unicode(submission, tmp_path, capsys, no_trials):
+def test_a_manifest_of_names_that_are_no_unicode(submission, tmp_path, capsys, no_runs):
     copy = shutil.copytree(submission, tmp_path / "copy")
     said = json.loads((copy / "MANIFEST.json").read_text())
     said["files"]["\ud800x"] = {}
@@ -195,50 +190,25 @@ def test_a_manifest_of_names_that_are_no_unicode(submission, tmp_path, capsys, n
     assert json.loads((tmp_path / "report.json").read_text())["passed"] is False
 
 
-def test_pack_writes_and_says_what_is_broken(tmp_path, capsys, monkeypatch):
-    from sample_submission import zip_wheel
-
-    monkeypatch.setattr(sources, "build_wheel", zip_wheel)
+def test_pack_writes_and_says_what_is_broken(submission, tmp_path, capsys, monkeypatch):
     other = tmp_path / "ours.onnx"
     from edge.classifier import DEFAULT_MODEL
 
     other.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"no medical device", b"no medical Device"))
+    packed = build(tmp_path / "out.zip", samples_of=submission, model=other)
+    monkeypatch.setattr("export.submission.pack.pack", lambda order, tell: packed)
     assert main(["pack", "-m", str(other), "-o", str(tmp_path / "out.zip"), "-q"]) == GATE
     said = capsys.readouterr().err
     assert "edge-submit: E01 model/weights.safetensors: is missing; to mend it: " in said
     assert (tmp_path / "out.zip").is_file()
 
 
-@pytest.mark.parametrize(
-    ("raised", "state"), [(Unavailable, "skipped"), (Pi4bError, "FAILED")], ids=["no programs", "no such version"]
-)
-def test_emulation_skips_what_the_machine_lacks_alone(submission, tmp_path, monkeypatch, raised, state):
-    def fails(*_, **__):
-        raise raised("the reason")
-
-    monkeypatch.setattr(emulation.tree, "build_tree", fails)
-    bench = trial.Trial(submission, tmp_path, tmp_path, CONTEST, check.find_isolation())
-    verdict = check._tried(CONTEST.rule("aarch64"), bench, emulation.aarch64)
-    assert verdict.state == state
-    assert "the reason" in (verdict.skipped or verdict.findings[0].what)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("numpy-2-cp311-cp311-manylinux_2_27_aarch64.whl", True),
-     ("numpy-2-cp313-cp313-manylinux_2_27_aarch64.whl", False),
-     ("numpy-2-cp311-cp311-manylinux_2_27_x86_64.whl", False), ("packaging-26-py3-none-any.whl", True),
-     ("protobuf-7-cp310-abi3-manylinux2014_aarch64.whl", True), ("flatbuffers-25-py2.py3-none-any.whl", True)],
-)
-def test_wheels_of_the_pi(name, expected):
-    assert emulation._is_for_pi(Path(name)) is expected
-
-
 def test_every_rule_says_what_and_how_to_mend_it():
     for rule in CONTEST.rules:
         assert rule.what and rule.fix
         assert rule.id.startswith("E")
-    assert rules.names() == ("esfair2023",)
+    assert {rule.check for rule in CONTEST.rules} == {*rules_static.CHECKS, *rules_run.CHECKS}
+    assert len({rule.id for rule in CONTEST.rules}) == len(CONTEST.rules)
 
 
 @pytest.mark.slow

@@ -9,28 +9,22 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
+from PIL import Image
 from sample_submission import CONTEST, build
 
 from edge.classifier import DEFAULT_MODEL, Classifier
-from edge.errors import InputError, ModelError
+from edge.errors import EdgeError, InputError, ModelError
 from export.submission import archive, manifest, pack, samples, sources, weights
 from export.submission.card import write_card
-from export.submission.weights import WeightsError
-
-
-@pytest.fixture(scope="module")
-def submission(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("a folder") / "submission"
-    build(folder)
-    return folder
 
 
 def bytes_of(folder):
     return {name: (folder / name).read_bytes() for name in archive.files_below(folder)}
 
 
-def test_the_same_inputs_give_the_same_bytes_elsewhere_and_later(submission, tmp_path):
-    time.sleep(2)  # a zip counts in steps of two seconds
+def test_the_same_inputs_give_the_same_bytes_elsewhere_and_later(submission, tmp_path, monkeypatch):
+    now = time.localtime  # where zipfile takes a file's date from
+    monkeypatch.setattr(time, "localtime", lambda seconds=None: now((seconds or time.time()) + 3600))
     before = os.umask(0o077)
     try:
         build(tmp_path / "other.zip")
@@ -134,18 +128,18 @@ def test_beside_a_folder_that_cannot_be_written_the_environment_is_in_the_cache(
 
 
 def test_a_name_of_a_team_is_text(submission, tmp_path):
-    build(tmp_path / "out.ZIP", team="@wheel@ *us* [x](http://y) <b>")
+    build(tmp_path / "out.ZIP", samples_of=submission, team="@wheel@ *us* [x](http://y) <b>")
     archive.unpack(tmp_path / "out.ZIP", tmp_path / "out")
     title = (tmp_path / "out/README.md").read_text().splitlines()[0]
     assert title.endswith(r": @wheel@ \*us\* \[x\](http://y) \<b\>")
 
 
 @pytest.mark.parametrize("name", ["ours.md", "LICENSE-MODELS"])
-def test_a_text_beside_the_model_that_is_no_utf8_is_refused(tmp_path, name):
+def test_a_text_beside_the_model_that_is_no_utf8_is_refused(submission, tmp_path, name):
     model = other_model(tmp_path)
     (tmp_path / name).write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match="got no UTF-8 text at byte 3"):
-        build(tmp_path / "out", model=model)
+        build(tmp_path / "out", samples_of=submission, model=model)
 
 
 def test_a_card_of_figures_that_are_none():
@@ -165,8 +159,18 @@ def test_the_manifest_says_what_made_it(submission):
 
 
 def test_nothing_is_packed_twice_or_left_beside(submission):
-    assert [path.name for path in submission.parent.iterdir() if "wheel" not in path.name] == ["submission"]
+    assert [path.name for path in submission.parent.iterdir()] == ["submission"]
     assert not [name for name in archive.files_below(submission / "code/source") if "__pycache__" in name]
+
+
+def test_samples_are_drawn_and_no_pictures_that_a_model_may_have_been_trained_on(submission, tmp_path):
+    samples.write_images(tmp_path, CONTEST.settings["sample_groups"][:1], CONTEST.settings["classes"][:1])
+    drawn = samples.names_below(tmp_path)
+    found = samples.images_of(submission / "samples/images")
+    assert all((submission / "samples/images" / name).read_bytes() == (tmp_path / name).read_bytes() for name in drawn)
+    assert {Image.open(path).size for path in found} == {samples._SIZE}
+    others = {path.name for path in (submission / "samples").rglob("*") if path.is_file()} - {path.name for path in found}
+    assert (len(drawn), len(found), others) == (2, 48, {"predictions.csv", "predictions.csv.meta.json"})
 
 
 def test_a_model_that_does_not_describe_itself_is_refused(tmp_path):
@@ -193,10 +197,9 @@ def other_model(folder):
 @pytest.mark.slow
 def test_without_weights_it_is_packed_and_the_rule_is_named(tmp_path):
     verdicts = build(tmp_path / "out", model=other_model(tmp_path))
-    found = [finding for verdict in verdicts for finding in verdict.findings]
-    assert {(finding.rule.check, finding.file) for finding in found} == {
-        ("required", "model/weights.safetensors"), ("required", "model/load_weights.py")}
-    assert "--checkpoint" in found[0].rule.fix
+    found = {verdict.rule.check: [file for file, _ in verdict.findings] for verdict in verdicts if verdict.findings}
+    assert found == {"required": ["model/weights.safetensors", "model/load_weights.py"]}
+    assert "--checkpoint" in CONTEST.rule("required").fix
     assert "Written from what the model file says" in (tmp_path / "out/MODEL_CARD.md").read_text()
     assert "non-commercial" in (tmp_path / "out/LICENSES/model.txt").read_text()
 
@@ -210,7 +213,7 @@ def test_weights_as_safetensors_need_no_pytorch(tmp_path):
 
 
 def test_a_checkpoint_without_pytorch_says_what_to_do(tmp_path):
-    with patch.dict(sys.modules, {"torch": None}), pytest.raises(WeightsError) as caught:
+    with patch.dict(sys.modules, {"torch": None}), pytest.raises(ModelError) as caught:
         sys.modules.pop("train.checkpoint", None)
         build(tmp_path / "out", model=other_model(tmp_path), checkpoint=tmp_path)
     assert "edge-export weights RUN" in str(caught.value)
@@ -220,7 +223,7 @@ def test_a_checkpoint_without_pytorch_says_what_to_do(tmp_path):
 def test_weights_that_are_none_are_refused(tmp_path, content):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="no file of edge-export weights"):
+    with pytest.raises(ModelError, match="no file of edge-export weights"):
         build(tmp_path / "out", checkpoint=path)
     assert not (tmp_path / "out").exists()
 
@@ -242,18 +245,18 @@ def test_an_output_that_is_there_is_kept(tmp_path, submission):
     assert (tmp_path / "file.zip").read_bytes() == b"dear"
     old = shutil.copytree(submission, tmp_path / "old")
     (old / "later.txt").write_text("x")
-    build(old, force=True)
+    build(old, samples_of=submission, force=True)
     assert bytes_of(old) == bytes_of(submission)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_what_stops_it_leaves_nothing(tmp_path, monkeypatch, stop):
+def test_what_stops_it_leaves_nothing(submission, tmp_path, monkeypatch, stop):
     def fail(folder, facts):
         raise stop
 
     monkeypatch.setattr(manifest, "write", fail)
     with pytest.raises(type(stop) if isinstance(stop, OSError) else stop) as caught:
-        build(tmp_path / "out.zip")
+        build(tmp_path / "out.zip", samples_of=submission)
     assert not list(tmp_path.iterdir())
     if isinstance(stop, OSError):
         assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "out.zip"), 28)
@@ -261,7 +264,7 @@ def test_what_stops_it_leaves_nothing(tmp_path, monkeypatch, stop):
 
 def test_only_a_checkout_can_be_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CHECKOUT", tmp_path)
-    with pytest.raises(sources.BuildError, match="needs a checkout"):
+    with pytest.raises(EdgeError, match="needs a checkout"):
         pack.pack(pack.Order(DEFAULT_MODEL, None, tmp_path / "out", "us", (), CONTEST), lambda line: None)
 
 
@@ -296,7 +299,7 @@ def test_pip_says_why_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
     path = tmp_path / "requirements-x86_64.txt"
     path.write_text("numpy==1\n")
-    with pytest.raises(sources.BuildError) as caught:
+    with pytest.raises(EdgeError) as caught:
         sources.download_wheels(tmp_path, path, "x86_64")
     assert str(caught.value).startswith("the wheels for Python 3.11 on x86_64 cannot be fetched: ERROR: Could not find")
     assert "\n" not in str(caught.value)

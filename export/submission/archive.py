@@ -26,10 +26,6 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
 
 
-class ArchiveError(EdgeError):
-    """An archive or folder that is not unpacked, because of what it is or would do."""
-
-
 def unpack(source: Path, target: Path) -> None:
     """Copies a submission into a new folder; nothing is written outside it, whatever the archive says.
 
@@ -38,7 +34,7 @@ def unpack(source: Path, target: Path) -> None:
       target: A folder that does not exist.
 
     Raises:
-      ArchiveError: no zip and no folder; a name that leads elsewhere, a link, a name given twice, more than
+      EdgeError: no zip and no folder; a name that leads elsewhere, a link, a name given twice, more than
         `MAX_FILES` or `MAX_BYTES`, or a damaged archive.
     """
     target.mkdir(parents=True)
@@ -107,11 +103,11 @@ def _unpack_zip(source: Path, target: Path) -> None:
                 if not info.is_dir():
                     _extract(archive, info, target / info.filename)
     except FileNotFoundError as error:
-        raise ArchiveError(f"{source}: no such file or folder, expected a submission") from error
+        raise EdgeError(f"{source}: no such file or folder, expected a submission") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
-        raise ArchiveError(f"{source}: no usable zip archive: {error}") from error
+        raise EdgeError(f"{source}: no usable zip archive: {error}") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ArchiveError(f"{source}: refused: has a file and a folder of one name: {error.filename}") from error
+        raise EdgeError(f"{source}: refused: has a file and a folder of one name: {error.filename}") from error
 
 
 def _check_entry(source: Path, info: zipfile.ZipInfo) -> None:
@@ -150,11 +146,11 @@ def _mode(mode: int) -> int:
 
 def _check_size(source: Path, num_files: int, num_bytes: int) -> None:
     if num_files > MAX_FILES or num_bytes > MAX_BYTES:
-        raise ArchiveError(
+        raise EdgeError(
             f"{source}: refused: {num_files} files, {num_bytes / 1e6:.0f} MB unpacked; expected at most {MAX_FILES} "
             f"files and {MAX_BYTES / 1e6:.0f} MB"
         )
 
 
 def _refuse(source: Path, name: object, reason: str) -> NoReturn:
-    raise ArchiveError(f"{source}: refused: {str(name)!r} {reason}")
+    raise EdgeError(f"{source}: refused: {str(name)!r} {reason}")

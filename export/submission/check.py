@@ -1,4 +1,4 @@
-"""A submission unpacked and tried as the organisers would: every rule of its contest, each finding with its fix.
+"""A submission unpacked and tried as the organisers would: every rule of the contest, each finding with its fix.
 
 The trial runs the submission's own code, as the organisers will. The network is cut; the files of this machine are not.
 """
@@ -9,23 +9,20 @@ import errno
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import dataset
 from edge.command import printable
+from edge.errors import EdgeError
 
-from . import emulation, manifest, rules, static, trial
+from . import manifest, rules, rules_run, rules_static, sandbox
 from .archive import unpack
-from .environment import TIMEOUT_S, find_isolation, tail
-from .rules import Contest, Finding, Rule
-from .stage import Failed, Problems, Skipped, Trial
+from .rules import Contest, Problems, Rule
+from .rules_run import Failed, Trial
 
 T = TypeVar("T")
-_NEEDED = ("run_accuracy.sh", "run_latency.sh", "code/environment.sh")
 _MAX_FINDINGS = 20
-_SHOWN = 10
+_SHOWN = 20
 """Lines of a log that are shown where an execution file failed."""
 _NOT_ITS_OWN = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 """Errors of this machine, which say nothing of a submission."""
@@ -36,7 +33,8 @@ class Verdict:
     """What came of one rule."""
 
     rule: Rule
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
+    """(file, what was found there), the file relative to the submission."""
     skipped: str = ""
     """Why it was not tried; "" where it was."""
     notes: tuple[str, ...] = ()
@@ -48,50 +46,33 @@ class Verdict:
         return "FAILED" if self.findings else "skipped" if self.skipped else "ok"
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be checked, and how."""
-
-    source: Path
-    """A folder or a zip."""
-    logs: Path
-    """A folder for the logs of the execution files; it exists."""
-    data: Path | None = None
-    """A labelled data set to take sample images of; None: they are drawn."""
-    is_emulated: bool = False
-    """Whether the Pi's execution file is run as on its processor."""
-    timeout_s: float = TIMEOUT_S
-    """Of one run of an execution file."""
-
-
-def check(order: Order, heard: Callable[[Verdict], None]) -> dict[str, Any]:
+def check(
+    source: Path, heard: Callable[[Verdict], None], *, logs: Path | None = None, timeout_s: float = sandbox.TIMEOUT_S
+) -> dict[str, Any]:
     """Tries a submission.
 
     Args:
-      order: What, and how.
+      source: A folder or a zip.
       heard: Takes each verdict as soon as it is there.
+      logs: A folder that keeps the logs of the execution files; None: their last lines are in the verdicts alone.
+      timeout_s: Of one run of an execution file.
 
     Returns:
       The report, JSON-ready.
 
     Raises:
-      ArchiveError: what is refused before it is unpacked.
-      ManifestError: no submission.
-      RulesError: of a contest that is not known.
-      DatasetError: `data` is no labelled data set.
+      EdgeError: what is refused before it is unpacked, or is no submission to this contest.
     """
-    if order.data is not None:
-        dataset.index(order.data)  # said now, not after minutes
+    contest = rules.load()
     with tempfile.TemporaryDirectory(prefix="edge-submit-") as name:
         scratch = Path(name)
-        folder = scratch / "submission"
-        unpack(order.source, folder)
+        folder = scratch / rules_run.FOLDER / "submission"
+        unpack(source, folder)
         said = manifest.read(folder)
-        contest = rules.load(said["contest"])
-        isolation = find_isolation()
+        if said["contest"] != contest.name:
+            raise EdgeError(f"contest: got {said['contest'][:40]!r}, expected {contest.name!r}")
         verdicts = []
-        bench = Trial(folder, scratch, order.logs, contest, isolation, order.data, order.timeout_s)
-        for verdict in chain(look(folder, contest), _tries(bench, is_emulated=order.is_emulated)):
+        for verdict in (*look(folder, contest), *run(Trial(folder, scratch, logs or scratch, contest, timeout_s))):
             heard(verdict)
             verdicts.append(verdict)
     return {
@@ -99,7 +80,7 @@ def check(order: Order, heard: Callable[[Verdict], None]) -> dict[str, Any]:
         "contest": contest.name,
         "team": said.get("team"),
         "commit": said.get("commit"),
-        "network": isolation.how,
+        "network": sandbox.CUT if sandbox.can_cut() else sandbox.NOT_CUT,
         "passed": not any(verdict.findings for verdict in verdicts),
         "rules": [_record(verdict) for verdict in verdicts],
     }
@@ -109,67 +90,45 @@ def look(folder: Path, contest: Contest) -> Iterator[Verdict]:
     """The rules that need no run, for a folder as it lies there.
 
     Raises:
-      ManifestError: no submission.
+      EdgeError: no submission.
     """
-    pack = static.Pack(folder, contest, manifest.read(folder))
-    for rule in contest.rules:
-        if rule.check in static.CHECKS:
-            yield _shortened(rule, list(_findings(rule, static.CHECKS[rule.check], pack, lambda: ".")))
+    pack = rules_static.Pack(folder, contest, manifest.read(folder))
+    for name, judge in rules_static.CHECKS.items():
+        yield _verdict(contest.rule(name), judge, pack)
 
 
-def _tries(bench: Trial, *, is_emulated: bool) -> Iterator[Verdict]:
-    contest = bench.contest
-    missing = [name for name in _NEEDED if not (bench.folder / name).is_file()]
-    reason = f"{missing[0]} is missing" if missing else ""
-    for name, run in trial.TRIALS.items():
-        if (rule := contest.rule(name)) is None:
+def run(trial: Trial) -> Iterator[Verdict]:
+    """The rules that need a run; without an environment there is none."""
+    missing = ""
+    for name, judge in rules_run.CHECKS.items():
+        rule = trial.contest.rule(name)
+        if missing:
+            yield Verdict(rule, skipped=missing)
             continue
-        verdict = Verdict(rule, skipped=reason) if reason else _tried(rule, bench, run)
-        yield verdict
+        trial.notes.clear()
+        yield (verdict := _verdict(rule, judge, trial, trial.notes))
         if name == "environment" and verdict.findings:
-            reason = "there is no environment"
-    if (rule := contest.rule("aarch64")) is not None:
-        if not is_emulated:
-            yield Verdict(rule, skipped="not asked for (--arch aarch64)")
-        elif missing:
-            yield Verdict(rule, skipped=f"{missing[0]} is missing")
-        else:
-            yield _tried(rule, bench, emulation.aarch64)
+            missing = "there is no environment"
 
 
-def _tried(rule: Rule, bench: Trial, run: Callable[[Trial], Problems]) -> Verdict:
-    bench.begin()
+def _verdict(rule: Rule, judge: Callable[[T], Problems], what_of: T, notes: Sequence[str] = ()) -> Verdict:
+    """What a rule says; what a submission's content makes its check stumble over is a finding as well."""
+    found: list[tuple[str, str]] = []
     try:
-        findings = list(_findings(rule, run, bench, lambda: bench.latest[0] if bench.latest else "."))
+        for problem in judge(what_of):
+            found.append(problem)
     except Failed as error:
-        lines = [f"| {line}" for line in tail(bench.log(error.name), _SHOWN)]
-        notes = (f"log: {bench.log(error.name)}", *lines)
-        return Verdict(rule, (Finding(rule, error.script, error.what),), notes=notes)
-    except Skipped as error:
-        return Verdict(rule, skipped=str(error))
-    logs = [f"log: {bench.log(bench.latest[1])}"] if findings and bench.latest else []
-    return _shortened(rule, findings, [*bench.notes.get(rule.check, ()), *logs])
-
-
-def _findings(rule: Rule, run: Callable[[T], Problems], what_of: T, where: Callable[[], str]) -> Iterator[Finding]:
-    """The findings of a rule; what a submission's content makes its check stumble over is one as well."""
-    try:
-        for file, what in run(what_of):
-            yield Finding(rule, file, what)
-    except (Failed, Skipped):
-        raise
+        found.append((error.script, error.what))
+        if error.log is not None:
+            notes = [*notes, *(f"| {line}" for line in sandbox.tail(error.log, _SHOWN))]
     except Exception as error:  # anybody's files: the next rule has to be tried all the same
         if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _NOT_ITS_OWN:
             raise
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        yield Finding(rule, where(), f"cannot be checked: {reason[:200]}")
-
-
-def _shortened(rule: Rule, findings: Sequence[Finding], notes: Sequence[str] = ()) -> Verdict:
-    """A verdict of the first findings, and how many more there are."""
-    if (more := len(findings) - _MAX_FINDINGS) > 0:
+        found.append((".", f"cannot be checked: {reason[:200]}"))
+    if (more := len(found) - _MAX_FINDINGS) > 0:
         notes = [*notes, f"and {more} more"]
-    return Verdict(rule, tuple(findings[:_MAX_FINDINGS]), notes=tuple(notes))
+    return Verdict(rule, tuple(found[:_MAX_FINDINGS]), notes=tuple(notes))
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
@@ -177,7 +136,7 @@ def _record(verdict: Verdict) -> dict[str, Any]:
         "id": verdict.rule.id,
         "what": verdict.rule.what,
         "state": verdict.state,
-        "findings": [{"file": finding.file, "what": finding.what} for finding in verdict.findings],
+        "findings": [{"file": file, "what": what} for file, what in verdict.findings],
         "fix": verdict.rule.fix if verdict.findings else None,
         "skipped": verdict.skipped or None,
         "notes": list(verdict.notes),
@@ -186,16 +145,7 @@ def _record(verdict: Verdict) -> dict[str, Any]:
 
 def lines(verdict: Verdict) -> Iterator[str]:
     """A verdict for people; names and words of a submission cannot steer their terminal."""
-    yield from (printable(line) for line in _lines(verdict))
-
-
-def _lines(verdict: Verdict) -> Iterator[str]:
-    yield f"{verdict.state:8}{verdict.rule.id}  {verdict.rule.what}"
-    if verdict.skipped:
-        yield f"             {verdict.skipped}"
-    for finding in verdict.findings:
-        yield f"             {finding.file}: {finding.what}"
-    if verdict.findings:
-        yield f"             to mend it: {verdict.rule.fix}"
-    for note in verdict.notes:
-        yield f"             {note}"
+    told = [verdict.skipped] * bool(verdict.skipped) + [f"{file}: {what}" for file, what in verdict.findings]
+    told += [f"to mend it: {verdict.rule.fix}"] * bool(verdict.findings)
+    yield printable(f"{verdict.state:8}{verdict.rule.id}  {verdict.rule.what}")
+    yield from (printable(f"             {line}") for line in [*told, *verdict.notes])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge.command import (
-    DONE, GATE, STATUSES, ArgumentParser, got, positive, printable, run, say, terminations_as_interrupts,
+    DONE, GATE, STATUSES, ArgumentParser, got, positive, run, say, terminations_as_interrupts,
 )
 
 PROGRAM = "edge-submit"
@@ -20,7 +19,7 @@ _EPILOG = f"""\
 examples:
   edge-submit pack -o submission.zip --team "Our team" --wheels aarch64,x86_64     the bundled model
   edge-submit pack -m model.onnx --checkpoint RUN -o submission.zip
-  edge-submit check submission.zip --arch aarch64
+  edge-submit check submission.zip
 
 pack needs a checkout; check runs anywhere, and runs the submission's own code: check what you trust.
 
@@ -39,17 +38,14 @@ def build_parser() -> ArgumentParser:
     add("-o", "--output", type=Path, required=True, metavar="DIR|ZIP", help="folder, or a file that ends in .zip")
     add("--team", type=_team, default="unnamed team", metavar="NAME", help="for the README")
     add("--wheels", type=_machines, default=(), metavar="LIST", help="pack wheels for x86_64, aarch64 or both")
-    add("--contest", default="esfair2023", metavar="NAME", help="whose rules (default esfair2023)")
     add("--force", action="store_true", help="replace a submission that is there")
 
     check = command("check", "unpack a submission, run it without a network, hold it against every rule")
     add = check.add_argument
     add("source", type=Path, metavar="DIR|ZIP", help="a submission")
-    add("--data", type=Path, metavar="SAMPLE", help="labelled data set to take a few images of (else they are drawn)")
-    add("--arch", choices=("aarch64",), help="also run the Pi's file as on its processor (needs qemu-user, mmdebstrap)")
-    add("--timeout", type=positive, metavar="SECONDS", help="of one run (default 600; with --arch 1800)")
+    add("--timeout", type=positive, metavar="SECONDS", help="of one run (default 600)")
     add("-o", "--output", type=Path, metavar="FILE", help="write the report as JSON")
-    add("--logs", type=Path, metavar="DIR", help="keep the execution files' logs here (else only where one failed)")
+    add("--logs", type=Path, metavar="DIR", help="keep the execution files' logs here")
     add("--force", action="store_true", help="replace FILE")
 
     accuracy = command("accuracy", "what run_accuracy.sh runs: predictions of a data set, and their score")
@@ -79,26 +75,22 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     from . import pack, rules
 
-    contest = rules.load(arguments.contest)
     order = pack.Order(
         model=arguments.model or DEFAULT_MODEL,
         checkpoint=arguments.checkpoint,
         output=arguments.output,
         team=arguments.team,
         machines=arguments.wheels,
-        contest=contest,
+        contest=rules.load(),
         force=arguments.force,
     )
-    findings = [
-        finding
-        for verdict in pack.pack(order, lambda line: None if arguments.quiet else say(PROGRAM, line))
-        for finding in verdict.findings
-    ]
-    for finding in findings:
-        say(PROGRAM, f"{finding.rule.id} {finding.file}: {finding.what}; to mend it: {finding.rule.fix}")
+    verdicts = pack.pack(order, lambda line: None if arguments.quiet else say(PROGRAM, line))
+    for verdict in verdicts:
+        for file, what in verdict.findings:
+            say(PROGRAM, f"{verdict.rule.id} {file}: {what}; to mend it: {verdict.rule.fix}")
     if not arguments.quiet:
         say(PROGRAM, f"wrote {order.output}; next: edge-submit check {order.output}")
-    return GATE if findings else DONE
+    return GATE if any(verdict.findings for verdict in verdicts) else DONE
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -107,35 +99,25 @@ def _check(arguments: argparse.Namespace) -> int:
     from edge.outputs import check_output, write_output
 
     from . import check
-    from .environment import EMULATED_TIMEOUT_S, TIMEOUT_S
+    from .sandbox import TIMEOUT_S
 
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
     if arguments.logs is not None:
         arguments.logs.mkdir(parents=True, exist_ok=True)
-    logs = arguments.logs or Path(tempfile.mkdtemp(prefix="edge-submit-logs-"))
-    has_failed = False
 
     def heard(verdict: check.Verdict) -> None:
         for line in check.lines(verdict):
             _print(line)
 
-    timeout_s = arguments.timeout or (TIMEOUT_S if arguments.arch is None else EMULATED_TIMEOUT_S)
-    try:
-        order = check.Order(arguments.source, logs.resolve(), arguments.data, arguments.arch is not None, timeout_s)
-        report = check.check(order, heard)
-        has_failed = not report["passed"]
-    finally:
-        if arguments.logs is None and not has_failed:
-            _remove(logs)
+    logs = None if arguments.logs is None else arguments.logs.resolve()
+    report = check.check(arguments.source, heard, logs=logs, timeout_s=arguments.timeout or TIMEOUT_S)
     _print(f"network: {report['network']}")
-    if logs.is_dir():
-        _print(f"logs: {printable(str(logs.resolve()))}")
     counts = {state: sum(rule["state"] == state for rule in report["rules"]) for state in ("ok", "FAILED", "skipped")}
     _print(f"{report['contest']}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
     if arguments.output is not None:
         write_output(arguments.output, json.dumps(report, indent=1) + "\n")  # ASCII: names may be no Unicode
-    return GATE if has_failed else DONE
+    return DONE if report["passed"] else GATE
 
 
 def _accuracy(arguments: argparse.Namespace) -> int:
@@ -151,12 +133,6 @@ def _print(line: str) -> None:
     """A line on standard output, whatever of it its encoding has not."""
     encoding = sys.stdout.encoding or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _team(text: str) -> str:

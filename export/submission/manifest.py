@@ -16,10 +16,6 @@ NAME = "MANIFEST.json"
 SCHEMA = "edge-submission/1"
 
 
-class ManifestError(EdgeError):
-    """A manifest that is missing or none."""
-
-
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with open(path, "rb") as file:
@@ -41,20 +37,20 @@ def read(folder: Path) -> dict[str, Any]:
     """The manifest of a folder.
 
     Raises:
-      ManifestError: there is none, or it is of another kind.
+      EdgeError: there is none, or it is of another kind.
     """
     path = folder / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ManifestError(f"{NAME}: missing, expected a folder or zip written by edge-submit pack") from error
+        raise EdgeError(f"{NAME}: missing, expected a folder or zip written by edge-submit pack") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{NAME}: cannot be read: {error}") from error
+        raise EdgeError(f"{NAME}: cannot be read: {error}") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         got = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise ManifestError(f"{NAME}: got schema {got!r}, expected {SCHEMA!r}")
+        raise EdgeError(f"{NAME}: got schema {got!r}, expected {SCHEMA!r}")
     if not isinstance(values.get("files"), dict) or not isinstance(values.get("contest"), str):
-        raise ManifestError(f"{NAME}: names no files or no contest")
+        raise EdgeError(f"{NAME}: names no files or no contest")
     return values
 
 

@@ -30,7 +30,7 @@ from . import accuracy, manifest, samples, sources, weights
 from .archive import write_zip
 from .card import write_card
 from .check import Verdict, look
-from .imports import required_names
+from .metadata import required_names
 from .rules import Contest
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -71,9 +71,9 @@ def pack(order: Order, tell: Callable[[str], None]) -> list[Verdict]:
       What the rules say of it that need no run.
 
     Raises:
-      ModelError: the model cannot be used, or answers other classes than the contest's.
-      WeightsError: the checkpoint cannot be read, or is of another model.
-      BuildError: no checkout, or no package index where one is needed.
+      ModelError: the model cannot be used, or answers other classes than the contest's; or the checkpoint cannot be
+        read, or is of another model.
+      EdgeError: no checkout, or no package index where one is needed.
       InputError: the model's card or licence file is no UTF-8 text.
       OSError: the output exists, or cannot be written.
     """
@@ -140,7 +140,7 @@ def _write_model(folder: Path, classifier: Classifier, content: bytes | None) ->
     path.write_bytes(content)
     header = weights.read_header(path)
     for difference in weights.differences(header, classifier):
-        raise weights.WeightsError(f"the checkpoint {difference}")
+        raise ModelError(f"the checkpoint {difference}")
     recipe = json.dumps({"classes": header.classes, "preprocess": asdict(header.preprocess), **header.config}, indent=1)
     (folder / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
     (folder / "load_weights.py").write_text(weights.LOAD, encoding="utf-8")

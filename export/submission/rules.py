@@ -1,21 +1,17 @@
-"""The rules of a contest, read from its data file: `contests/<contest>.json`. Another contest is another file."""
+"""The rules of the contest, read from its data file: `contests/esfair2023.json`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EdgeError
+_FILE = Path(__file__).parent / "contests/esfair2023.json"
 
-_FOLDER = Path(__file__).parent / "contests"
-DEFAULT = "esfair2023"
-
-
-class RulesError(EdgeError):
-    """A contest that is not known."""
+Problems = Iterator[tuple[str, str]]
+"""(file, what is wrong)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Rule:
     id: str
     """As "E07"."""
     check: str
-    """What checks it: a name of `static.CHECKS` or of a trial."""
+    """What checks it: a name of `rules_static.CHECKS` or of `rules_run.CHECKS`."""
     what: str
     """What has to hold, one line."""
     fix: str
@@ -33,19 +29,8 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A rule that is broken."""
-
-    rule: Rule
-    file: str
-    """Relative to the submission."""
-    what: str
-    """What was found there."""
-
-
-@dataclass(frozen=True)
 class Contest:
-    """What one contest asks for."""
+    """What the contest asks for."""
 
     name: str
     title: str
@@ -53,24 +38,13 @@ class Contest:
     settings: Mapping[str, Any]
     """The other values of the file, by name; each is described there, under "about"."""
 
-    def rule(self, check: str) -> Rule | None:
-        """The rule that a check is for; None where the contest has none such."""
-        return next((rule for rule in self.rules if rule.check == check), None)
+    def rule(self, check: str) -> Rule:
+        """The rule that a check is for."""
+        return next(rule for rule in self.rules if rule.check == check)
 
 
-def names() -> tuple[str, ...]:
-    """The contests there are files of."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
-
-
-def load(name: str = DEFAULT) -> Contest:
-    """Reads the rules of a contest.
-
-    Raises:
-      RulesError: there is no such file.
-    """
-    if name not in names():
-        raise RulesError(f"contest: got {name[:40]!r}, expected one of {', '.join(names())}")
-    values = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+def load() -> Contest:
+    """Reads the rules."""
+    values = json.loads(_FILE.read_text(encoding="utf-8"))
     rules = tuple(Rule(**rule) for rule in values.pop("rules"))
     return Contest(values.pop("name"), values.pop("title"), rules, values)

@@ -33,30 +33,6 @@ def write_images(folder: Path, groups: Sequence[str], classes: Sequence[str], *,
                 index += 1
 
 
-def write_odd_images(folder: Path, groups: Sequence[str], classes: Sequence[str], *, seed: int = 1) -> int:
-    """Writes a data set as a test set may be: suffixes of any case, a PNG, names with spaces, a large photo.
-
-    Returns:
-      How many images there are.
-    """
-    names = ("IMG 0001.JPG", "läsion.jpeg", "SCAN.PNG", "photo.jpg")
-    index = 0
-    for group in groups:
-        for name in classes:
-            (folder / group / name).mkdir(parents=True)
-            size = (3000, 2000) if index == 0 else _SIZE
-            path = folder / group / name / names[index % len(names)]
-            image = draw(*size, seed=seed, index=index)
-            if path.suffix == ".PNG":
-                image.save(path, "PNG")
-            else:
-                path.write_bytes(encode(image))
-            index += 1
-    (folder / groups[0] / ".DS_Store").write_bytes(b"\0")
-    (folder / groups[0] / classes[0] / "Thumbs.db").write_bytes(b"\0")
-    return index
-
-
 def compare(recorded: Path, found: Path) -> tuple[list[str], list[str]]:
     """Holds predictions against the recorded ones.
 

@@ -18,7 +18,7 @@ from edge.command import ENVIRONMENT
 from edge.errors import EdgeError
 
 from .archive import write_zip
-from .imports import canonical, required_names
+from .metadata import canonical, required_names
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = ("edge", "bench", "train", "export")
@@ -33,20 +33,15 @@ _SETUPTOOLS = 77
 """The oldest that reads our metadata; see pyproject.toml."""
 
 
-class BuildError(EdgeError):
-    """The code cannot be packed here."""
-
-    exit_status = ENVIRONMENT
-
-
 def check_checkout() -> None:
     """Refuses to pack from anything but a checkout: the wheel has neither the constraints nor the build's files.
 
     Raises:
-      BuildError: this package runs from an environment.
+      EdgeError: this package runs from an environment.
     """
     if not (CHECKOUT / "setup.cfg").is_file() or not (CHECKOUT / "constraints").is_dir():
-        raise BuildError("pack needs a checkout: in one, run python -m export.submission pack (check runs anywhere)")
+        hint = "in one, run python -m export.submission pack (check runs anywhere)"
+        raise EdgeError(f"pack needs a checkout: {hint}", exit_status=ENVIRONMENT)
 
 
 def copy_source(target: Path) -> None:
@@ -63,7 +58,7 @@ def build_wheel(folder: Path) -> Path:
     """Builds the wheel of the checkout into a folder, and makes its bytes depend on its files alone.
 
     Raises:
-      BuildError: it does not build: no setuptools here, and no package index to fetch it from.
+      EdgeError: it does not build: no setuptools here, and no package index to fetch it from.
     """
     with tempfile.TemporaryDirectory() as scratch:
         source, built, files = (Path(scratch) / name for name in ("source", "built", "files"))
@@ -93,7 +88,7 @@ def closure(names: Collection[str]) -> set[str]:
     """Names of packages and of all that they bring, by what is installed here.
 
     Raises:
-      BuildError: one of them is not installed.
+      EdgeError: one of them is not installed.
     """
     found: set[str] = set()
     waiting = list(names)
@@ -105,7 +100,8 @@ def closure(names: Collection[str]) -> set[str]:
         try:
             waiting += required_names(importlib.metadata.requires(name) or [], extras=False)
         except importlib.metadata.PackageNotFoundError as error:
-            raise BuildError(f"{name} is not installed: pip install . in the checkout") from error
+            reason = f"{name} is not installed: pip install . in the checkout"
+            raise EdgeError(reason, exit_status=ENVIRONMENT) from error
     return found
 
 
@@ -141,7 +137,7 @@ def download_wheels(folder: Path, requirements: Path, machine: str) -> None:
     """Fetches the wheels of a requirements file for both Pythons of a machine.
 
     Raises:
-      BuildError: the package index cannot be reached, or lacks one.
+      EdgeError: the package index cannot be reached, or lacks one.
     """
     for python in WHEEL_PYTHONS:
         lines = for_python(requirements, python)
@@ -188,9 +184,10 @@ def _has_setuptools() -> bool:
 
 def _pip(command: str, *arguments: str, what: str) -> None:
     if importlib.util.find_spec("pip") is None:
-        raise BuildError(f"{what}: this Python has no pip")
+        raise EdgeError(f"{what}: this Python has no pip", exit_status=ENVIRONMENT)
     full = [sys.executable, "-m", "pip", command, "-q", "--disable-pip-version-check", "--no-input", *arguments]
     done = subprocess.run(full, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise BuildError(f"{what}: {(lines or ['pip says nothing'])[0][:200]} (needs a package index)")
+        said = (lines or ["pip says nothing"])[0][:200]
+        raise EdgeError(f"{what}: {said} (needs a package index)", exit_status=ENVIRONMENT)

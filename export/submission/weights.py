@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.classifier import DEFAULT_MODEL, Classifier
-from edge.errors import EdgeError
+from edge.errors import ModelError
 from edge.preprocess import Preprocess
 
 _MAX_HEADER = 100_000_000
@@ -44,12 +44,6 @@ print(said["classes"], sum(tensor.numel() for tensor in model.parameters()), "pa
 """The lines that load them."""
 
 
-class WeightsError(EdgeError):
-    """Training-form weights that cannot be had, or are of another model."""
-
-    exit_status = 4
-
-
 @dataclass(frozen=True)
 class Header:
     """What a safetensors file says of itself."""
@@ -66,7 +60,7 @@ def read_header(path: Path) -> Header:
     """Reads the header of a safetensors file of `edge-export weights`.
 
     Raises:
-      WeightsError: cannot be read, or says nothing of classes, preprocessing and configuration.
+      ModelError: cannot be read, or says nothing of classes, preprocessing and configuration.
     """
     try:
         with open(path, "rb") as file:
@@ -84,7 +78,7 @@ def read_header(path: Path) -> Header:
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{path}: no file of edge-export weights: {reason}") from error
+        raise ModelError(f"{path}: no file of edge-export weights: {reason}") from error
 
 
 def differences(header: Header, classifier: Classifier) -> Iterator[str]:
@@ -108,7 +102,7 @@ def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> b
       checkout: Root of the checkout.
 
     Raises:
-      WeightsError: it cannot be read, or PyTorch is not installed.
+      ModelError: it cannot be read, or PyTorch is not installed.
       CheckpointError: no checkpoint can be read there.
     """
     if checkpoint is None:
@@ -119,7 +113,7 @@ def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> b
         try:
             return checkpoint.read_bytes()
         except OSError as error:
-            raise WeightsError(f"{checkpoint}: cannot be read: {error.strerror}") from error
+            raise ModelError(f"{checkpoint}: cannot be read: {error.strerror}") from error
     try:
         from train.checkpoint import load
 
@@ -128,7 +122,7 @@ def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> b
         if error.name not in ("torch", "safetensors"):
             raise
         hint = "where PyTorch is: edge-export weights RUN -o FILE.safetensors, then --checkpoint FILE.safetensors"
-        raise WeightsError(f"{checkpoint}: takes PyTorch to read; {hint}") from error
+        raise ModelError(f"{checkpoint}: takes PyTorch to read; {hint}") from error
     return to_safetensors(load(checkpoint))
 
 
