@@ -154,14 +154,15 @@ def test_the_end_of_the_log_of_what_failed_is_shown_and_all_of_it_kept_where_ask
     assert (tmp_path / "logs/run_accuracy.log").read_text().startswith("1\n2\n")
 
 
-def test_an_interrupted_check_leaves_nothing(submission, monkeypatch, tmp_path):
+def test_an_interrupted_check_leaves_nothing_but_what_it_has_said(submission, monkeypatch, tmp_path, capsys):
     def stop(trial):
         raise KeyboardInterrupt
 
-    runs_alone(monkeypatch, accuracy=stop)
+    runs_alone(monkeypatch, environment=lambda trial: iter(()), accuracy=stop)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", str(submission)]) == 130
     assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.startswith("ok      E20")
 
 
 def test_a_termination_ends_a_check_as_an_interruption(submission, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,7 +73,8 @@ def check(
         if said["contest"] != contest.name:
             raise EdgeError(f"contest: got {said['contest'][:40]!r}, expected {contest.name!r}")
         verdicts = []
-        for verdict in (*look(folder, contest), *run(Trial(folder, scratch, logs or scratch, contest, timeout_s))):
+        trial = Trial(folder, scratch, logs or scratch, contest, timeout_s)
+        for verdict in chain(look(folder, contest), run(trial)):
             heard(verdict)
             verdicts.append(verdict)
     return {
