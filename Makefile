@@ -57,8 +57,7 @@ demo: $(SLIM)  ## Make a few photo-like images and classify them (slim environme
 	@echo
 	@.venv-slim/bin/python tools/show_predictions.py build/demo.csv
 	@echo
-	@echo "The images are generated, not skin: the labels mean nothing. The row with status error is a file broken on"
-	@echo "purpose: it keeps its row, and the rest goes on (edge-infer then exits 1)."
+	@echo "The images are generated, not skin: the labels mean nothing. One file is broken on purpose: its row says error."
 	@echo "Next:  .venv-slim/bin/edge-infer YOUR_PHOTOS -o predictions.csv     edge-infer --help tells the rest"
 
 bench: $(SLIM)  ## Latency on the contest's mix of photos, beside the bound and the peers (some minutes)
@@ -76,34 +75,17 @@ heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldou
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset --group group --group sex --group age
 
 results: $(SLIM)  ## Make the tables of research/results anew from the predictions there; no data set, no checkpoint
-	@set -e; for folder in $(dir $(wildcard research/results/*/protocol.json)); do \
-	.venv-slim/bin/python -m research tables "$$folder" -o "$${folder}tables.md" --force; echo "$${folder}tables.md"; done
+	@sh tools/tables.sh .venv-slim/bin/python
 
 pages: $(DEV)  ## Report pages of the same predictions, in build/results; no data set, no checkpoint
-	@set -e; for folder in $(dir $(wildcard research/results/*/protocol.json)); do \
-	out="build/results/$$(basename "$$folder")"; rm -rf "$$out"; \
-	.venv/bin/python -m research tables "$$folder" --results "$$out" > /dev/null; \
-	.venv/bin/edge-bench report "$$out"/*.json -o "$$out/page"; echo "$$out/page/index.html"; done
+	@sh tools/tables.sh .venv/bin/python pages
 
 route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham10 (ROUTE_ARGS: of edge-train fit)
 	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@sh tools/route.sh "$(DATA)" $(ROUTE_ARGS)
 
 install-pi: check-python  ## Install the commands into VENV (default ~/fairedge-venv); OFFLINE=DIR: from a wheelhouse
-	@if [ -e "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
-	echo "$(VENV) exists and is no virtual environment: choose another folder with VENV=" >&2; exit 2; fi
-	@echo "Installing into $(VENV) (about 45 MB of packages)"
-	@$(PYTHON) -m venv "$(VENV)"
-ifeq ($(OFFLINE),)
-	@$(FRESH_BUILD)
-	@"$(VENV)/bin/python" -m pip install -q $(CONSTRAINTS:%=-c %) .
-else
-	@"$(VENV)/bin/python" -m pip install -q --no-index --find-links "$(OFFLINE)" $(CONSTRAINTS:%=-c %) fairedge
-	@"$(VENV)/bin/python" -m pip install -q --no-index --find-links "$(OFFLINE)" --no-deps --force-reinstall fairedge
-endif
-	@"$(VENV)/bin/edge-infer" --check
-	@echo 'Run:   "$(VENV)/bin/edge-infer" YOUR_PHOTOS -o predictions.csv'
-	@echo 'Short: . "$(VENV)/bin/activate" once in a terminal, then edge-infer and edge-bench'
+	@OFFLINE="$(OFFLINE)" sh tools/install_pi.sh "$(PYTHON)" "$(VENV)" $(CONSTRAINTS)
 
 wheelhouse: $(SLIM)  ## Fill DIR (default wheelhouse) with all a Pi without network needs; PI_PYTHON=3.13 for trixie
 	@mkdir -p "$(DIR)" && rm -f "$(DIR)"/fairedge-*.whl
@@ -167,10 +149,7 @@ wheel: $(DEV)  ## Source archive and wheel in dist/
 	@.venv/bin/python -m build --outdir dist .
 
 wheel-sizes: $(SLIM)  ## What `pip install .` brings to a Pi; fails above 60 MB
-	@rm -rf build/wheel-sizes && mkdir -p build/wheel-sizes
-	@$(FRESH_BUILD)
-	@.venv-slim/bin/python -m pip wheel -q --no-deps -w build/wheel-sizes .
-	@.venv-slim/bin/python -m pip download -q -d build/wheel-sizes $(FOR_PI) -c $(PI_CONSTRAINTS) build/wheel-sizes/fairedge-*.whl
+	@rm -rf build/wheel-sizes && $(MAKE) -s wheelhouse DIR=build/wheel-sizes > /dev/null
 	@.venv-slim/bin/python tools/wheel_sizes.py build/wheel-sizes 60
 
 lock:  ## Complete constraints/*.txt by uv (pip install uv); LOCK_ARGS=--upgrade takes newer versions
