@@ -168,7 +168,9 @@ def test_samples_are_drawn_and_no_pictures_that_a_model_may_have_been_trained_on
     drawn = samples.names_below(tmp_path)
     found = samples.images_of(submission / "samples/images")
     assert all((submission / "samples/images" / name).read_bytes() == (tmp_path / name).read_bytes() for name in drawn)
-    assert {Image.open(path).size for path in found} == {samples._SIZE}
+    for path in found:
+        with Image.open(path) as image:
+            assert image.size == samples._SIZE
     names = {path.name for path in (submission / "samples").rglob("*") if path.is_file()}
     others = names - {path.name for path in found}
     assert (len(drawn), len(found), others) == (2, 48, {"predictions.csv", "predictions.csv.meta.json"})
