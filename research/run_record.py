@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def record_of(run: Path, state: Checkpoint, *, num_images: int) -> RunRecord:
 def command_of(state: Checkpoint, *, label_column: str, group_column: str = "group") -> str:
     """The command that a run was started with, as far as it changes the result; K stands for the fold.
 
-    A run that is no recipe's own (a step of a ladder, a soup) is told by the name it has.
+    A run that is no recipe's own (a step of a ladder, a refit) has its name instead.
     """
     if state.recipe not in RECIPES:
         return state.recipe
@@ -66,14 +67,19 @@ def command_of(state: Checkpoint, *, label_column: str, group_column: str = "gro
 
 
 def _flag(name: str, value: Any) -> str:
+    sections = (getattr(TrainConfig(), section.name) for section in fields(TrainConfig))
+    has_flag = {field.name: field.metadata["is_flag"] for section in sections for field in fields(section)}
     flag = name.replace("_", "-")
-    if isinstance(value, bool):
+    if has_flag[name] and isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, bool):
+        text = text.lower()
+    return f"--{flag} {text}" if has_flag[name] else f"--set {name}={text}"
 
 
 def _seconds(log: Path) -> float | None:
-    """Of all epochs; None where nothing was trained, as for a soup."""
+    """Of all epochs; None where nothing was trained, as for a refit."""
     if not log.exists():
         return None
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]

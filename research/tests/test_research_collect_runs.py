@@ -84,10 +84,11 @@ def test_the_command_names_what_differs_from_the_recipe(place):
     assert command_of(state, label_column="coarse", group_column="sex").startswith(
         "edge-train fit data --label coarse --group sex --folds"
     )
-    changed = RECIPES["smoke"].changed(quarter_turns=False, sizes_px=(64, 96), neck=True).to_dict()
+    changed = RECIPES["smoke"].changed(quarter_turns=False, sizes_px=(64, 96), neck=True, p_light=0.5).to_dict()
     words = command_of(dataclasses.replace(state, config=changed, sources={}), label_column="class")
     assert words == (
-        "edge-train fit data --folds FOLDS --hold-out K --recipe smoke --neck --sizes-px 64,96 --no-quarter-turns"
+        "edge-train fit data --folds FOLDS --hold-out K --recipe smoke --neck --sizes-px 64,96 --no-quarter-turns "
+        "--set p_light=0.5"
     )
     assert command_of(dataclasses.replace(state, recipe="soup of smoke"), label_column="class") == "soup of smoke"
 
