@@ -135,8 +135,8 @@ class Classifier:
         """Classifies images, in input order and in bounded memory.
 
         Args:
-          sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed. Consumed as
-            needed. The answer to a large JPEG's file may differ a little from that to its decoded picture: a file is
+          sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed.
+            Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded picture: a file is
             decoded to no more pixels than are needed.
           workers: Threads that each decode and run. None: the usable cores.
           batch_size: Images per call of the network, at least 1.

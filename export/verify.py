@@ -187,7 +187,7 @@ def _compare(
     profile = score.PROFILES[score.DEFAULT]
     reference = score.reference_group(groups, profile=profile, excluded=excluded)
     found = [results.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
-    comparison = comparison.compare(*found, draws=draws)
+    difference = comparison.compare(*found, draws=draws)
     data = Observations.of(
         [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],
         [sample.cluster for sample in samples], classes=order, reference=reference,
@@ -198,14 +198,14 @@ def _compare(
         remarks.append(f"the group of {unstated} images is not stated: they are compared with no other")
     if not is_usable.all():
         remarks.append(f"{(~is_usable).sum()} images cannot be decoded: wrong in both")
-    if comparison["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:
+    if difference["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:
         remarks.append("the total of two thirds has no interval on these images: the gate judges the groups alone")
     return {
         "images": len(samples),
         "errors": [row.path for row in rows[0] if row.status == "error"],
         "agreement": data.rate(is_same, is_usable),
         **{side: _figures(one) for side, one in zip("ab", found, strict=True)},
-        "comparison": comparison,
+        "comparison": difference,
         "flips": [
             {
                 "path": sample.path, "group": sample.group, "label": sample.label, "a": a.label, "b": b.label,

@@ -159,10 +159,10 @@ def _metric(result: dict[str, Any], name: str) -> dict[str, Any]:
     return metric
 
 
-def _added(comparison: dict[str, Any] | None) -> str:
-    if comparison is None:
+def _added(found: dict[str, Any] | None) -> str:
+    if found is None:
         return ""
-    return difference_cell(comparison["metrics"]["score.total_of_two_thirds"]["difference"])
+    return difference_cell(found["metrics"]["score.total_of_two_thirds"]["difference"])
 
 
 def _pairs(samples: Sequence[Sample], path: Path, seed: int | None) -> list[tuple[Sample, Prediction]]:
