@@ -136,8 +136,8 @@ class Classifier:
 
         Args:
           sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed.
-            Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded picture: a file is
-            decoded to no more pixels than are needed.
+            Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded
+            picture: a file is decoded to no more pixels than are needed.
           workers: Threads that each decode and run. None: the usable cores.
           batch_size: Images per call of the network, at least 1.
           limits: Largest accepted pictures.
