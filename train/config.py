@@ -147,7 +147,7 @@ class AugmentConfig(_Section):
     )
     bars: float = _setting(
         0.8,
-        "largest width of bars: 0.8 leaves 1/1.8 of the side between them, to which the picture shrinks",
+        "largest width of bars: 0.8 shrinks the picture to 1/1.8 of the side",
         _within(0, 1),
     )
     p_cutout: float = _setting(0.0, "black squares", _within(0, 1))
