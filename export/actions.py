@@ -17,7 +17,7 @@ from train.network import build
 from train.networks.pretrained import describe
 
 from .cli import PROGRAM
-from .origin import origin_of
+from .provenance import origin_of
 
 
 def run_onnx(arguments: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         check_output(arguments.output, force=arguments.force)
     from bench.dataset import read_subset
 
-    from .runner import Pair
+    from .loaded_model import Pair
     from .verify import table, verify
 
     subset = None if arguments.subset is None else read_subset(arguments.subset)

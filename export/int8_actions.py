@@ -15,9 +15,9 @@ from edge.outputs import check_output, write_output
 from edge.predictions import path_text
 from train.data import load_images
 
-from .calibrate import choose_calibration
+from .int8.calibrate import choose_calibration
 from .cli import PROGRAM
-from .quantize import quantize
+from .int8.quantize import quantize
 
 
 def run_int8(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 
-from .calibrate import consumers_of, session_of
+from .int8.calibrate import consumers_of, session_of
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from train.checkpoint import Checkpoint
 
-from .origin import origin_of
+from .provenance import origin_of
 
 
 def to_safetensors(checkpoint: Checkpoint) -> bytes:

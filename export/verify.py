@@ -25,7 +25,7 @@ from edge.progress import Progress
 from train.heldout import to_predictions
 from train.temperature import softmax
 
-from .runner import Pair, ask_both, choose_images, open_pair, remarks_on_leaks
+from .loaded_model import Pair, ask_both, choose_images, open_pair, remarks_on_leaks
 
 SCHEMA = "edge-verify/1"
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
-from export.quantize import MIN_CALIBRATION, quantize
+from export.int8.quantize import MIN_CALIBRATION, quantize
 from export.to_onnx import describe_model, to_onnx
 from train.config import ModelConfig
 from train.network import Network, build

@@ -6,11 +6,11 @@ from sample_networks import random_network
 from test_export_to_onnx import CLASSES, logits_of, pictures
 
 from edge.preprocess import Preprocess
-from export.calibrate import collect, session_of
-from export.equalize import correct_biases, equalize
-from export.qdq import insert, shortened
-from export.quantize import convolutions, quantize
-from export.rounding import model_scales
+from export.int8.calibrate import collect, session_of
+from export.int8.equalize import correct_biases, equalize
+from export.int8.qdq import insert, shortened
+from export.int8.quantize import convolutions, quantize
+from export.int8.gptq import model_scales
 from export.to_onnx import to_onnx
 
 SIDE = 64

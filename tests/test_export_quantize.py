@@ -14,9 +14,9 @@ from test_export_to_onnx import CLASSES, assert_batch_invariant, logits_of, pict
 from edge.classifier import Classifier
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
-from export.calibrate import Histogram, choose_calibration, clipped_range, session_of
-from export.quantize import quantize
-from export.rounding import _round, weight_scales
+from export.int8.calibrate import Histogram, choose_calibration, clipped_range, session_of
+from export.int8.quantize import quantize
+from export.int8.gptq import _round, weight_scales
 from export.to_onnx import to_onnx
 
 IMAGES = pictures(32, SIDE)
@@ -211,7 +211,7 @@ def test_same_bytes_in_another_process(model, quantized, tmp_path):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     np.save(tmp_path / "images.npy", IMAGES)
     program = (
-        "import numpy, onnx; from export.quantize import quantize; model = onnx.load('model.onnx');"
+        "import numpy, onnx; from export.int8.quantize import quantize; model = onnx.load('model.onnx');"
         "file = quantize(model, numpy.load('images.npy'), marks_sha256='c0ffee');"
         "open('int8.onnx', 'wb').write(file.SerializeToString())"
     )

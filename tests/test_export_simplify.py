@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sample_images import TINY_MODEL
 
-from export.calibrate import session_of
+from export.int8.calibrate import session_of
 from export.simplify import clean_up, simplify
 
 

@@ -12,7 +12,7 @@ from bench.dataset import DatasetError, index
 from bench.marks import cluster_marks
 from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
-from export.runner import Pair, open_model
+from export.loaded_model import Pair, open_model
 from export.to_onnx import to_onnx
 from export.verify import gate, table, verify
 from train.checkpoint import CheckpointError, save

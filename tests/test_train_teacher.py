@@ -12,12 +12,7 @@ from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig, TrainConfig
 from train.network import build
-from train.teacher import (
-    Member,
-    Teacher,
-    load_teacher,
-    soft_labels,
-)
+from train.teacher import Member, Teacher, load_teacher, soft_labels
 
 CLASSES = ("ash", "birch", "Cedar")
 

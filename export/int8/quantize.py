@@ -23,7 +23,7 @@ from edge.errors import EdgeError
 from .calibrate import PERCENTILE, collect
 from .equalize import correct_biases, equalize
 from .qdq import INTEGER_OPERATORS, insert, shortened
-from .rounding import model_scales, round_weights
+from .gptq import model_scales, round_weights
 
 MIN_CALIBRATION = 16
 _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")

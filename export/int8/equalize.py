@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from .calibrate import batches, consumers_of, mean_outputs, session_of
-from .rounding import num_groups
+from .gptq import num_groups
 
 _LEVELS = 255
 _STRENGTH = 0.5  # how much of a channel's range moves from its activations to the weights of a pointwise layer

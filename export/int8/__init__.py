@@ -1,0 +1,1 @@
+"""The int8 form of a model: ranges, rounding and the QDQ graph."""
