@@ -65,7 +65,7 @@ def guesses(root: Path, everything: Sequence[Sample], held_out: Sequence[Collect
     """The marks that a model may have whose training held out some images of a data set.
 
     They are of the clusters of all other images; of these pictures as well, where it learned from another model that
-    was trained on them (`train.run`), which is guessed last, since all files have to be read for it.
+    was trained on them (`train.loop.run`), which is guessed last, since all files have to be read for it.
 
     Args:
       root: Folder of the data set.

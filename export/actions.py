@@ -13,7 +13,7 @@ from edge.outputs import check_output, write_output
 from edge.preprocess import Preprocess
 from train.checkpoint import IMAGENET, load
 from train.config import TrainConfig
-from train.network import build
+from train.networks.network import build
 from train.networks.pretrained import describe
 
 from .cli import PROGRAM

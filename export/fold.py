@@ -11,8 +11,8 @@ import copy
 import torch
 from torch import nn
 
-from train.mobileone import MobileOneBlock
-from train.network import Network
+from train.networks.mobileone import MobileOneBlock
+from train.networks.network import Network
 
 
 def fold_scale(model: Network, scale: float | tuple[float, float, float]) -> Network:

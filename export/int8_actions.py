@@ -13,7 +13,7 @@ from edge.command import DONE, say
 from edge.errors import EdgeError
 from edge.outputs import check_output, write_output
 from edge.predictions import path_text
-from train.data import load_images
+from train.data.images import load_images
 
 from .int8.calibrate import choose_calibration
 from .cli import PROGRAM

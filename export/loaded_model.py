@@ -23,9 +23,9 @@ from edge.predictions import path_text
 from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import TrainConfig
-from train.data import scale_tensor
-from train.head import to_linear
-from train.network import build
+from train.data.images import scale_tensor
+from train.networks.head import to_linear
+from train.networks.network import build
 
 _BATCH_SIZE = 16
 

@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
-from train.data import scale_tensor
-from train.head import to_linear
-from train.mobileone import reparameterize
-from train.network import Network
+from train.data.images import scale_tensor
+from train.networks.head import to_linear
+from train.networks.mobileone import reparameterize
+from train.networks.network import Network
 
 from .fold import fold_scale
 from .simplify import simplify

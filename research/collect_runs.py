@@ -17,9 +17,9 @@ from edge.predictions import read
 from train import checkpoint as checkpoints
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError
 from train.config import TrainConfig
-from train.leaks import LeakError
-from train.marks import check_disjoint
-from train.run import PREDICTIONS
+from train.leakage.checks import LeakError
+from train.leakage.provenance import check_disjoint
+from train.loop.run import PREDICTIONS
 
 from . import evidence
 from .evidence import Evidence

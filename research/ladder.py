@@ -17,9 +17,9 @@ from bench.evaluation import Setting
 from bench.pairing import join
 from edge.predictions import Prediction, read
 from train.checkpoint import CheckpointError
-from train.distributed import Ranks
-from train.plan import Plan
-from train.run import METRICS, PREDICTIONS, run, write_json
+from train.loop.distributed import Ranks
+from train.loop.plan import Plan
+from train.loop.run import METRICS, PREDICTIONS, run, write_json
 
 from .recipe_ladders import Ladder
 from .tables import cell, difference_cell, markdown_table

@@ -25,7 +25,7 @@ from edge.preprocess import Preprocess
 from export.int8.quantize import MIN_CALIBRATION, quantize
 from export.to_onnx import describe_model, to_onnx
 from train.config import ModelConfig
-from train.network import Network, build
+from train.networks.network import Network, build
 
 NETWORKS = (*(f"mobileone_s{i}" for i in range(5)), "mobilenet_v2", "mobilenet_v3_small", "efficientnet_lite0")
 SIDES_PX = (128, 160, 224)

@@ -31,10 +31,10 @@ from bench.latency import quartiles
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
-from train.data import Feeder, load_images, scale_tensor, training_preprocess
-from train.network import build
-from train.sampler import Batches
-from train.schedule import build_optimizer
+from train.data.images import Feeder, load_images, scale_tensor, training_preprocess
+from train.networks.network import build
+from train.data.sampler import Batches
+from train.loop.schedule import build_optimizer
 
 _NUM_CLASSES = 6
 

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import nn
 
 from train.config import ModelConfig
-from train.head import Head
-from train.mobilenet import Block, MobileNet
-from train.network import Network, build
+from train.networks.head import Head
+from train.networks.mobilenet import Block, MobileNet
+from train.networks.network import Network, build
 
 torch.set_num_threads(1)  # OpenMP's threads spin: with other work on the cores, two take ten times as long as one
 

@@ -20,7 +20,7 @@ from export.cli import main
 from export.info import describe
 from train.checkpoint import load, save
 from train.config import ModelConfig
-from train.network import build
+from train.networks.network import build
 from train.networks.pretrained import PUBLISHED
 
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}

@@ -3,7 +3,7 @@ import torch
 from sample_networks import random_network, relative_error
 
 from export.fold import fold_scale
-from train.mobileone import reparameterize
+from train.networks.mobileone import reparameterize
 
 
 @pytest.mark.parametrize("scale", [1 / 255, (1 / 58.4, 1 / 57.1, 0.3)])

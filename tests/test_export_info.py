@@ -14,8 +14,8 @@ from edge.errors import ModelError
 from edge.preprocess import Preprocess
 from export.info import describe, read, stages, table
 from export.to_onnx import to_onnx
-from train.head import Head
-from train.network import Network
+from train.networks.head import Head
+from train.networks.network import Network
 
 CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
 

@@ -15,7 +15,7 @@ from edge.preprocess import Preprocess
 from export import to_onnx as module
 from export.info import describe
 from export.to_onnx import InferenceGraph, describe_model, to_onnx
-from train.head import to_linear
+from train.networks.head import to_linear
 
 CLASSES = {"classes": '["ash", "birch", "Cedar"]'}
 PREPROCESS = Preprocess(size_px=64, scale=(1 / 255, 1 / 200, 1 / 300))

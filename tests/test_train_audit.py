@@ -11,7 +11,7 @@ from sample_networks import COLOURS, dataset
 
 from bench.dataset import Sample, index
 from export.cli import main as export_main
-from train.audit import find_leaks, load, probe
+from train.leakage.audit import find_leaks, load, probe
 from train.cli import main
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]

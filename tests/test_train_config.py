@@ -5,8 +5,8 @@ import pytest
 
 from edge.errors import EdgeError
 from train.config import NETWORKS, ModelConfig, TrainConfig
-from train.sampler import numbers_by_class
-from train.network import build
+from train.data.sampler import numbers_by_class
+from train.networks.network import build
 from train.recipes import RECIPES
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from sample_networks import dataset, labelled_images
 
-import train.data
+import train.data.images
 from bench.dataset import DatasetError, index
 from edge.preprocess import Preprocess
-from train.augment import draw, render, step_rng, to_tensor
+from train.data.augment import draw, render, step_rng, to_tensor
 from train.config import AugmentConfig
-from train.data import Feeder, View, load_images, scale_tensor, training_preprocess
-from train.sampler import Batches
+from train.data.images import Feeder, View, load_images, scale_tensor, training_preprocess
+from train.data.sampler import Batches
 
 PREPROCESS = Preprocess(size_px=16)
 LIVELY = AugmentConfig(p_perspective=0.5, p_cutout=0.5, p_jitter=0.5, p_noise=0.5)
@@ -210,7 +210,7 @@ def test_an_error_in_a_thread_names_the_pictures(monkeypatch):
     def refuse(*_, **__):
         raise cv2.error("out of\nmemory")
 
-    monkeypatch.setattr(train.augment.cv2, "warpPerspective", refuse)
+    monkeypatch.setattr(train.data.augment.cv2, "warpPerspective", refuse)
     with pytest.raises(DatasetError, match="cannot be warped: out of memory: one of img") as caught:
         next(iter(feeder()))
     assert "\n" not in str(caught.value) and not feeding_threads()

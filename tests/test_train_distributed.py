@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
-from train import engine
+from train.loop import loop
 from train.config import TrainConfig
-from train.distributed import SharedBatchNorm2d, gather, share_batch_norm, start
-from train.session import Session, TrainingData
+from train.loop.distributed import SharedBatchNorm2d, gather, share_batch_norm, start
+from train.loop.state import Session, TrainingData
 
 ROOT = Path(__file__).parents[1]
 SHARES = (7, 5)  # of every batch of 12, unequal on purpose
@@ -131,7 +131,7 @@ def run_engine(ranks):
     torch.set_default_dtype(torch.float64)
     try:
         preprocess = Preprocess(size_px=32).to_json()
-        state = engine.start(config, classes=list(COLOURS), recipe="", preprocess=preprocess, **origin)
+        state = loop.start(config, classes=list(COLOURS), recipe="", preprocess=preprocess, **origin)
         run = Session(state, data, ranks)
         with contextlib.closing(run.batches(0, 32)) as batches:
             losses = [run.take(batch)["total"] for batch in batches]

@@ -4,12 +4,12 @@ import torch
 from edge.command import fail
 from edge.errors import EdgeError, ModelError
 from train.config import ModelConfig
-from train.mobilenet import Block, _InvertedResidual
-from train.network import build
+from train.networks.mobilenet import Block, _InvertedResidual
+from train.networks.network import build
 from train.networks import pretrained
 from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
 from train.networks.pretrained import PUBLISHED, imagenet_weights
-from train.weights import load_weights, names_of
+from train.networks.weights import load_weights, names_of
 
 SIZES = {"lite0": 4_652_008 - 1_281_000, "lite1": 5_416_680 - 1_281_000, "lite2": 6_092_072 - 1_281_000}
 """Parameters of the published networks, less their classifiers."""

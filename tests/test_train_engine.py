@@ -11,9 +11,9 @@ from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train import checkpoint as checkpoints
 from train.config import TrainConfig
-from train.distributed import Ranks
-from train.engine import TrainingError, fit, start
-from train.session import Session, TrainingData, check_config
+from train.loop.distributed import Ranks
+from train.loop.loop import TrainingError, fit, start
+from train.loop.state import Session, TrainingData, check_config
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(
@@ -97,7 +97,7 @@ def unbroken(tmp_path_factory):
         path.with_suffix(f".{state.step}").write_bytes(path.read_bytes())
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("train.engine.save", save)
+        patched.setattr("train.loop.loop.save", save)
         rows = list(train(blank(EVERYTHING), out, config=EVERYTHING, checkpoint_s=0.0))
     assert [row.step for row in rows] == [2, 4, 6, 8]
     return out

@@ -3,7 +3,7 @@ import torch
 from sample_networks import COLOURS, labelled_images
 from torch.nn import functional
 
-from train.mobilenet import MobileNetV2, MobileNetV3Small, multiple_of_8
+from train.networks.mobilenet import MobileNetV2, MobileNetV3Small, multiple_of_8
 
 BODIES = {MobileNetV2: 1280, MobileNetV3Small: 576}
 

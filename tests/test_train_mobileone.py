@@ -4,7 +4,7 @@ from sample_networks import COLOURS, labelled_images, relative_error
 from torch import nn
 from torch.nn import functional
 
-from train.mobileone import VARIANTS, MobileOne, MobileOneBlock, reparameterize
+from train.networks.mobileone import VARIANTS, MobileOne, MobileOneBlock, reparameterize
 
 # Millions of parameters for 1000 classes in inference form. Source: arXiv 2206.04040, table 3.
 PAPER_PARAMETERS = {"s0": 2.1, "s1": 4.8, "s2": 7.8, "s3": 10.1, "s4": 14.8}

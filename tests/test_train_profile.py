@@ -9,10 +9,10 @@ from bench.dataset import index
 from edge.decode import stored_size
 from edge.errors import DecodeError
 from edge.preprocess import Preprocess
-from train import profile
-from train.augment import affines, draw, quarter_turns, render, step_rng
+from train.data import profile
+from train.data.augment import affines, draw, quarter_turns, render, step_rng
 from train.config import AugmentConfig
-from train.profile import estimate, profile_of
+from train.data.profile import estimate, profile_of
 from train.recipes import RECIPES
 
 STILL = AugmentConfig(p_hflip=0, p_vflip=0, quarter_turns=False, p_affine=0)

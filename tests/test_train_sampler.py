@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from train.config import SampleConfig
-from train.sampler import epoch_batches, num_steps_per_epoch
+from train.data.sampler import epoch_batches, num_steps_per_epoch
 
 CLASSES = ("ash", "birch", "Cedar")
 LABELS = np.array([0] * 60 + [1] * 30 + [2] * 10)

@@ -4,7 +4,7 @@ import numpy as np
 from sample_networks import labelled_images
 
 from train.config import AugmentConfig, TrainConfig
-from train.sheet import choose, contact_sheet
+from train.data.contact_sheet import choose, contact_sheet
 
 CONFIG = TrainConfig().changed(sizes_px=(32,))
 STILL = AugmentConfig(p_hflip=0, p_vflip=0, quarter_turns=False, p_affine=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.dataset import DatasetError, Sample
-from train.splits import encode_folds, make_folds, read_folds
+from train.data.folds import encode_folds, make_folds, read_folds
 
 
 def samples_of(num_clusters, *, seed=0):

@@ -11,8 +11,8 @@ from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig, TrainConfig
-from train.network import build
-from train.teacher import Member, Teacher, load_teacher, soft_labels
+from train.networks.network import build
+from train.networks.teacher import Member, Teacher, load_teacher, soft_labels
 
 CLASSES = ("ash", "birch", "Cedar")
 

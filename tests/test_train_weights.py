@@ -10,8 +10,8 @@ from edge.errors import ModelError
 from edge.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig
-from train.network import build
-from train.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights, names_of
+from train.networks.network import build
+from train.networks.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights, names_of
 
 SCALE = 1 / 255
 

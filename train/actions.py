@@ -11,9 +11,9 @@ from bench.dataset import index
 from edge.command import DONE, GATE, SOME_FAILED, say
 from edge.outputs import check_output, write_output
 
-from . import distributed
-from .plan import Plan
-from .run import run, write_json
+from .loop import distributed
+from .loop.plan import Plan
+from .loop.run import run, write_json
 
 _PROGRAM = "edge-train"
 _NUM_SHOWN = 8
@@ -22,7 +22,7 @@ _NUM_SHOWN = 8
 def run_folds(arguments: argparse.Namespace) -> int:
     """Splits a data set."""
     check_output(arguments.output, force=arguments.force)
-    from .splits import encode_folds, make_folds
+    from .data.folds import encode_folds, make_folds
 
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
@@ -38,8 +38,8 @@ def run_audit(arguments: argparse.Namespace) -> int:
     """Looks for leaks."""
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
-    from .audit import find_leaks, load, probe, table, to_json, uncut
-    from .splits import read_folds
+    from .leakage.audit import find_leaks, load, probe, table, to_json, uncut
+    from .data.folds import read_folds
 
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
@@ -83,7 +83,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
 
 def run_refit(arguments: argparse.Namespace) -> int:
     """Fits a last layer."""
-    from .last_layer import refit
+    from .after.last_layer import refit
 
     _check_run(arguments)
     balance = arguments.balance == "cells"
@@ -94,7 +94,7 @@ def run_refit(arguments: argparse.Namespace) -> int:
 
 def run_prior(arguments: argparse.Namespace) -> int:
     """Fits a prior correction and adds it to a run."""
-    from .prior_correction import correct
+    from .after.prior_correction import correct
 
     _check_run(arguments)
     columns = {"label_column": arguments.label, "group_column": arguments.group}
@@ -109,8 +109,8 @@ def run_prior(arguments: argparse.Namespace) -> int:
 def run_show(arguments: argparse.Namespace) -> int:
     """Draws a contact sheet."""
     check_output(arguments.output, force=arguments.force)
-    from .data import load_images, training_preprocess
-    from .sheet import choose, contact_sheet
+    from .data.images import load_images, training_preprocess
+    from .data.contact_sheet import choose, contact_sheet
 
     config = arguments.config
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)

@@ -17,7 +17,7 @@ from research.tables import markdown
 from train import checkpoint as checkpoints
 from train.cli import main
 from train.recipes import RECIPES
-from train.teacher import load_teacher
+from train.networks.teacher import load_teacher
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]

@@ -1,1 +1,1 @@
-"""Networks: bodies of convolutions that end before the pooling."""
+"""Networks, their heads, published weights, and teachers."""

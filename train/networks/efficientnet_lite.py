@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import functional
 
-from ..mobilenet import Block, MobileNet, multiple_of_8
+from .mobilenet import Block, MobileNet, multiple_of_8
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .config import ModelConfig
+from ..config import ModelConfig
 from .head import Head
 from .mobilenet import MobileNetV2, MobileNetV3Small
 from .mobileone import MobileOne
-from .networks.efficientnet_lite import EfficientNetLite
+from .efficientnet_lite import EfficientNetLite
 
 
 class Body(Protocol):

@@ -18,13 +18,13 @@ import torch
 from edge.errors import EdgeError
 from edge.progress import Progress
 
-from .checkpoint import NAME, Checkpoint, save
-from .config import TrainConfig
+from ..checkpoint import NAME, Checkpoint, save
+from ..config import TrainConfig
 from .distributed import Ranks
-from .log import EpochLog, Log
-from .network import Network, build
+from .epoch_log import EpochLog, Log
+from ..networks.network import Network, build
 from .schedule import set_rates
-from .session import Session, TrainingData
+from .state import Session, TrainingData
 
 
 class TrainingError(EdgeError):

@@ -14,12 +14,12 @@ from bench.dataset import DatasetError, Sample
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
-from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint, CheckpointError
-from .data import ImageSet, load_images
-from .leaks import LEAKY, mark_leaky
-from .marks import check_disjoint
-from .run import METRICS, PREDICTIONS, write_json, write_metrics
+from .. import checkpoint as checkpoints
+from ..checkpoint import Checkpoint, CheckpointError
+from ..data.images import ImageSet, load_images
+from ..leakage.checks import LEAKY, mark_leaky
+from ..leakage.provenance import check_disjoint
+from ..loop.run import METRICS, PREDICTIONS, write_json, write_metrics
 
 HELD_OUT = "heldout.txt"
 PRIOR = "prior.json"

@@ -26,9 +26,9 @@ from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
 from edge.progress import Progress
 
-from . import checkpoint
-from .config import TrainConfig
-from .data import scale_tensor
+from .. import checkpoint
+from ..config import TrainConfig
+from ..data.images import scale_tensor
 from .network import build
 from .weights import IMAGENET_MEAN, IMAGENET_STD
 

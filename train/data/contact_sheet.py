@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .augment import draw, render, step_rng, to_tensor
-from .config import TrainConfig
+from ..config import TrainConfig
 
 _GAP_PX = 6
 _LABEL_PX = 150

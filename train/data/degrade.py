@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.srgb import to_linear, to_srgb
 
-from .config import AugmentConfig
+from ..config import AugmentConfig
 
 NUM_CHANCES, NUM_AMOUNTS = 4, 6
 _BEST_QUALITY = 95

@@ -26,7 +26,7 @@ from edge.preprocess import Preprocess
 from edge.profile import Profile
 
 from .augment import Changes, draw
-from .config import AugmentConfig
+from ..config import AugmentConfig
 
 _NUM_DRAWS = 2048
 _SEED = 0

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from . import losses
-from .config import DistillConfig, LossConfig, TrainConfig
-from .head import Head
-from .sampler import numbers_by_class
+from ..config import DistillConfig, LossConfig, TrainConfig
+from ..networks.head import Head
+from ..data.sampler import numbers_by_class
 
 
 class Objective(nn.Module):

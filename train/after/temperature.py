@@ -15,7 +15,7 @@ import numpy as np
 from bench.accuracy import calibration
 from bench.dataset import Sample
 
-from .splits import make_folds
+from ..data.folds import make_folds
 
 _RANGE = 50.0
 """How far, in factors, the temperature may be from the spread of the logits: beyond, all is certain or all equal."""

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from .config import OptimConfig
-from .network import Network
+from ..config import OptimConfig
+from ..networks.network import Network
 
 
 def build_optimizer(model: Network, config: OptimConfig) -> torch.optim.Optimizer:

@@ -21,12 +21,12 @@ from torch import nn
 from edge.errors import ModelError
 from edge.preprocess import Preprocess
 
-from . import checkpoint
+from .. import checkpoint
 from .mobilenet import MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
-from .networks.efficientnet_lite import EfficientNetLite
-from .networks.pretrained import describe
+from .efficientnet_lite import EfficientNetLite
+from .pretrained import describe
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G and B, in units of full range: what most published weights were trained with."""

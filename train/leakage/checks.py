@@ -12,12 +12,12 @@ from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
 from .audit import LOOK, find_fit_leaks
-from .checkpoint import Checkpoint
-from .data import ImageSet
-from .marks import OverlapError, check_disjoint
-from .plan import Plan
-from .teacher import Teacher
-from .weights import Report
+from ..checkpoint import Checkpoint
+from ..data.images import ImageSet
+from .provenance import OverlapError, check_disjoint
+from ..loop.plan import Plan
+from ..networks.teacher import Teacher
+from ..networks.weights import Report
 
 LEAKY = "LEAKY.txt"
 

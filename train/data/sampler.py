@@ -14,7 +14,7 @@ import numpy as np
 from edge.command import USAGE
 from edge.errors import EdgeError
 
-from .config import SampleConfig
+from ..config import SampleConfig
 
 _STREAM = 0x5EED_5A3  # keeps these numbers apart from the augmentation's of the same seed
 

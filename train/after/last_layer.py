@@ -15,13 +15,13 @@ from bench.fairness import MIN_CELL
 from bench.marks import cluster_mark
 from edge.preprocess import Preprocess
 
-from . import checkpoint as checkpoints
-from .checkpoint import OFFSETS, Checkpoint
-from .config import TrainConfig
-from .data import scale_tensor
+from .. import checkpoint as checkpoints
+from ..checkpoint import OFFSETS, Checkpoint
+from ..config import TrainConfig
+from ..data.images import scale_tensor
 from .derived_run import load_all, write_derived
-from .heldout import embed
-from .network import build
+from .held_out import embed
+from ..networks.network import build
 
 _NEARLY_CONSTANT = 1e-4
 """Features whose standard deviation is a smaller share of the largest are left out of a new last layer."""

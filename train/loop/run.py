@@ -22,23 +22,23 @@ from edge import device
 from edge.outputs import write_output
 from edge.preprocess import Preprocess
 
-from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint, CheckpointError
-from .commit import source_commit
-from .config import InputConfig, TrainConfig
-from .data import ImageSet, View, load_images, scale_tensor, training_preprocess
+from .. import checkpoint as checkpoints
+from ..checkpoint import Checkpoint, CheckpointError
+from ..commit import source_commit
+from ..config import InputConfig, TrainConfig
+from ..data.images import ImageSet, View, load_images, scale_tensor, training_preprocess
 from .distributed import Ranks
-from .engine import TrainingError, fit, start
-from .heldout import embed, encode_predictions, fit_temperature_of, measure, to_predictions
-from .leaks import LEAKY, find_leaks, mark_leaky
-from .log import CSV, JSONL
-from .network import Network, build
-from .networks.pretrained import IMAGENET, imagenet_weights
+from .loop import TrainingError, fit, start
+from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
+from ..leakage.checks import LEAKY, find_leaks, mark_leaky
+from .epoch_log import CSV, JSONL
+from ..networks.network import Network, build
+from ..networks.pretrained import IMAGENET, imagenet_weights
 from .plan import Parts, Plan, divide
-from .profile import profile_of
-from .session import TrainingData, check_config
-from .teacher import Teacher, load_teacher, soft_labels
-from .weights import Report, load_weights
+from ..data.profile import profile_of
+from .state import TrainingData, check_config
+from ..networks.teacher import Teacher, load_teacher, soft_labels
+from ..networks.weights import Report, load_weights
 
 CONFIG = "config.json"
 METRICS = "metrics.json"

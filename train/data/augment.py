@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from .config import AugmentConfig
+from ..config import AugmentConfig
 from .degrade import NUM_AMOUNTS, NUM_CHANCES, draw_degradations, lose_detail, relight
 
 _STREAM = 0x5EED_A06  # keeps these numbers apart from the sampler's of the same seed

@@ -17,8 +17,8 @@ from bench.evaluation import Setting
 from bench.score import PROFILES
 from edge.predictions import Layout, Prediction, path_text
 
-from .head import to_linear
-from .network import Network
+from ..networks.head import to_linear
+from ..networks.network import Network
 from .temperature import describe_fit
 
 _NUM_DRAWS = 1000

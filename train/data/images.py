@@ -32,7 +32,7 @@ from edge.preprocess import Preprocess
 from edge.progress import Progress
 
 from .augment import Changes, draw, empty_images, render, step_rng, to_tensor
-from .config import AugmentConfig
+from ..config import AugmentConfig
 from .sampler import Batches
 
 _CHUNK = 256  # images decoded before any is stored: bounds what waits in memory for a slow disk

@@ -1,0 +1,1 @@
+"""After training: held-out figures, temperature, prior correction, a new last layer."""

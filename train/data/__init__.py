@@ -1,0 +1,1 @@
+"""Pictures and batches: reading, folds, sampling, augmentation."""

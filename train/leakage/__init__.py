@@ -1,0 +1,1 @@
+"""Leakage: near-duplicates, cut clusters, shortcuts, and what a checkpoint was trained on."""

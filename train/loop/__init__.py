@@ -1,0 +1,1 @@
+"""The training loop: losses, schedule, averaged weights, resuming, several processes."""
