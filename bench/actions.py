@@ -23,7 +23,7 @@ from edge.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
     from .dataset import Sample
-    from .evaluation import Setting
+    from .metrics.evaluation import Setting
 
 PROGRAM = "edge-bench"
 
@@ -48,12 +48,13 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         parser.error(f"--fail-under {min(needs)} needs --latency")
     from edge.predictions import meta_path, read
 
-    from . import dataset, gates, groupings, latency_part, pairing, results, results_text
+    from . import dataset
+    from .results import document, gates, groupings, pairing, terminal, timing
 
     column, *others = arguments.group or ["group"]
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
     check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
-    timing = None if arguments.latency is None else latency_part.read(arguments.latency)
+    latency = None if arguments.latency is None else timing.read(arguments.latency)
     indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
     everything = [dataset.as_text(sample) for sample in indexed]
     further = {name: dataset.groups_by_path(arguments.data, name, label_column=arguments.label) for name in others}
@@ -72,7 +73,7 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         pairs = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
     setting = _setting(arguments, everything, further)
     result: dict[str, Any] = {
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "data": {
             "name": arguments.data.resolve().name,
             "label_column": arguments.label,
@@ -83,26 +84,26 @@ def run_score(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         },
         "predictions": predictions.meta,
         "errors": {"policy": arguments.errors, "images": num_errors},
-        **results.metrics(pairs, classes, setting),
+        **document.metrics(pairs, classes, setting),
     }
     result["groupings"] = groupings.further(
         result["samples"], classes, setting, further, excluded=arguments.exclude_group
     )
-    if timing is not None:
-        latency_part.add(result, timing)
+    if latency is not None:
+        timing.add(result, latency)
     result["gates"] = gates.check(result, minima)
     if arguments.output is not None:
-        results.write_json(arguments.output, result)
-    for line in results_text.table(result):
+        document.write_json(arguments.output, result)
+    for line in terminal.table(result):
         print(line)
     if not arguments.quiet:
         if num_left_out:
             say(PROGRAM, f"{num_left_out} of {len(samples)} samples have no prediction: left out")
-        for line in results_text.remarks(result):
+        for line in terminal.remarks(result):
             say(PROGRAM, line)
     failed = [gate for gate in result["gates"] if not gate["passed"]]
     for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {results_text.number(gate['value'])}, {gate['reason']}")
+        say(PROGRAM, f"gate failed: {gate['name']} is {terminal.number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
 
 
@@ -110,7 +111,8 @@ def _setting(
     arguments: argparse.Namespace, samples: Sequence[Sample], further: Mapping[str, Mapping[str, str]]
 ) -> Setting:
     """What the first column of groups is scored with; a group that is to be left out may be in a further one alone."""
-    from . import dataset, evaluation, score
+    from . import dataset
+    from .metrics import evaluation, score
 
     profile, groups = score.PROFILES[arguments.profile], [sample.group for sample in samples]
     elsewhere = {group for group_of in further.values() for group in group_of.values()} - {*groups}
@@ -123,7 +125,7 @@ def _setting(
 def run_compare(arguments: argparse.Namespace) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from . import comparison, groupings, results
+    from .results import comparison, groupings, document
 
     a, b = (comparison.load(path) for path in (arguments.a, arguments.b))
     column = arguments.group or groupings.columns_of(a)[0]
@@ -131,7 +133,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     result = comparison.compare(*sides, seed=arguments.seed) | {"group_column": column}
     result["a"], result["b"] = arguments.a.name, arguments.b.name
     if arguments.output is not None:
-        results.write_json(arguments.output, result)
+        document.write_json(arguments.output, result)
     for line in comparison.table(result):
         print(line)
     if not arguments.quiet:
@@ -146,7 +148,7 @@ def run_report(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     refuse_twice("--group", arguments.group, parser)
     check_folder(out, force=arguments.force)
     try:
-        from . import report
+        from .report import report
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("matplotlib", "jinja2"):
             raise
@@ -160,13 +162,14 @@ def run_report(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Prints the table of a results file again."""
-    from . import comparison, fidelity, latency, peers, results, results_text
+    from .results import comparison, document, terminal
+    from .speed import fidelity, latency, peers
 
     path: Path = arguments.results
     try:
         result = json.loads(path.read_bytes())
-        if not isinstance(result, dict) or result.get("schema") != results.SCHEMA:
-            raise EdgeError(f"{path}: no results file, expected JSON with the schema {results.SCHEMA}")
+        if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
+            raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
         if "fidelity" in result:
             lines = list(fidelity.table(result["fidelity"]))
         elif "levelling_down" in result:
@@ -176,7 +179,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
             lines = list(text.table(result["robustness"]))
         elif "score" in result:
-            lines = list(results_text.table(result))
+            lines = list(terminal.table(result))
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

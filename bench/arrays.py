@@ -22,12 +22,13 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from . import comparison
-from . import results, results_text, score
+from .results import comparison
+from .results import document, terminal
+from .metrics import score
 from .dataset import MALIGNANT, NOT_STATED, Sample
-from .evaluation import Frame, Observations, Setting
-from .interval import DRAWS
-from .latency import latency_score
+from .metrics.evaluation import Frame, Observations, Setting
+from .metrics.interval import DRAWS
+from .speed.latency import latency_score
 
 ONE_GROUP = "all"
 """Group of every image where no sensitive features are given."""
@@ -72,7 +73,7 @@ class Evaluation:
         return self.result
 
     def __repr__(self) -> str:
-        return "\n".join(results_text.table(self.result))
+        return "\n".join(terminal.table(self.result))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
@@ -174,11 +175,11 @@ def evaluate(
             prediction.probabilities = row
     names = {"name": "arrays", "label_column": "y_true", "group_column": "sensitive_features", "split": None}
     return Evaluation({
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "data": {**names, "samples": len(pairs), "left_out": 0},
         "predictions": {"classes": columns.classes},
         "errors": {"policy": "wrong", "images": columns.answers.count(None)},
-        **results.metrics(pairs, columns.classes, setting),
+        **document.metrics(pairs, columns.classes, setting),
         "groupings": {},
         "gates": [],
     })

@@ -14,9 +14,9 @@ from edge import __version__
 from edge.command import STATUSES, ArgumentParser, fraction, got, natural, positive, run, workers
 
 from . import actions, photo_actions
-from .gates import GATES
-from .peers import PEERS
-from .profiles import DEFAULT, PROFILES
+from .results.gates import GATES
+from .speed.peers import PEERS
+from .metrics.profiles import DEFAULT, PROFILES
 
 _GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
 _SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"

@@ -43,7 +43,7 @@ def run_images(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
     from edge.progress import Progress
 
-    from . import images
+    from .photos import images
 
     count = len(images.DEMO) if arguments.mix == "demo" else arguments.count or 100
     if arguments.mix == "demo":
@@ -74,23 +74,23 @@ def run_tone(arguments: argparse.Namespace) -> int:
     """Estimates skin angles."""
     from edge.progress import Progress
 
-    from . import dataset, tone
+    from . import dataset, skin_angle
 
     check_files(arguments, [arguments.data / dataset.MANIFEST])
-    root, paths = tone.paths_of(arguments.data)
+    root, paths = skin_angle.paths_of(arguments.data)
     progress = Progress(len(paths), quiet=arguments.quiet)
     found = []
-    for angle in tone.angles(root, paths):
+    for angle in skin_angle.angles(root, paths):
         found.append(angle)
         progress.update(len(found))
     progress.close()
-    groups = tone.quantile_groups(found, arguments.quantiles)
+    groups = skin_angle.quantile_groups(found, arguments.quantiles)
     if arguments.output is not None:
-        tone.write_csv(arguments.output, found, groups.names)
-    for line in tone.table(found, groups):
+        skin_angle.write_csv(arguments.output, found, groups.names)
+    for line in skin_angle.table(found, groups):
         print(line)
     if not arguments.quiet:
-        for line in tone.CAVEATS:
+        for line in skin_angle.CAVEATS:
             say(PROGRAM, line)
     return SOME_FAILED if any(angle.error for angle in found) else DONE
 
@@ -102,7 +102,8 @@ def run_latency(arguments: argparse.Namespace) -> int:
     from edge.inputs import collect
     from edge.progress import Progress
 
-    from . import latency, peers, results
+    from .speed import latency, peers
+    from .results import document
 
     inputs = collect(arguments.images, recursive=arguments.recursive)
     model = arguments.model or DEFAULT_MODEL
@@ -133,7 +134,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
         progress.close()
     summary = latency.summarize(runs, paths, errors, replace(protocol, runs=len(runs)), first_s)
     result: dict[str, Any] = {
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "model": {"name": "null" if arguments.null else model.name, "sha256": classifier.sha256},
         "latency": summary,
         "peak_memory_mb": latency.peak_memory_mb(),
@@ -164,7 +165,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
         status = INTERRUPTED
     result["valid"] = not result["reasons"]
     if arguments.output is not None:
-        results.write_json(arguments.output, result)
+        document.write_json(arguments.output, result)
     for line in (*latency.table(result), *peers.table(result.get("peers", {}))):
         print(line)
     return status
@@ -178,7 +179,8 @@ def run_fidelity(arguments: argparse.Namespace) -> int:
     from edge.inputs import collect
     from edge.progress import Progress
 
-    from . import fidelity, results
+    from .speed import fidelity
+    from .results import document
 
     classifier = Classifier.load(arguments.model or DEFAULT_MODEL)
     inputs = collect(arguments.images, recursive=arguments.recursive)
@@ -196,7 +198,7 @@ def run_fidelity(arguments: argparse.Namespace) -> int:
     summary = fidelity.summarize(found)
     if arguments.output is not None:
         model = {"name": classifier.path.name, "sha256": classifier.sha256}
-        results.write_json(arguments.output, {"schema": results.SCHEMA, "model": model, "fidelity": summary})
+        document.write_json(arguments.output, {"schema": document.SCHEMA, "model": model, "fidelity": summary})
     for line in fidelity.table(summary):
         print(line)
     if len(found) < len(paths) and not arguments.quiet:
@@ -208,12 +210,12 @@ def run_memory(arguments: argparse.Namespace) -> int:
     """Measures peak memory."""
     from edge.classifier import DEFAULT_MODEL
 
-    from . import memory
+    from .speed import peak_memory
 
     model = arguments.model or DEFAULT_MODEL
     print(f"{'photos':26} workers  peak MB")
-    for kind, workers, peak_mb in memory.by_kind(model, workers=tuple(arguments.workers), count=arguments.count):
+    for kind, workers, peak_mb in peak_memory.by_kind(model, workers=tuple(arguments.workers), count=arguments.count):
         print(f"{kind:26} {workers:7} {peak_mb:8.0f}", flush=True)
-    early_mb, late_mb = memory.growth(model, workers=max(arguments.workers), count=arguments.many)
+    early_mb, late_mb = peak_memory.growth(model, workers=max(arguments.workers), count=arguments.many)
     print(f"{arguments.many} photos of 600x450: {early_mb:.0f} MB in the second tenth, {late_mb:.0f} MB in the last")
     return DONE

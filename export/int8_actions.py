@@ -7,7 +7,7 @@ import argparse
 import onnx
 
 from bench.dataset import index, read_subset
-from bench.marks import cluster_marks, marks_sha256
+from bench.provenance import cluster_marks, marks_sha256
 from edge.classifier import Classifier
 from edge.command import DONE, say
 from edge.errors import EdgeError

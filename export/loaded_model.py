@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench.dataset import Sample, choose
-from bench.marks import cluster_marks, guesses, known_marks, marks_sha256, trained_on
+from bench.provenance import cluster_marks, guesses, known_marks, marks_sha256, trained_on
 from edge.classifier import Classifier
 from edge.device import usable_cores
 from edge.errors import DecodeError, EdgeError, ModelError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.marks import marks_sha256
+from bench.provenance import marks_sha256
 from train.checkpoint import Checkpoint
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import comparison, dataset, pairing, results, score
+from bench.results import comparison, pairing, document
+from bench import dataset
+from bench.metrics import score
 from bench.dataset import Sample
-from bench.evaluation import Observations, Setting
-from bench.fairness import MIN_CELL
-from bench.interval import DRAWS
+from bench.metrics.evaluation import Observations, Setting
+from bench.metrics.fairness import MIN_CELL
+from bench.metrics.interval import DRAWS
 from edge.errors import EdgeError
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress
@@ -64,7 +66,8 @@ def verify(
 
     Returns:
       JSON-ready: `pairs`, `images`, `errors` (images that cannot be decoded: wrong in both), `agreement`, `logits`, `a`
-      and `b` (figures of each), `comparison` (`bench.comparison`, B minus A), `flips`, `failures` (`gate`), `remarks`.
+      and `b` (figures of each), `comparison` (`bench.results.comparison`, B minus A), `flips`, `failures` (`gate`),
+      `remarks`.
 
     Raises:
       EdgeError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
@@ -186,7 +189,7 @@ def _compare(
     excluded = small if len(small) < len(compared) else ()
     profile = score.PROFILES[score.DEFAULT]
     reference = score.reference_group(groups, profile=profile, excluded=excluded)
-    found = [results.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
+    found = [document.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
     difference = comparison.compare(*found, draws=draws)
     data = Observations.of(
         [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],

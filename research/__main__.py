@@ -112,7 +112,7 @@ def _collect_models(arguments: argparse.Namespace) -> int:
 
 def _tables(arguments: argparse.Namespace) -> int:
     from bench.actions import check_files
-    from bench.results import write_json
+    from bench.results.document import write_json
 
     from . import protocol, results_files, tables
 

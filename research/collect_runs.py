@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import DatasetError, Sample, as_text, classes_of, index
-from bench.pairing import Pairs, join
+from bench.results.pairing import Pairs, join
 from edge.predictions import read
 from train import checkpoint as checkpoints
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import comparison, results, score
+from bench.results import comparison, document
+from bench.metrics import score
 from bench.dataset import Sample, as_text, classes_of, index, malignant_classes
-from bench.evaluation import Setting
-from bench.pairing import join
+from bench.metrics.evaluation import Setting
+from bench.results.pairing import join
 from edge.predictions import Prediction, read
 from train.checkpoint import CheckpointError
 from train.loop.distributed import Ranks
@@ -126,7 +127,7 @@ def evaluate(
         pairs: list[tuple[Sample, Prediction]] = []
         for part in (Part(name, fold, seed) for fold in folds for seed in range(num_seeds)):
             pairs += _pairs(samples, folder_of(plan.out, part) / PREDICTIONS, part.seed if num_seeds > 1 else None)
-        steps[name] = {"schema": results.SCHEMA, **results.metrics(pairs, classes, setting)}
+        steps[name] = {"schema": document.SCHEMA, **document.metrics(pairs, classes, setting)}
     names = list(steps)
     return {
         "steps": steps,
@@ -139,7 +140,7 @@ def write(out: Path, evaluation: dict[str, Any]) -> None:
     """Writes each step as a results file of edge-bench, and the comparisons."""
     for name, result in evaluation["steps"].items():
         path = folder_of(out, Part(name, 0, 0)).name
-        results.write_json(out / f"{path}.json", result)
+        document.write_json(out / f"{path}.json", result)
     write_json(out / "comparisons.json", {key: evaluation[key] for key in ("to_previous", "to_first")})
 
 

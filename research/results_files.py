@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import results
+from bench.results import document
 from edge.predictions import Prediction
 
 from .evidence import Evidence
@@ -44,7 +44,7 @@ def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]
             path, classes[answer], answer, float(row[answer]), probabilities=row
         )))
     return {
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "data": {
             "name": evidence.data,
             "label_column": evidence.label_column,
@@ -55,6 +55,6 @@ def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]
         },
         "predictions": {},
         "errors": {"policy": "wrong", "images": 0},
-        **results.metrics(pairs, classes, panel.setting),
+        **document.metrics(pairs, classes, panel.setting),
         "gates": [],
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.accuracy import NO_ANSWER
-from bench.comparison import SAME
-from bench.evaluation import Metric
-from bench.score import left_out
+from bench.metrics.accuracy import NO_ANSWER
+from bench.results.comparison import SAME
+from bench.metrics.evaluation import Metric
+from bench.metrics.score import left_out
 from edge.errors import EdgeError
 
 from .evidence import Evidence, RunRecord, read_record

@@ -25,9 +25,9 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from bench import process
+from bench.speed import process_cost
 from bench.dataset import Sample
-from bench.latency import quartiles
+from bench.speed.latency import quartiles
 from edge.errors import EdgeError
 from edge.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
@@ -183,7 +183,7 @@ def measure_memory(*, num_images: int = 12_000, size_px: int = 160, margin: floa
       EdgeError: the process failed.
     """
     code = f"from research.throughput import print_resident; print_resident({num_images}, {size_px}, {margin})"
-    cost = process.run([sys.executable, "-c", code])
+    cost = process_cost.run([sys.executable, "-c", code])
     if cost.status:
         raise EdgeError(f"the memory benchmark failed: {cost.error}")
     return {name: float(value) for name, value in json.loads(cost.output).items()}

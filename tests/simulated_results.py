@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import latency_part, results, score
+from bench.results import timing, document
+from bench.metrics import score
 from bench.dataset import Sample
-from bench.evaluation import Frame, Observations, Setting
+from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.robustness.changes import CHANGES
 from bench.robustness.measure import Answers, measure
 from edge.predictions import Prediction
@@ -71,7 +72,7 @@ def result(
     setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=draws)
     found = pairs(model, **changes)
     made = {
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "data": {
             "name": "simulated", "label_column": "class", "group_column": "group", "split": None,
             "samples": len(found), "left_out": 0,
@@ -81,13 +82,13 @@ def result(
             "versions": {"fairedge": "simulated"},
         },
         "errors": {"policy": "wrong", "images": 0},
-        **results.metrics(found, CLASSES, setting),
+        **document.metrics(found, CLASSES, setting),
         "gates": [],
     }
     if with_robustness:
         made["robustness"] = robustness(found, setting)
     if with_latency and model in SECONDS_PER_100:
-        latency_part.add(made, latency(SECONDS_PER_100[model]))
+        timing.add(made, latency(SECONDS_PER_100[model]))
     return made
 
 
@@ -144,4 +145,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name in RECALLS:
-        results.write_json(folder / f"{name}.json", result(name))
+        document.write_json(folder / f"{name}.json", result(name))

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bench import accuracy as of
-from bench.interval import wilson
+from bench.metrics import accuracy as of
+from bench.metrics.interval import wilson
 
 NUM_CLASSES = 4
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import dataset, pairing, results
+from bench import dataset
+from bench.results import pairing, document
 from bench.arrays import ContestScore, compare, contest_score, evaluate
-from bench.evaluation import Setting
-from bench.score import PROFILES
+from bench.metrics.evaluation import Setting
+from bench.metrics.score import PROFILES
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -33,7 +34,7 @@ def test_the_figures_are_those_of_the_command():
     ]
     assert pairing.class_order({"classes": CLASSES}, CLASSES, pairs) == CLASSES
     setting = Setting(PROFILES["esfair2023"], "dark", malignant=("BCC", "MEL"), draws=100)
-    expected = results.metrics(pairs, CLASSES, setting)
+    expected = document.metrics(pairs, CLASSES, setting)
     found = evaluate(
         data.label, data.guess, sensitive_features=data.group, cluster=data.cluster, reference="dark", draws=100
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import images
+from bench.photos import images
 from bench.cli import main
 from edge import __version__
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import comparison, results, score
+from bench.results import comparison, document
+from bench.metrics import score
 from bench.cli import main
 from bench.dataset import Sample
-from bench.evaluation import Setting
+from bench.metrics.evaluation import Setting
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -34,7 +35,7 @@ def result_of(
             prediction = Prediction(path, CLASSES[guess], guess, 0.9)
             pairs.append((Sample(path, CLASSES[label], group, path), prediction))
     setting = Setting(score.PROFILES[profile], "G10", draws=draws)
-    return {"schema": results.SCHEMA, "predictions": {}, **results.metrics(pairs, CLASSES, setting)}
+    return {"schema": document.SCHEMA, "predictions": {}, **document.metrics(pairs, CLASSES, setting)}
 
 
 def flat(accuracy: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from bench import fairness
+from bench.metrics import fairness
 
 GROUPS, CLASSES = 3, 4
 

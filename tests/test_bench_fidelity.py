@@ -5,9 +5,9 @@ import json
 import pytest
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from bench import fidelity
+from bench.speed import fidelity
 from bench.cli import main
-from bench.fidelity import Comparison
+from bench.speed.fidelity import Comparison
 from edge import Classifier
 
 

@@ -1,6 +1,6 @@
 """Minima: what passes, what does not, and the reason."""
 
-from bench import gates
+from bench.results import gates
 
 
 def test_gates() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, JpegImagePlugin
 
-from bench import images, scene
+from bench.photos import images, scene
 from edge import DecodeError, Preprocess
 
 SMALL_MIX = (

@@ -14,7 +14,7 @@ import pytest
 from make_tiny import add_outputs
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from bench import latency, peers
+from bench.speed import latency, peers
 from bench.cli import main
 from edge import Classifier
 from edge.errors import EdgeError

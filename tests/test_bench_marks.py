@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import marks
+from bench import provenance
 from bench.dataset import Sample
 
 
@@ -13,10 +13,11 @@ def samples(*clusters):
 
 
 def test_marks():
-    found = marks.cluster_marks(samples("p1", "p2", "p1", "\udcff"))
+    found = provenance.cluster_marks(samples("p1", "p2", "p1", "\udcff"))
     assert len(found) == 3 and found == sorted(found) and "f64551fcd6f07823" in found  # printf p1 | sha256sum
     assert all(len(mark) == 16 and set(mark) <= set("0123456789abcdef") for mark in found)
-    assert marks.cluster_marks(samples("p2")) == marks.cluster_marks(samples("p2", "p2")) == [marks.cluster_mark("p2")]
+    own = [provenance.cluster_mark("p2")]
+    assert provenance.cluster_marks(samples("p2")) == provenance.cluster_marks(samples("p2", "p2")) == own
 
 
 @pytest.mark.parametrize(
@@ -34,21 +35,22 @@ def test_marks():
 )
 def test_what_a_file_was_trained_on(training, quantization, known):
     values = {"training": training, "quantization": quantization}
-    assert marks.trained_on({key: json.dumps(value) for key, value in values.items() if value is not None}) == known
-    assert marks.trained_on({"training": "{", "quantization": "[" * 100_000}) is None
+    metadata = {key: json.dumps(value) for key, value in values.items() if value is not None}
+    assert provenance.trained_on(metadata) == known
+    assert provenance.trained_on({"training": "{", "quantization": "[" * 100_000}) is None
 
 
 def test_a_hash_tells_whether_a_guess_is_right(tmp_path):
     everything = samples("p1", "p2", "p3")
-    digest = marks.marks_sha256(marks.cluster_marks(everything[:2]))
+    digest = provenance.marks_sha256(provenance.cluster_marks(everything[:2]))
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"picture %d" % i)
-    guesses = list(marks.guesses(tmp_path, everything, [{"0.jpg"}, {"2.jpg"}]))
-    assert marks.known_marks(digest, guesses) == {*marks.cluster_marks(everything[:2])}
-    assert marks.known_marks(digest, guesses[:1]) is None
+    guesses = list(provenance.guesses(tmp_path, everything, [{"0.jpg"}, {"2.jpg"}]))
+    assert provenance.known_marks(digest, guesses) == {*provenance.cluster_marks(everything[:2])}
+    assert provenance.known_marks(digest, guesses[:1]) is None
     # A student passes on what its teacher was trained on: clusters, and pictures by their bytes.
-    taught = {*marks.cluster_marks(everything[:2]), *marks.picture_marks(tmp_path, everything[:2])}
-    assert len(taught) == 4 and marks.known_marks(marks.marks_sha256(taught), guesses) == taught
+    taught = {*provenance.cluster_marks(everything[:2]), *provenance.picture_marks(tmp_path, everything[:2])}
+    assert len(taught) == 4 and provenance.known_marks(provenance.marks_sha256(taught), guesses) == taught
     (tmp_path / "1.jpg").unlink()  # what cannot be read is not guessed about
-    assert list(marks.guesses(tmp_path, everything, [{"0.jpg"}])) == guesses[:1]
-    assert marks.marks_sha256(["b", "a"]) == marks.marks_sha256(["a", "b"])
+    assert list(provenance.guesses(tmp_path, everything, [{"0.jpg"}])) == guesses[:1]
+    assert provenance.marks_sha256(["b", "a"]) == provenance.marks_sha256(["a", "b"])

@@ -11,8 +11,8 @@ import pytest
 from make_tiny import add_outputs
 from sample_images import TINY_MODEL, folder_of_photos
 
-from bench import peers, process
-from bench.latency import quartiles
+from bench.speed import peers, process_cost
+from bench.speed.latency import quartiles
 from edge.errors import EdgeError
 
 HAS_OPENCV = importlib.util.find_spec("cv2") is not None
@@ -92,8 +92,9 @@ def test_quartiles_of_one_and_of_many():
 def test_a_processs_cost_is_its_own():
     ballast = bytearray(200_000_000)  # the kernel would start a child's peak from this
     ballast[::4096] = b"x" * len(ballast[::4096])
-    cost = process.run([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"])
+    program = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    cost = process_cost.run([sys.executable, "-c", program])
     assert (cost.status, cost.output, cost.error) == (3, b"out\n", "err")
     assert cost.peak_mb < 100
     assert 0 < cost.cpu_s and 0 < cost.wall_s
-    assert process.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]).status == -9
+    assert process_cost.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]).status == -9

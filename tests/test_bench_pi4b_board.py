@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
-from bench import images
+from bench.photos import images
 from bench.cli import main
 from bench.pi4b import contest, cost, measured, regions
 from bench.pi4b.regions import Spec

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import pi4b_answers
-from bench import images
+from bench.photos import images
 from bench.cli import main
 from bench.pi4b import actions, cost, tools
 from bench.pi4b import model as model_of_times
@@ -152,7 +152,8 @@ def test_check_passes_and_names_the_board(tree):
 def test_everything_imports_and_nothing_from_here(tree, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
-    modules = "edge.cli, edge.pipeline, bench.cli, bench.latency, bench.results, bench.pi4b.actions, numpy, PIL, psutil"
+    ours = "edge.cli, edge.pipeline, bench.cli, bench.speed.latency, bench.results.document, bench.pi4b.actions"
+    modules = f"{ours}, numpy, PIL, psutil"
     program = f"import os, sys, edge, {modules}; print(edge.__file__, sys.path, dict(os.environ))"
     said = there(tree, "-c", program).stdout
     assert "/wheel-" in said.split()[0]

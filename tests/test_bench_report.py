@@ -20,10 +20,12 @@ import pytest
 from simulated_results import SIZES, latency, pairs, result
 
 import bench
-from bench import comparison, figures, groupings, latency_part, page_text, report, results, score
+from bench.results import comparison, groupings, timing, document
+from bench.report import figures, page_text, report
+from bench.metrics import score
 from bench.cli import main
 from bench.dataset import NOT_STATED
-from bench.evaluation import Setting
+from bench.metrics.evaluation import Setting
 from edge.errors import EdgeError
 
 HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"
@@ -54,7 +56,7 @@ def page(small: dict[str, Any]) -> str:
 
 def saved(folder: Path, name: str, content: Any) -> Path:
     path = folder / f"{name}.json"
-    results.write_json(path, content)
+    document.write_json(path, content)
     return path
 
 
@@ -192,7 +194,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     made = result("small", draws=50, sizes={"G7": 60, "G10": 60})
     classes = [names.get(name, name) for name in made["classes"]]
     setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=(HOSTILE,), draws=50)
-    made |= results.metrics(found, classes, setting)
+    made |= document.metrics(found, classes, setting)
     made["data"]["name"] = HOSTILE
     made |= {"valid": False, "reasons": [HOSTILE], "warnings": [HOSTILE]}
     made["predictions"] |= {"model_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}, "preprocess": {HOSTILE: HOSTILE}}
@@ -211,7 +213,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_invalid_is_said_loudly(small: dict[str, Any]) -> None:
     made = changed(result("small", draws=50, with_latency=False))
-    latency_part.add(made, latency(3.0, reasons=("governor is ondemand",)))
+    timing.add(made, latency(3.0, reasons=("governor is ondemand",)))
     contents = report.render({"small": made})
     assert contents["index.html"].count("valid: NO") == 2
     assert "latency: governor is ondemand" in contents["index.html"]
@@ -441,6 +443,6 @@ def test_damaged_results_are_one_line(
 
 
 def test_latency_alone_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path, "latency", {"schema": results.SCHEMA, **latency(3.0)})
+    path = saved(tmp_path, "latency", {"schema": document.SCHEMA, **latency(3.0)})
     with pytest.raises(EdgeError, match="has no samples, expected the JSON of `edge-bench score -o`"):
         report.load([path])

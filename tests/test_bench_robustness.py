@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
-from bench import dataset, marks, report
+from bench import dataset, provenance
+from bench.report import report
 from bench.cli import main
-from bench.evaluation import Frame, Observations, Setting
+from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.robustness import changes as table_of_changes
 from bench.robustness import gates, measure, run, text
 from bench.robustness.changes import CHANGES, Change
 from bench.robustness.result import robustness, seen_images
-from bench.score import PROFILES
+from bench.metrics.score import PROFILES
 from edge.classifier import Classifier
 from edge.errors import ModelError
 
@@ -369,7 +370,7 @@ def trained(path, marks_of, **quantization):
 def test_pictures_that_the_model_was_trained_on_are_refused(few, data, tmp_path, capsys):
     samples = dataset.index(data)
     held_out = [sample for sample in samples if sample.cluster.startswith(("patient2", "patient3"))]
-    rest = marks.cluster_marks(sample for sample in samples if sample not in held_out)
+    rest = provenance.cluster_marks(sample for sample in samples if sample not in held_out)
     model = trained(tmp_path / "model.int8.onnx", rest)
     assert seen_images(Classifier.load(model), held_out, samples, data) == 0  # all but those asked about
     assert seen_images(Classifier.load(model), samples, samples, data) is None
@@ -389,11 +390,11 @@ def test_what_a_model_was_trained_on_is_found_or_said_to_be_unknown(data, tmp_pa
     def seen(model, asked):
         return seen_images(Classifier.load(model), asked, samples, data)
 
-    everything = trained(tmp_path / "a.onnx", marks.cluster_marks(samples))
+    everything = trained(tmp_path / "a.onnx", provenance.cluster_marks(samples))
     assert (seen(everything, samples), seen(everything, samples[:5])) == (24, 5)
-    assert seen(trained(tmp_path / "b.onnx", marks.cluster_marks(samples[:6])), samples[:6]) == 6
-    pictures = marks.picture_marks(data, samples[6:])  # of a student whose teacher saw the same
-    taught = trained(tmp_path / "d.onnx", {*marks.cluster_marks(samples[6:]), *pictures})
+    assert seen(trained(tmp_path / "b.onnx", provenance.cluster_marks(samples[:6])), samples[:6]) == 6
+    pictures = provenance.picture_marks(data, samples[6:])  # of a student whose teacher saw the same
+    taught = trained(tmp_path / "d.onnx", {*provenance.cluster_marks(samples[6:]), *pictures})
     assert (seen(taught, samples[:6]), seen(taught, samples[6:])) == (0, 18)
     elsewhere = trained(tmp_path / "c.onnx", ["0123456789abcdef"])
     assert seen(elsewhere, samples) is None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import score
+from bench.metrics import score
 from edge.errors import EdgeError
 
 OURS, CODE, PAGE = (score.PROFILES[name] for name in ("esfair2023", "esfair2023-code", "esfair2023-page"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import tone
+from bench import skin_angle
 from bench.cli import main
 
 SKIN = (196, 152, 120)
@@ -49,12 +49,12 @@ def angle_of(colour: tuple[int, int, int]) -> float:
     ((119, 119, 119), (50.03, 0, 0)),
 ])
 def test_lab_of_known_colours(rgb: tuple[int, int, int], expected: tuple[float, float, float]) -> None:
-    assert tone.lab(np.array(rgb, np.uint8)) == pytest.approx(np.array(expected), abs=0.03)
+    assert skin_angle.lab(np.array(rgb, np.uint8)) == pytest.approx(np.array(expected), abs=0.03)
 
 
 @pytest.mark.parametrize("colour", [SKIN, (240, 210, 190), (90, 60, 45)])
 def test_angle_is_that_of_the_skin_and_not_of_the_lesion(colour: tuple[int, int, int]) -> None:
-    found = tone.estimate(picture(colour))
+    found = skin_angle.estimate(picture(colour))
     assert found.ita_deg == pytest.approx(angle_of(colour), abs=1.0)
     assert found.confidence == 1.0 and found.is_known
     assert 0 < (found.iqr_deg or 0) < 15
@@ -62,18 +62,18 @@ def test_angle_is_that_of_the_skin_and_not_of_the_lesion(colour: tuple[int, int,
 
 
 def test_one_flat_colour_is_exact() -> None:
-    found = tone.estimate(picture(noise=0.0))
+    found = skin_angle.estimate(picture(noise=0.0))
     assert found.ita_deg == pytest.approx(angle_of(SKIN), abs=1e-6)
     assert found.iqr_deg == pytest.approx(0, abs=1e-9) and found.pixels == 8 * 18 * 18
 
 
 def test_black_corners_and_hairs_do_not_count() -> None:
-    clean = tone.estimate(picture())
+    clean = skin_angle.estimate(picture())
     pixels = picture()
     y, x = np.mgrid[:144, :144] - 71.5
     pixels[np.hypot(x, y) > 76] = 2
     pixels[60:64] = pixels[:, 70:72] = (40, 30, 28)
-    found = tone.estimate(pixels)
+    found = skin_angle.estimate(pixels)
     assert found.ita_deg == pytest.approx(clean.ita_deg, abs=1.5)
     assert found.confidence == 0.5  # the corners have no vote
     assert found.is_known
@@ -83,28 +83,28 @@ def test_a_picture_without_a_common_colour_is_unknown() -> None:
     pixels = picture()
     pixels[:, :48] = (60, 35, 30)
     pixels[:, 96:] = (250, 245, 250)
-    assert not tone.estimate(pixels).is_known
+    assert not skin_angle.estimate(pixels).is_known
 
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_black_and_glare_have_no_angle(value: int) -> None:
-    assert tone.estimate(np.full((144, 144, 3), value, np.uint8)) == tone.Angle("", None, None, 0, 0.0)
+    assert skin_angle.estimate(np.full((144, 144, 3), value, np.uint8)) == skin_angle.Angle("", None, None, 0, 0.0)
 
 
 def test_lighter_skin_has_larger_angles() -> None:
     colours = ((80, 52, 38), (140, 100, 75), SKIN, (236, 205, 184))
-    angles = [tone.estimate(picture(colour)).ita_deg for colour in colours]
+    angles = [skin_angle.estimate(picture(colour)).ita_deg for colour in colours]
     assert angles == sorted(angles, key=lambda angle: angle or 0)
 
 
-def known(*degrees: float) -> list[tone.Angle]:
-    return [tone.Angle(f"{i}.jpg", angle, 5.0, 100, 1.0) for i, angle in enumerate(degrees)]
+def known(*degrees: float) -> list[skin_angle.Angle]:
+    return [skin_angle.Angle(f"{i}.jpg", angle, 5.0, 100, 1.0) for i, angle in enumerate(degrees)]
 
 
 def test_quantile_groups() -> None:
     angles = known(*range(0, 80, 10))
-    unsure = tone.Angle("unsure.jpg", -90.0, 5.0, 100, 0.375)
-    groups = tone.quantile_groups([unsure, *angles], 4)
+    unsure = skin_angle.Angle("unsure.jpg", -90.0, 5.0, 100, 0.375)
+    groups = skin_angle.quantile_groups([unsure, *angles], 4)
     assert groups.names == ["unknown_tone", *(f"ita_q{q}" for q in (1, 1, 2, 2, 3, 3, 4, 4))]
     assert groups.edges_deg == pytest.approx([17.5, 35.0, 52.5])
     # By hand: moved up, 20 and 40 fall below their bounds of 22.5 and 40 (on a bound: above), 60 stays over 57.5;
@@ -113,10 +113,10 @@ def test_quantile_groups() -> None:
 
 
 def test_nothing_known_gives_no_groups() -> None:
-    found = [tone.Angle("a.jpg", None, None, 0, 0.0)]
-    groups = tone.quantile_groups(found)
-    assert groups == tone.Groups(["unknown_tone"], [], {})
-    assert list(tone.table(found, groups))[1].split() == ["unknown_tone", "1", "-"]
+    found = [skin_angle.Angle("a.jpg", None, None, 0, 0.0)]
+    groups = skin_angle.quantile_groups(found)
+    assert groups == skin_angle.Groups(["unknown_tone"], [], {})
+    assert list(skin_angle.table(found, groups))[1].split() == ["unknown_tone", "1", "-"]
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_manifest_gives_its_own_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "manifest.csv").write_text("path,class,group\ng/3.png,a,b\ng/0.png,a,b\n")
-    assert tone.paths_of(folder)[1] == ["g/3.png", "g/0.png"]
+    assert skin_angle.paths_of(folder)[1] == ["g/3.png", "g/0.png"]
     assert run("tone", folder, "-q") == 0
     assert len(capsys.readouterr().out.splitlines()) >= 3
 

@@ -5,10 +5,10 @@ import pytest
 from sample_images import SHARED_DATA
 
 from bench.dataset import Sample, index, read_subset
-from bench.images import encode
+from bench.photos.images import encode
 from bench.robustness.changes import CHANGES
 from bench.robustness.run import ask
-from bench.scene import draw
+from bench.photos.scene import draw
 from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.cli import main
 from edge.predictions import read

@@ -9,7 +9,7 @@ from sample_networks import COLOURS, dataset, random_network
 from test_train_engine import MOBILEONE, blank
 
 from bench.dataset import DatasetError, index
-from bench.marks import cluster_marks
+from bench.provenance import cluster_marks
 from edge.errors import EdgeError, ModelError
 from edge.preprocess import Preprocess
 from export.loaded_model import Pair, open_model

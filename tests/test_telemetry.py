@@ -220,7 +220,7 @@ def test_edge_bench(sandbox, data):
         "from bench.cli import main\n"
         "tiny = ['-m', sys.argv[1], '-q']\n"
         "main(['latency', '-r', 'data', *tiny, '--runs', '1', '--no-cold-start', '-o', 'latency.json'])\n"
-        "from bench.latency import cold_start\n"
+        "from bench.speed.latency import cold_start\n"
         "cold_start(Path(sys.argv[1]), 'data/g0/ash/0.jpg', runs=1)\n"
         "from edge.cli import main as infer\n"
         "infer(['-r', 'data', *tiny, '-o', 'out.csv'])\n"

@@ -1,7 +1,7 @@
 import pytest
 
 from bench.dataset import Sample
-from bench.marks import cluster_marks, picture_marks
+from bench.provenance import cluster_marks, picture_marks
 from train.leakage.provenance import OverlapError, check_disjoint
 
 

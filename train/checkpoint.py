@@ -45,9 +45,9 @@ class Checkpoint:
     data_name: str
     """Name, not path, of the data set's folder."""
     clusters: list[str]
-    """Marks of the clusters trained on (`bench.marks.cluster_marks`), also by what it learned from."""
+    """Marks of the clusters trained on (`bench.provenance.cluster_marks`), also by what it learned from."""
     pictures: list[str]
-    """Marks of the pictures trained on (`bench.marks.picture_marks`), likewise."""
+    """Marks of the pictures trained on (`bench.provenance.picture_marks`), likewise."""
     folds_sha256: str | None
     """Of the folds file; None where all images were trained on."""
     hold_out: int | None

@@ -17,7 +17,7 @@ from edge.errors import DecodeError, InputError
 from edge.inputs import collect
 
 from ..actions import PROGRAM, check_files
-from ..results import write_json
+from ..results.document import write_json
 from . import contest, cost, decoding, measured, model, tools
 from .cost import Cost
 from .regions import Spec

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..images import ESFAIR, encode
-from ..latency import latency_score
-from ..scene import draw
+from ..photos.images import ESFAIR, encode
+from ..speed.latency import latency_score
+from ..photos.scene import draw
 from . import cache
 from .cost import Cost
 from .model import GAIN_OF_4_CORES, Formula

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from edge.errors import EdgeError
 
-from ..images import encode
-from ..scene import draw
+from ..photos.images import encode
+from ..photos.scene import draw
 from . import cache
 from .cost import count
 from .model import CYCLES_PER_MS, Counts, Formula, Point, checked, table_rows

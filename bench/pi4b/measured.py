@@ -20,7 +20,8 @@ from edge.command import got
 from edge.errors import EdgeError
 from edge.progress import Progress
 
-from .. import images, latency
+from ..photos import images
+from ..speed import latency
 from . import contest
 from .cost import Cost
 from .hardware import CLOCK_HZ

@@ -71,7 +71,7 @@ def regions(spec: Spec) -> Iterator[Region]:
     for path in spec.photos:
         yield from _photo(path, preprocess)
     if spec.winners:
-        from ..peers import winners_pixels  # OpenCV, which ours does without
+        from ..speed.peers import winners_pixels  # OpenCV, which ours does without
 
         for path in spec.photos:
             yield Region("winners", path, 1, _bound(winners_pixels, path, preprocess.size_px))

@@ -17,7 +17,8 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
     """Measures what changes cost that must not change the answer."""
     from edge.classifier import DEFAULT_MODEL, Classifier
 
-    from .. import dataset, results, results_text
+    from .. import dataset
+    from ..results import document, terminal
     from . import text
     from .changes import CHANGES
     from .result import robustness
@@ -44,7 +45,7 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
     )
     result["gates"] = gates.check(result["robustness"], minima)
     if arguments.output is not None:
-        results.write_json(arguments.output, result)
+        document.write_json(arguments.output, result)
     for line in text.table(result["robustness"]):
         print(line)
     if not arguments.quiet:
@@ -52,7 +53,7 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
             say(PROGRAM, line)
     failed = [gate for gate in result["gates"] if not gate["passed"]]
     for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {results_text.number(gate['value'])}, {gate['reason']}")
+        say(PROGRAM, f"gate failed: {gate['name']} is {terminal.number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
 
 

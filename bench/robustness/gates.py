@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..gates import judge
+from ..results.gates import judge
 from .changes import TURN, Change
 from .measure import METRICS
 
@@ -29,7 +29,7 @@ def problem(name: str, changes: Sequence[Change]) -> str | None:
 
 
 def check(part: dict[str, Any], minima: dict[str, float]) -> list[dict[str, Any]]:
-    """As `bench.gates.check`: the least value among the changes that are meant has to reach the minimum.
+    """As `bench.results.gates.check`: the least value among the changes that are meant has to reach the minimum.
 
     Args:
       part: What `measure` gives.

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from ..evaluation import Metric
+from ..metrics.evaluation import Metric
 from .changes import CHANGES
 
 KINDS = {

@@ -21,12 +21,14 @@ from edge.errors import DecodeError
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress
 
-from .. import dataset, marks, results, score
+from .. import dataset, provenance
+from ..results import document
+from ..metrics import score
 from ..dataset import DatasetError, Sample
-from ..evaluation import Frame, Observations, Setting
-from ..fairness import MIN_CELL
-from ..interval import DRAWS
-from ..pairing import class_order
+from ..metrics.evaluation import Frame, Observations, Setting
+from ..metrics.fairness import MIN_CELL
+from ..metrics.interval import DRAWS
+from ..results.pairing import class_order
 from .changes import Change
 from .measure import Answers, measure
 from .run import ask
@@ -86,7 +88,7 @@ def robustness(
     if len(errors) == len(pairs):
         raise DatasetError(f"none of {len(pairs)} images can be used, first {errors[0].path}: {errors[0].error}")
     return {
-        "schema": results.SCHEMA,
+        "schema": document.SCHEMA,
         "data": {
             "name": root.resolve().name,
             "label_column": label_column,
@@ -103,7 +105,7 @@ def robustness(
             "versions": versions(),
         },
         "errors": {"policy": "wrong", "images": len(errors)},
-        **results.metrics(pairs, classes, setting),
+        **document.metrics(pairs, classes, setting),
         "robustness": _part(classifier, seen, pairs, found, changes, setting),
     }
 
@@ -116,17 +118,18 @@ def seen_images(
     The file has one hash of its marks. It is compared with those of everything, of what is asked about, of all else,
     and of what the list beside the model leaves (`marks.beside`).
     """
-    sha256 = marks.trained_on(classifier.metadata)
+    sha256 = provenance.trained_on(classifier.metadata)
     if sha256 is None:
         return None
     by_name = {path_text(sample.path): sample.path for sample in everything}
     held_out: set[str] = set()
     with suppress(DatasetError):
-        held_out = {by_name[name] for name in dataset.read_subset(marks.beside(classifier.path)) if name in by_name}
+        listed = dataset.read_subset(provenance.beside(classifier.path))
+        held_out = {by_name[name] for name in listed if name in by_name}
     paths = {sample.path for sample in asked}
     parts = [set[str](), paths, held_out, {sample.path for sample in everything} - paths]
-    known = marks.known_marks(sha256, marks.guesses(root, everything, parts))
-    return None if known is None else sum(marks.cluster_mark(sample.cluster) in known for sample in asked)
+    known = provenance.known_marks(sha256, provenance.guesses(root, everything, parts))
+    return None if known is None else sum(provenance.cluster_mark(sample.cluster) in known for sample in asked)
 
 
 def _part(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..evaluation import Metric
+from ..metrics.evaluation import Metric
 from .measure import METRICS
 
 _WIDTH = 18

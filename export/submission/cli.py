@@ -11,7 +11,7 @@ from edge.command import DONE, GATE, STATUSES, ArgumentParser, got, positive, ru
 
 PROGRAM = "edge-submit"
 MACHINES = ("x86_64", "aarch64")
-# As in export.submission.sources and bench.score, which are not imported before the arguments are known to be good.
+# As in export.submission.sources and bench.metrics.score, which are imported when the arguments are known to be good.
 _PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 _EPILOG = f"""\
 examples:

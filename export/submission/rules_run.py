@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.latency import latency_score
+from bench.speed.latency import latency_score
 from edge.errors import EdgeError
 from edge.predictions import read
 

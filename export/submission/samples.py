@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.images import encode
-from bench.scene import draw
+from bench.photos.images import encode
+from bench.photos.scene import draw
 from edge.classifier import Classifier
 from edge.decode import SUFFIXES
 from edge.errors import EdgeError, ModelError

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 
-from bench import comparison, results, score
-from bench.evaluation import Setting
+from bench.results import comparison, document
+from bench.metrics import score
+from bench.metrics.evaluation import Setting
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 from research.__main__ import main
@@ -34,7 +35,7 @@ def result_of(found):
         best = int(row.argmax())
         pairs.append((sample, Prediction(path, CLASSES[best], best, float(row[best]))))
     setting = Setting(score.PROFILES["esfair2023"], "g1")
-    return {"schema": results.SCHEMA, **results.metrics(pairs, CLASSES, setting)}
+    return {"schema": document.SCHEMA, **document.metrics(pairs, CLASSES, setting)}
 
 
 def accuracy(found, chosen=slice(None)):

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from bench.dataset import DatasetError, Sample, classes_of, index
-from bench.fairness import MIN_CELL
-from bench.marks import cluster_mark
+from bench.metrics.fairness import MIN_CELL
+from bench.provenance import cluster_mark
 from edge.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.accuracy import calibration
+from bench.metrics.accuracy import calibration
 from bench.dataset import Sample
 
 from ..data.folds import make_folds

@@ -1,6 +1,6 @@
 """Whether what is learned from has seen the images that its student will be measured on.
 
-A checkpoint carries the marks (`bench.marks`) of its own training and of all that it learned from.
+A checkpoint carries the marks (`bench.provenance`) of its own training and of all that it learned from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bench.dataset import Sample
-from bench.marks import cluster_mark, picture_marks
+from bench.provenance import cluster_mark, picture_marks
 from edge.errors import EdgeError
 
 

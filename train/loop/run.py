@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from bench.dataset import DatasetError, Sample
-from bench.marks import cluster_marks, picture_marks
-from bench.results_text import interval_text
+from bench.provenance import cluster_marks, picture_marks
+from bench.results.terminal import interval_text
 from edge import device
 from edge.outputs import write_output
 from edge.preprocess import Preprocess

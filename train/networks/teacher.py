@@ -2,7 +2,7 @@
 
 Every member sees the pictures at its own side and through its own preprocessing; the answers are averaged as
 probabilities. A teacher that has seen what the student will be measured on would pass it on, so each carries the
-marks of what it learned from (`bench.marks`).
+marks of what it learned from (`bench.provenance`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Member:
     sha256: str
     """Of its file."""
     marks: frozenset[str] | None
-    """`bench.marks.cluster_marks` and `picture_marks` of what it was trained on; None where that is not known."""
+    """`bench.provenance.cluster_marks` and `picture_marks` of what it was trained on; None where that is not known."""
 
 
 class Teacher:

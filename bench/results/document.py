@@ -21,12 +21,12 @@ from edge.errors import EdgeError
 from edge.outputs import write_output
 from edge.predictions import Prediction
 
-from . import accuracy as of
-from . import fairness, score
-from .dataset import Sample
-from .evaluation import Frame, Metric, Observations, Setting
+from ..metrics import accuracy as of
+from ..metrics import fairness, score
+from ..dataset import Sample
+from ..metrics.evaluation import Frame, Metric, Observations, Setting
 from .groupings import Grouping
-from .interval import CONFIDENCE
+from ..metrics.interval import CONFIDENCE
 from .pairing import has_answer
 
 SCHEMA = "edge-bench/1"

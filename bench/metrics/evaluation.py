@@ -1,8 +1,8 @@
 """The scored samples as numbers, and every metric of them with its interval.
 
 The bootstrap runs the function that computes the metrics themselves, on arrays of counts of many resampled data sets.
-A gap between groups is held against the null of a perfectly fair classifier (`bench.null`): where that would show as
-much by chance (p >= 0.05), the fair value belongs to the interval.
+A gap between groups is held against the null of a perfectly fair classifier (`bench.metrics.fair_null`): where that
+would show as much by chance (p >= 0.05), the fair value belongs to the interval.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Photo-like test images of any size, the same bytes for the same seed.
 
 For latency and demos, where no photo of a person may be shipped: what a decoder and a network cost depends on
-the size, the bits per pixel and the kind of file, not on whose skin it is. `bench.scene` draws the pictures.
+the size, the bits per pixel and the kind of file, not on whose skin it is. `bench.photos.scene` draws the pictures.
 
 The bytes are the same for one seed on one machine with one version of this package, numpy and Pillow.
 """

@@ -1,7 +1,7 @@
 """The contest's score, as named versions of its rules.
 
 total = (accuracy + fairness + latency) / 3, fairness = (0.2 - SPD) / 0.2, latency = 1 - L / 100 with L in seconds per
-100 images. The problem page and the organisers' code disagree on the rest: `bench.profiles` has the readings.
+100 images. The problem page and the organisers' code disagree on the rest: `bench.metrics.profiles` has the readings.
 
 Nothing but these two files knows the group G10, the batch of 64 or the 0.2.
 
@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 
 from . import fairness
 from .accuracy import ratio
-from .dataset import NOT_STATED
+from ..dataset import NOT_STATED
 from .profiles import DEFAULT as DEFAULT  # "as": other modules take these three from here
 from .profiles import PROFILES as PROFILES  # noqa: F401
 from .profiles import Profile as Profile

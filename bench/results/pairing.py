@@ -12,7 +12,7 @@ from typing import Any
 from edge.errors import EdgeError
 from edge.predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction
 
-from .dataset import Sample
+from ..dataset import Sample
 
 Pairs = Sequence[tuple[Sample, Prediction]]
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from edge.errors import EdgeError
 
-from . import fairness, score
-from .dataset import NOT_STATED
-from .evaluation import Frame, Observations, Setting
+from ..metrics import fairness, score
+from ..dataset import NOT_STATED
+from ..metrics.evaluation import Frame, Observations, Setting
 from .groupings import check_columns, columns_of
-from .interval import DRAWS, bootstrap_interval
-from .joint import joint_draws
-from .results import SCHEMA, read_json
-from .results_text import number
+from ..metrics.interval import DRAWS, bootstrap_interval
+from ..metrics.joint_draws import joint_draws
+from .document import SCHEMA, read_json
+from .terminal import number
 
 SAME = "no difference shown"
 

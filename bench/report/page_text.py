@@ -6,7 +6,7 @@ import html
 import string
 from typing import Any
 
-from .evaluation import Metric
+from ..metrics.evaluation import Metric
 
 METRICS = {
     "worst_group": ("Worst group", "1", "accuracy of the group served worst; cannot rise by making others worse"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .evaluation import Metric
+from ..metrics.evaluation import Metric
 
 _PARITY_ROWS = {
     "worst_group": "worst group",

@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from . import images, process, scene
+from ..photos import images, scene
+from . import process_cost
 
 KINDS: dict[str, dict[str, Any]] = {
     "24 MP baseline": {"size": (6000, 4000)},
@@ -47,7 +48,7 @@ def by_kind(model: Path, *, workers: tuple[int, ...], count: int) -> Iterator[tu
         for kind in KINDS:
             folder = _links(Path(scratch) / kind.replace(" ", "-").replace(":", ""), photo(kind), count)
             for num_workers in workers:
-                cost = process.run(_command(folder, model, num_workers))
+                cost = process_cost.run(_command(folder, model, num_workers))
                 if cost.status:
                     raise RuntimeError(f"edge-infer failed: {cost.error}")
                 yield kind, num_workers, cost.peak_mb

@@ -30,7 +30,8 @@ from edge.outputs import write_output
 from edge.predictions import path_text
 from edge.preprocess import Preprocess
 
-from . import dataset, sheets
+from . import dataset
+from .report import csv_tables
 from .srgb import to_linear
 
 UNKNOWN = "unknown_tone"
@@ -178,7 +179,7 @@ def write_csv(path: Path, found: Sequence[Angle], names: Sequence[str]) -> None:
         }
         for angle, name in zip(found, names, strict=True)
     ]
-    write_output(path, sheets.as_csv(rows))
+    write_output(path, csv_tables.as_csv(rows))
 
 
 def table(found: Sequence[Angle], groups: Groups) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What others do with the same photos, for comparison in the same run (extra `baseline`).
 
-    python -m bench.peers NAME MODEL LIST WORKERS BATCH
+    python -m bench.speed.peers NAME MODEL LIST WORKERS BATCH
 
 runs one contender as a process of its own, imports and model loading included, and prints a class index per path of
 LIST. `ours` is the shipped edge-infer. The others are written from descriptions, on one engine (onnxruntime, which is
@@ -32,7 +32,7 @@ from typing import Any
 from edge.command import DONE, ENVIRONMENT, SOME_FAILED
 from edge.errors import EdgeError
 
-from . import process
+from . import process_cost
 
 PEERS = ("winners", "organisers", "opencv-reduced", "naive")
 _WITH_OPENCV = ("winners", "opencv-reduced")
@@ -47,7 +47,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name in _WITH_OPENCV:
-            cost = process.run([sys.executable, "-c", "import cv2"])  # apart: what is broken may die, not raise
+            cost = process_cost.run([sys.executable, "-c", "import cv2"])  # apart: what is broken may die, not raise
             if cost.status != DONE:
                 raise EdgeError(f"{name} cannot run: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
 
@@ -67,14 +67,14 @@ def interleaved(
     from .latency import quartiles  # not at the top: this module is also the program of every peer
 
     contenders = ("ours", *names)
-    costs: dict[str, list[process.Cost]] = {name: [] for name in contenders}
+    costs: dict[str, list[process_cost.Cost]] = {name: [] for name in contenders}
     with TemporaryDirectory() as scratch:
         list_path = Path(scratch) / "images.list"
         # Zero bytes and raw names: a name may hold a line end, and need not be UTF-8.
         list_path.write_bytes(b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in paths))
         for _ in range(runs):
             for name in contenders:
-                cost = process.run(command(name, model, list_path, workers, batch_size))
+                cost = process_cost.run(command(name, model, list_path, workers, batch_size))
                 if cost.status not in ((DONE, SOME_FAILED) if name == "ours" else (DONE,)):
                     raise EdgeError(f"{name} failed: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
                 costs[name].append(cost)
@@ -110,7 +110,7 @@ def command(name: str, model: Path, list_path: Path, workers: int, batch_size: i
     """The command line of one contender over the paths of a list file."""
     if name != "ours":
         arguments = [name, str(model), str(list_path), str(workers), str(batch_size)]
-        return [sys.executable, "-m", "bench.peers", *arguments]
+        return [sys.executable, "-m", "bench.speed.peers", *arguments]
     options = ["-q", "--format", "esfair", "-m", str(model), "-w", str(workers), "-b", str(batch_size)]
     return [sys.executable, "-m", "edge", *options, f"@{list_path}"]
 

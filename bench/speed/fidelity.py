@@ -21,7 +21,7 @@ from edge.classifier import Classifier
 from edge.decode import Source
 from edge.errors import DecodeError
 
-from .images import ESFAIR, encode, mix_sizes
+from ..photos.images import ESFAIR, encode, mix_sizes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.errors import EdgeError
 
-from .results import read_json
+from .document import read_json
 
 _LATENCY: dict[str, type | tuple[type, ...]] = {
     "images": int,
@@ -62,7 +62,7 @@ def add(result: dict[str, Any], timing: dict[str, Any]) -> None:
     The latency stands without an interval: its runs differ far less than accuracy and fairness do, and the score
     holds for the machine it was measured on.
     """
-    from .latency import latency_score  # onnxruntime, which scoring without a latency does without
+    from ..speed.latency import latency_score  # onnxruntime, which scoring without a latency does without
 
     latency, contest = timing["latency"], result["score"]
     value = latency_score(latency["seconds_per_100"])

@@ -23,14 +23,15 @@ from edge import __version__
 from edge.errors import EdgeError
 from edge.outputs import write_output
 
-from . import comparison, figures, sheets
-from .dataset import NOT_STATED
-from .groupings import HALF_WIDTH, check_columns, columns_of
+from ..results import comparison
+from . import figures, csv_tables
+from ..dataset import NOT_STATED
+from ..results.groupings import HALF_WIDTH, check_columns, columns_of
 from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
-from .robustness import page
-from .robustness.text import is_other
+from ..robustness import page
+from ..robustness.text import is_other
 
-FILES = ("index.html", "summary.md", *sheets.SHEETS)
+FILES = ("index.html", "summary.md", *csv_tables.SHEETS)
 """Everything a report may consist of."""
 
 FEW = 10
@@ -106,7 +107,7 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         "few": FEW,
     }
     contents = {name: environment.get_template(f"{name}.j2").render(context) for name in ("index.html", "summary.md")}
-    return contents | sheets.of_results(results)
+    return contents | csv_tables.of_results(results)
 
 
 # From a result to what the page shows

@@ -1,0 +1,1 @@
+"""Metrics and their intervals: accuracy, fairness, the contest's score."""

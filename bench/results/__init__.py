@@ -1,0 +1,1 @@
+"""Results files: predictions joined with a data set, gates, comparisons."""

@@ -1,0 +1,1 @@
+"""Speed and memory: latency, peers, decoding fidelity."""
