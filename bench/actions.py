@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.command import DONE, ENVIRONMENT, GATE, ArgumentParser, fail, say
 from edge.errors import EdgeError
-from edge.outputs import check_output, refuse_input
+from edge.output_files import check_output, refuse_input
 
 if TYPE_CHECKING:
     from .dataset import Sample

@@ -99,7 +99,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
     """Times the pipeline."""
     from edge.classifier import DEFAULT_MODEL, Classifier
     from edge.device import usable_cores
-    from edge.inputs import collect
+    from edge.image_list import collect
     from edge.progress import Progress
 
     from .speed import latency, peers
@@ -176,7 +176,7 @@ def run_fidelity(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from edge.classifier import DEFAULT_MODEL, Classifier
-    from edge.inputs import collect
+    from edge.image_list import collect
     from edge.progress import Progress
 
     from .speed import fidelity

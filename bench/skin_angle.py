@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from edge.errors import DecodeError
-from edge.inputs import collect
-from edge.outputs import write_output
+from edge.image_list import collect
+from edge.output_files import write_output
 from edge.predictions import path_text
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 from . import dataset
 from .report import csv_tables

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .classifier import Classifier
-    from .decode import PixelLimits
+    from .photo.decode import PixelLimits
     from .errors import DecodeError, EdgeError, ModelError
     from .predictions import Prediction
-    from .preprocess import Preprocess
+    from .photo.preprocess import Preprocess
 
 __all__ = ["Classifier", "DecodeError", "EdgeError", "ModelError", "PixelLimits", "Prediction", "Preprocess"]
 __version__ = "0.1.0"
@@ -37,9 +37,9 @@ _HOMES = {
     "DecodeError": "errors",
     "EdgeError": "errors",
     "ModelError": "errors",
-    "PixelLimits": "decode",
+    "PixelLimits": "photo.decode",
     "Prediction": "predictions",
-    "Preprocess": "preprocess",
+    "Preprocess": "photo.preprocess",
 }
 
 

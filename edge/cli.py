@@ -32,15 +32,15 @@ from .command import (
     whole,
     workers,
 )
-from .outputs import refuse_input
+from .output_files import refuse_input
 
 if TYPE_CHECKING:
     from .classifier import Classifier
-    from .decode import PixelLimits
-    from .inputs import Inputs
+    from .photo.decode import PixelLimits
+    from .image_list import Inputs
     from .predictions import Layout
     from .summary import Summary
-    from .writer import PredictionsWriter
+    from .predictions_writer import PredictionsWriter
 
 _PROGRAM = "edge-infer"
 _EPILOG = f"""\
@@ -128,7 +128,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     """Everything up to the first image: the list, the model, the output file."""
-    from .inputs import collect
+    from .image_list import collect
 
     inputs = collect(arguments.paths, recursive=arguments.recursive)
     if arguments.output is not None:
@@ -138,7 +138,7 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     import warnings
 
     from .classifier import DEFAULT_MODEL, Classifier
-    from .decode import PixelLimits
+    from .photo.decode import PixelLimits
     from .device import usable_cores
     from .predictions import Layout
     from .summary import Summary
@@ -177,7 +177,7 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
 def _open_writer(
     arguments: argparse.Namespace, layout: Layout, meta: dict[str, object], inputs: Inputs, summary: Summary
 ) -> tuple[PredictionsWriter, int]:
-    from .writer import PredictionsWriter
+    from .predictions_writer import PredictionsWriter
 
     if arguments.resume:
         return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
@@ -195,7 +195,7 @@ def _write_all(
     summary: Summary,
 ) -> int:
     from .progress import Progress
-    from .writer import part_path
+    from .predictions_writer import part_path
 
     total = len(inputs.paths)
     progress = Progress(total - kept, quiet=arguments.quiet)
@@ -281,7 +281,7 @@ def _pixels(text: str) -> int:
 
 
 def _megabytes(text: str) -> int:
-    from .memory import plan_memory
+    from .memory_gate import plan_memory
 
     max_bytes = positive(text) * 1_000_000
     try:

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .decode import FILE_TYPES, PixelLimits, Source, check_source, describe
+from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
 from .device import memory_mb, usable_cores
 from .errors import DecodeError
-from .memory import MemoryGate, MemoryPlan, plan_memory
+from .memory_gate import MemoryGate, MemoryPlan, plan_memory
 from .predictions import Prediction, UNCERTAIN, UNCERTAIN_INDEX
-from .preprocess import Loaded
+from .photo.preprocess import Loaded
 
 if TYPE_CHECKING:
     from .classifier import Classifier

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .preprocess import Preprocess
+from .photo.preprocess import Preprocess
 
 _TOLERANCE = 1.05
 """A shape or size that differs by less than this factor is the same: cameras' 4:3 is between 1.331 and 1.339."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .predictions import UNCERTAIN, Prediction
-from .preprocess import Preprocess
+from .photo.preprocess import Preprocess
 from .profile import Profile
 
 

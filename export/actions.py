@@ -9,8 +9,8 @@ from typing import Any
 
 from edge.command import DONE, GATE, say
 from edge.errors import EdgeError
-from edge.outputs import check_output, write_output
-from edge.preprocess import Preprocess
+from edge.output_files import check_output, write_output
+from edge.photo.preprocess import Preprocess
 from train.checkpoint import IMAGENET, load
 from train.config import TrainConfig
 from train.networks.network import build

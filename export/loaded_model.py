@@ -20,7 +20,7 @@ from edge.classifier import Classifier
 from edge.device import usable_cores
 from edge.errors import DecodeError, EdgeError, ModelError
 from edge.predictions import path_text
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train import checkpoint
 from train.config import TrainConfig
 from train.data.images import scale_tensor

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.data.images import scale_tensor
 from train.networks.head import to_linear
 from train.networks.mobileone import reparameterize

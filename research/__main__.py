@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.command import DONE, SOME_FAILED, STATUSES, ArgumentParser, natural, plain_name, run, say
-from edge.outputs import check_output, write_output
+from edge.output_files import check_output, write_output
 from train.recipes import RECIPES
 
 from .recipe_ladders import LADDERS

@@ -28,7 +28,7 @@ import numpy as np
 from bench.dataset import MANIFEST, Sample
 from bench.results.pairing import has_answer
 from edge.errors import EdgeError
-from edge.outputs import check_output, write_output
+from edge.output_files import check_output, write_output
 from edge.predictions import Prediction, json_object
 
 SCHEMA = "edge-evidence/1"

@@ -20,8 +20,8 @@ import onnx
 import torch
 from torch import nn
 
-from edge.outputs import write_output
-from edge.preprocess import Preprocess
+from edge.output_files import write_output
+from edge.photo.preprocess import Preprocess
 from export.int8.quantize import MIN_CALIBRATION, quantize
 from export.to_onnx import describe_model, to_onnx
 from train.config import ModelConfig

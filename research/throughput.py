@@ -29,7 +29,7 @@ from bench.speed import process_cost
 from bench.dataset import Sample
 from bench.speed.latency import quartiles
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
 from train.data.images import Feeder, load_images, scale_tensor, training_preprocess
 from train.networks.network import build

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 PATH = Path(__file__).parent / "data" / "tiny.onnx"
 CLASSES = ["ash", "birch", "cedar"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.classifier import Classifier
-from edge.decode import decode
+from edge.photo.decode import decode
 from edge.errors import DecodeError
 
 FAULTS = {

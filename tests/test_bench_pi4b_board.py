@@ -14,8 +14,8 @@ from bench.cli import main
 from bench.pi4b import contest, cost, measured, regions
 from bench.pi4b.regions import Spec
 from edge.classifier import Classifier
-from edge.memory import MemoryGate
-from edge.preprocess import Preprocess
+from edge.memory_gate import MemoryGate
+from edge.photo.preprocess import Preprocess
 
 SMALL_MIX = (images.SizeClass(100, ((64, 48, 50), (96, 64, 50))),)
 

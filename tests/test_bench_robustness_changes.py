@@ -14,7 +14,7 @@ from sample_images import photo
 
 from bench.robustness import framing, light
 from bench.robustness.changes import CHANGES
-from edge.decode import decode
+from edge.photo.decode import decode
 
 DOCS = Path(__file__).parents[1] / "docs" / "robustness.md"
 BY_NAME = {change.name: change for change in CHANGES}

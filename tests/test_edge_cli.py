@@ -386,7 +386,7 @@ def test_interrupted_when_only_the_name_is_missing_the_file_gets_it(photos, tmp_
         os.kill(os.getpid(), signal.SIGINT)
         fsync(descriptor)
 
-    monkeypatch.setattr("edge.writer.os.fsync", interrupted)
+    monkeypatch.setattr("edge.predictions_writer.os.fsync", interrupted)
     out = tmp_path / "out.csv"
     assert main([str(photos), "-m", str(TINY_MODEL), "-o", str(out), "-q"]) == 1  # one of the photos is none
     assert len(read(out).rows) == 12 and not [*tmp_path.glob("*.part")]

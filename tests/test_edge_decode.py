@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 from sample_images import encoded, photo
 
-from edge.decode import PixelLimits, decode
+from edge.photo.decode import PixelLimits, decode
 from edge.errors import DecodeError
 
 

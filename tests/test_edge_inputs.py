@@ -6,7 +6,7 @@ import os
 import pytest
 
 from edge.errors import InputError
-from edge.inputs import collect, natural_key
+from edge.image_list import collect, natural_key
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from edge.memory import BASE_BYTES, FREE_BYTES, GATE_BYTES, MemoryGate, MemoryPlan, plan_memory
+from edge.memory_gate import BASE_BYTES, FREE_BYTES, GATE_BYTES, MemoryGate, MemoryPlan, plan_memory
 
 
 def test_gate_lets_small_images_pass_and_large_ones_wait():

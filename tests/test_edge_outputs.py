@@ -4,7 +4,7 @@ import pytest
 
 import bench.cli
 import train.cli
-from edge.outputs import check_output, refuse_input, write_output
+from edge.output_files import check_output, refuse_input, write_output
 
 
 def test_writing_leaves_a_whole_file_or_none(tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ import pytest
 from sample_images import TINY_MODEL, encoded, photo
 
 from edge import Classifier
-from edge.memory import BASE_BYTES, FREE_BYTES
+from edge.memory_gate import BASE_BYTES, FREE_BYTES
 from edge.pipeline import run
-from edge.preprocess import Loaded, Preprocess
+from edge.photo.preprocess import Loaded, Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +307,8 @@ def test_a_large_image_is_held_until_it_is_resized(classifier, monkeypatch):
         inside.pop()
 
     monkeypatch.setattr(Preprocess, "_place", slow_place)
-    monkeypatch.setattr("edge.memory.FREE_BYTES", 1)
-    monkeypatch.setattr("edge.memory.GATE_BYTES", 1)
+    monkeypatch.setattr("edge.memory_gate.FREE_BYTES", 1)
+    monkeypatch.setattr("edge.memory_gate.GATE_BYTES", 1)
     list(run(classifier, [encoded(photo(64, 64), "PNG")] * 6, workers=3))
     assert max(most) == 1
 

@@ -10,7 +10,7 @@ import pytest
 from edge import Prediction
 from edge.errors import ModelError, PredictionsError
 from edge.predictions import Layout, meta_path, path_text, read
-from edge.writer import PredictionsWriter, part_path
+from edge.predictions_writer import PredictionsWriter, part_path
 
 CLASSES = ("ash", "birch", "cedar")
 OK = Prediction("a.jpg", "birch", 1, 0.7, "ok", "", 64, 48, 1.5, 0.25, np.array([0.2, 0.7, 0.1], np.float32))

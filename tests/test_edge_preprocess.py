@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from sample_images import SHARED_DATA, encoded, photo
 
 from edge.errors import DecodeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 
 def psnr_db(a, b):

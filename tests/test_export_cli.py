@@ -14,7 +14,7 @@ from test_train_engine import MOBILEONE, blank
 
 from bench.dataset import index
 from edge.classifier import Classifier
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from edge.profile import Profile
 from export.cli import main
 from export.info import describe

@@ -5,7 +5,7 @@ from onnx import numpy_helper
 from sample_networks import random_network
 from test_export_to_onnx import CLASSES, logits_of, pictures
 
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from export.int8.calibrate import collect, session_of
 from export.int8.equalize import correct_biases, equalize
 from export.int8.qdq import insert, shortened

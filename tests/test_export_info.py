@@ -11,7 +11,7 @@ from torch import nn
 
 from edge.classifier import Classifier
 from edge.errors import ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from export.info import describe, read, stages, table
 from export.to_onnx import to_onnx
 from train.networks.head import Head

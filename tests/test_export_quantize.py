@@ -13,7 +13,7 @@ from test_export_to_onnx import CLASSES, assert_batch_invariant, logits_of, pict
 
 from edge.classifier import Classifier
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from export.int8.calibrate import Histogram, choose_calibration, clipped_range, session_of
 from export.int8.quantize import quantize
 from export.int8.gptq import _round, weight_scales

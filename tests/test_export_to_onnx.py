@@ -11,7 +11,7 @@ from sample_networks import random_network, small_lite
 
 from edge.classifier import DEFAULT_MODEL
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from export import to_onnx as module
 from export.info import describe
 from export.to_onnx import InferenceGraph, describe_model, to_onnx

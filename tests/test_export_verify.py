@@ -11,7 +11,7 @@ from test_train_engine import MOBILEONE, blank
 from bench.dataset import DatasetError, index
 from bench.provenance import cluster_marks
 from edge.errors import EdgeError, ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from export.loaded_model import Pair, open_model
 from export.to_onnx import to_onnx
 from export.verify import gate, table, verify

@@ -8,7 +8,7 @@ from PIL import Image
 from sample_images import photo
 from sample_networks import labelled_images
 
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.data.augment import (
     affines, draw, insets, mirrors, perspectives, quarter_turns, render, scalings, step_rng, to_tensor,
 )

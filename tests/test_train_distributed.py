@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.loop import loop
 from train.config import TrainConfig
 from train.loop.distributed import SharedBatchNorm2d, gather, share_batch_norm, start

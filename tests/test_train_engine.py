@@ -8,7 +8,7 @@ import torch
 from sample_networks import COLOURS, labelled_images
 
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train import checkpoint as checkpoints
 from train.config import TrainConfig
 from train.loop.distributed import Ranks

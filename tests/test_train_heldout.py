@@ -4,7 +4,7 @@ import torch
 from sample_networks import labelled_images, random_network
 
 from bench.dataset import Sample
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.data.images import scale_tensor
 from edge.predictions import read
 from train.after.held_out import encode_predictions, measure, predict, to_predictions

@@ -6,9 +6,9 @@ from PIL import Image
 from sample_networks import dataset
 
 from bench.dataset import index
-from edge.decode import stored_size
+from edge.photo.decode import stored_size
 from edge.errors import DecodeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train.data import profile
 from train.data.augment import affines, draw, quarter_turns, render, step_rng
 from train.config import AugmentConfig

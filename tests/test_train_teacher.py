@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edge.errors import EdgeError, ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig, TrainConfig
 from train.networks.network import build

@@ -7,7 +7,7 @@ from sample_networks import relative_error
 from torch import nn
 
 from edge.errors import ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig
 from train.networks.network import build

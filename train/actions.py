@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.dataset import index
 from edge.command import DONE, GATE, SOME_FAILED, say
-from edge.outputs import check_output, write_output
+from edge.output_files import check_output, write_output
 
 from .loop import distributed
 from .loop.plan import Plan

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from edge.preprocess import Preprocess
+    from edge.photo.preprocess import Preprocess
 
 T = TypeVar("T")
 _Rule = tuple[Callable[[Any], bool], str]
@@ -122,7 +122,7 @@ class InputConfig(_Section):
         Pi a third to a half longer on photos of 2 to 5 megapixels, and a network that learned from blurred pictures
         gains nothing.
         """
-        from edge.preprocess import Preprocess  # numpy, which --help does without
+        from edge.photo.preprocess import Preprocess  # numpy, which --help does without
 
         return Preprocess(size_px=self.sizes_px[-1], resize=self.resize, draft_factor=1)
 

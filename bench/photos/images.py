@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from edge.outputs import write_output
+from edge.output_files import write_output
 
 from .scene import draw, falling, grid, to_bytes
 

@@ -14,7 +14,7 @@ import numpy as np
 from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
-from edge.inputs import collect
+from edge.image_list import collect
 
 from ..actions import PROGRAM, check_files
 from ..results.document import write_json

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-from edge.outputs import naming
+from edge.output_files import naming
 
 from .tools import Pi4bError
 

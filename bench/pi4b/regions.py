@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.decode import Admit, Decoded, PixelLimits, Source
-from edge.memory import MemoryGate
-from edge.preprocess import Preprocess
+from edge.photo.decode import Admit, Decoded, PixelLimits, Source
+from edge.memory_gate import MemoryGate
+from edge.photo.preprocess import Preprocess
 
 from . import counter
 

@@ -21,7 +21,7 @@ import jinja2
 
 from edge import __version__
 from edge.errors import EdgeError
-from edge.outputs import write_output
+from edge.output_files import write_output
 
 from ..results import comparison
 from . import figures, csv_tables

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import EdgeError
-from edge.outputs import write_output
+from edge.output_files import write_output
 from edge.predictions import Prediction
 
 from ..metrics import accuracy as of

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from edge.classifier import Classifier
-from edge.decode import Source
+from edge.photo.decode import Source
 from edge.errors import DecodeError
 
 from ..photos.images import ESFAIR, encode, mix_sizes

@@ -94,7 +94,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from edge.outputs import check_output, write_output
+    from edge.output_files import check_output, write_output
 
     from . import check
     from .sandbox import TIMEOUT_S

@@ -22,7 +22,7 @@ from edge import __version__, device
 from edge.classifier import Classifier
 from edge.command import DONE
 from edge.errors import InputError, ModelError
-from edge.outputs import naming
+from edge.output_files import naming
 from edge.predictions import meta_path
 from train.commit import source_commit
 

@@ -10,7 +10,7 @@ import numpy as np
 from bench.photos.images import encode
 from bench.photos.scene import draw
 from edge.classifier import Classifier
-from edge.decode import SUFFIXES
+from edge.photo.decode import SUFFIXES
 from edge.errors import EdgeError, ModelError
 from edge.predictions import path_text, read
 

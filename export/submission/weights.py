@@ -15,7 +15,7 @@ from typing import Any
 
 from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.errors import ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 _MAX_HEADER = 100_000_000
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.dataset import DatasetError, Sample
-from edge.outputs import write_output
-from edge.preprocess import Preprocess
+from edge.output_files import write_output
+from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint, CheckpointError

@@ -13,7 +13,7 @@ from torch.nn import functional
 from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.metrics.fairness import MIN_CELL
 from bench.provenance import cluster_mark
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint

@@ -28,7 +28,7 @@ from PIL import features
 import edge
 from bench.dataset import DatasetError, Sample
 from edge.errors import DecodeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from .augment import Changes, draw, empty_images, render, step_rng, to_tensor

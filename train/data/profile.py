@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.dataset import Sample
-from edge.decode import stored_size
-from edge.preprocess import Preprocess
+from edge.photo.decode import stored_size
+from edge.photo.preprocess import Preprocess
 from edge.profile import Profile
 
 from .augment import Changes, draw

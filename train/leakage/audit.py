@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.dataset import DatasetError, Sample
 from edge.errors import DecodeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from .duplicates import Fingerprints, find_pairs, fingerprint

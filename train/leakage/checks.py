@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.dataset import Sample
 from edge.errors import EdgeError
-from edge.outputs import write_output
-from edge.preprocess import Preprocess
+from edge.output_files import write_output
+from edge.photo.preprocess import Preprocess
 
 from .audit import LOOK, find_fit_leaks
 from ..checkpoint import Checkpoint

@@ -19,8 +19,8 @@ from bench.dataset import DatasetError, Sample
 from bench.provenance import cluster_marks, picture_marks
 from bench.results.terminal import interval_text
 from edge import device
-from edge.outputs import write_output
-from edge.preprocess import Preprocess
+from edge.output_files import write_output
+from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint, CheckpointError

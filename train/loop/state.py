@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge.command import USAGE
 from edge.errors import EdgeError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 from ..networks.batch_norm import reestimate_batch_norm
 from ..checkpoint import Checkpoint

@@ -23,7 +23,7 @@ from torch import nn
 
 from edge.command import ENVIRONMENT
 from edge.errors import EdgeError, ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from .. import checkpoint

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from edge.errors import ModelError
-from edge.preprocess import Preprocess
+from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
 from .mobilenet import MobileNetV2

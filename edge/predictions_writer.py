@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
-from .outputs import naming, write_output
+from .output_files import naming, write_output
 from .predictions import (
     TOTALS,
     UNCERTAIN_INDEX,

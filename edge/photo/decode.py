@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Union, cast
 
 from PIL import ExifTags, Image, ImageFile
 
-from .errors import DecodeError
+from ..errors import DecodeError
 from .jpeg import MAX_SCANS, count_scans, ends_in_grey, has_several_scans, is_cut_short
 from .pixel_formats import to_8_bit
 
@@ -37,7 +37,7 @@ FILE_TYPES = (str, bytes, os.PathLike)
 Admit = Callable[[int], None]
 """Called with the bytes that decoding will need, before they are taken. May wait; raises MemoryError to refuse.
 
-See `edge.memory.MemoryGate`."""
+See `edge.memory_gate.MemoryGate`."""
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
 """Files of a folder that count as images, in lower case. HEIC and AVIF are among them to be reported, not ignored."""

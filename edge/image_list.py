@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .decode import SUFFIXES
+from .photo.decode import SUFFIXES
 from .errors import InputError
 from .predictions import path_text
 

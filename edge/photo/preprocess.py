@@ -118,7 +118,7 @@ class Preprocess:
           out: (S, S, 3) uint8, C-contiguous or a slice of a batch. Written in place; None makes a new array.
             After a DecodeError its content is undefined.
           limits: Largest accepted pictures.
-          admit: Asked before large decodes, see `edge.decode.Admit`. What it admits is free again when this returns.
+          admit: Asked before large decodes, see `Admit`. What it admits is free again when this returns.
 
         Returns:
           The pixels with the stored size and the time of each step.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .decode import Admit
+from .photo.decode import Admit
 
 FREE_BYTES = 16 << 20
 """Decodes that need less than this pass the memory gate: a 24-megapixel baseline JPEG at 1/8 needs 1.5 MB."""
