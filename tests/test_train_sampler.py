@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from edge.errors import EdgeError
 from train.config import SampleConfig
 from train.data.sampler import epoch_batches, num_steps_per_epoch
 
@@ -89,5 +90,5 @@ def test_one_picture_of_a_class(sampler):
 
 
 def test_targets_of_other_classes_are_refused():
-    with pytest.raises(ValueError, match="targets: got numbers for MEL, .* Cedar, ash, birch"):
+    with pytest.raises(EdgeError, match="targets: got numbers for MEL, .* Cedar, ash, birch"):
         epoch(sampler="balance", targets=("MEL:10",))
