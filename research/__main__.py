@@ -111,7 +111,7 @@ def _collect_models(arguments: argparse.Namespace) -> int:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from bench.actions import check_files
+    from bench.commands.arguments import check_files
     from bench.results.document import write_json
 
     from . import protocol, results_files, tables

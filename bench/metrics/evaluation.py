@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import accuracy as of
-from . import fairness, score
+from . import fairness, rates, score
 from .interval import CONFIDENCE, DRAWS, bootstrap_interval, effective_n, wilson
 
 Metric = dict[str, Any]
@@ -85,8 +85,8 @@ class Observations:
 
     @property
     def counts(self) -> np.ndarray:
-        """(G, C, C + 1) int64. See `fairness.counts`."""
-        return fairness.counts(
+        """(G, C, C + 1) int64. See `rates.counts`."""
+        return rates.counts(
             self.y_true, self.y_pred, sensitive_features=self.group,
             num_classes=len(self.classes), num_groups=len(self.groups),
         )
@@ -133,7 +133,7 @@ class Frame:
     def parts(self, counts: np.ndarray) -> score.Parts:
         """The contest's parts; a profile that drops images drops anew for each draw."""
         profile = self.setting.profile
-        hits, sizes = fairness.hits(counts).sum(-1), counts.sum((-2, -1))
+        hits, sizes = rates.hits(counts).sum(-1), counts.sum((-2, -1))
         return self.parts_of(score.drawn_hits(hits, sizes, profile, self._rng), score.scored_sizes(sizes, profile))
 
     def parts_of_data(self, data: Observations) -> score.Parts:
@@ -162,8 +162,8 @@ class Frame:
         parts = self.parts(counts) if parts is None else parts
         pooled = counts.sum(-3)
         metrics: dict[str, Callable[[], np.ndarray]] = {
-            "accuracy": lambda: fairness.accuracy(counts),
-            "by_group.accuracy": lambda: fairness.accuracies(counts),
+            "accuracy": lambda: rates.accuracy(counts),
+            "by_group.accuracy": lambda: rates.accuracies(counts),
             "balanced_accuracy": lambda: of.balanced_accuracy_of(pooled),
             "macro_f1": lambda: of.macro_f1_of(pooled),
             "by_group.balanced_accuracy": lambda: of.balanced_accuracy_of(counts),

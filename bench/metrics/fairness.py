@@ -20,7 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .accuracy import cells_of, mean_defined, ratio
+from .accuracy import mean_defined, ratio
+from .rates import (
+    accuracies, accuracy, false_positive_rates, has_two, hits, if_two, largest, selection_rates, smallest,
+    true_positive_rates,
+)
 
 MIN_CELL = 10
 """Images a cell of group and class needs before its recall enters the headline: one image gives a recall of 0 or 1."""
@@ -36,67 +40,6 @@ class Parity:
     """(..., G) float. What each group contributes; the docstring of the metric says what that is."""
     by_class: np.ndarray | None = None
     """(..., C) float. The same for one class at a time, where the metric is made of classes."""
-
-
-def counts(
-    y_true: np.ndarray, y_pred: np.ndarray, *, sensitive_features: np.ndarray, num_classes: int, num_groups: int
-) -> np.ndarray:
-    """(G, C, C + 1) int64: images by group, true class and predicted class; the last column is "no answer".
-
-    Args:
-      y_true: (N,) integer, 0 to C - 1. True class indices.
-      y_pred: (N,) integer, 0 to C - 1, or -1 for no answer. Predicted class indices.
-      sensitive_features: (N,) integer, 0 to G - 1. Group indices.
-      num_classes: C.
-      num_groups: G.
-
-    Raises:
-      ValueError: another shape, dtype or range, or lengths that differ.
-    """
-    size = num_classes * (num_classes + 1)
-    cells = cells_of(y_true, y_pred, num_classes=num_classes)
-    if sensitive_features.shape != cells.shape or not np.issubdtype(sensitive_features.dtype, np.integer):
-        got = f"{sensitive_features.shape} {sensitive_features.dtype}"
-        raise ValueError(f"sensitive_features: got {got}, expected {cells.shape} integer")
-    if cells.size and not 0 <= sensitive_features.min() <= sensitive_features.max() < num_groups:
-        got = f"{sensitive_features.min()} to {sensitive_features.max()}"
-        raise ValueError(f"sensitive_features: got {got}, expected 0 to {num_groups - 1}")
-    table = np.bincount(sensitive_features.astype(np.int64) * size + cells, minlength=num_groups * size)
-    return table.astype(np.int64).reshape(num_groups, num_classes, num_classes + 1)
-
-
-# From counts to rates
-
-
-def hits(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (..., G, C) integer: H[g, c]."""
-    return np.diagonal(counts, axis1=-2, axis2=-1)
-
-
-def accuracies(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (..., G) float: acc_g."""
-    return ratio(hits(counts).sum(-1), counts.sum((-2, -1)))
-
-
-def accuracy(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (...) float: acc, each image counted once (micro)."""
-    return ratio(hits(counts).sum((-2, -1)), counts.sum((-3, -2, -1)))
-
-
-def selection_rates(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | g) = Q[g, c] / N_g."""
-    return ratio(counts[..., :-1].sum(-2), counts.sum((-2, -1))[..., None])
-
-
-def true_positive_rates(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | y = c, g) = H[g, c] / N[g, c]."""
-    return ratio(hits(counts), counts.sum(-1))
-
-
-def false_positive_rates(counts: np.ndarray) -> np.ndarray:
-    """(..., G, C, C + 1) counts -> (..., G, C) float: P(y^ = c | y != c, g)."""
-    false = counts[..., :-1].sum(-2) - hits(counts)
-    return ratio(false, counts.sum((-2, -1))[..., None] - counts.sum(-1))
 
 
 # Parity of accuracy
@@ -119,7 +62,7 @@ def spd_accuracy(accuracies: np.ndarray, *, reference: int) -> Parity:
     rates (`spd_selection`).
     """
     difference = accuracies - accuracies[..., reference, None]
-    return Parity(_if_two(mean_defined(np.abs(difference)), accuracies), difference)
+    return Parity(if_two(mean_defined(np.abs(difference)), accuracies), difference)
 
 
 def u_l1(accuracies: np.ndarray, *, accuracy: np.ndarray) -> Parity:
@@ -136,7 +79,7 @@ def u_l1(accuracies: np.ndarray, *, accuracy: np.ndarray) -> Parity:
     (.2264, .1514) follow from its group accuracies.
     """
     distance = np.abs(accuracies - accuracy[..., None])
-    return Parity(_if_two(np.nansum(distance, -1), accuracies), distance)
+    return Parity(if_two(np.nansum(distance, -1), accuracies), distance)
 
 
 def gap(accuracies: np.ndarray) -> Parity:
@@ -151,8 +94,8 @@ def gap(accuracies: np.ndarray) -> Parity:
     Source: HeViFa, Fast and fair medical AI on the edge (2023), U = |acc_light - acc_dark|, here for any number of
     groups; fairlearn's MetricFrame.difference().
     """
-    best = _largest(accuracies)
-    return Parity(_if_two(best - _smallest(accuracies), accuracies), best[..., None] - accuracies)
+    best = largest(accuracies)
+    return Parity(if_two(best - smallest(accuracies), accuracies), best[..., None] - accuracies)
 
 
 def pqd(accuracies: np.ndarray) -> Parity:
@@ -169,9 +112,9 @@ def pqd(accuracies: np.ndarray) -> Parity:
     Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023), whose own two Fitzpatrick rows do not
     follow it (75.79 / 85.36 is .888 and printed .876; 76.41 / 85.81 is .890 and printed .879).
     """
-    best = _largest(accuracies)
+    best = largest(accuracies)
     return Parity(
-        _if_two(ratio(_smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None])
+        if_two(ratio(smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None])
     )
 
 
@@ -186,7 +129,7 @@ def worst_group(accuracies: np.ndarray) -> Parity:
 
     Source: Sagawa et al., Distributionally robust neural networks, arXiv 1911.08731.
     """
-    return Parity(_if_two(_smallest(accuracies), accuracies), accuracies)
+    return Parity(if_two(smallest(accuracies), accuracies), accuracies)
 
 
 def gap_mix_adjusted(hits: np.ndarray, support: np.ndarray, *, cells: np.ndarray) -> Parity:
@@ -266,10 +209,10 @@ def di_selection(selection_rates: np.ndarray) -> Parity:
 
     Source: Feldman et al., Certifying and removing disparate impact, arXiv 1412.3756, definition 1.1, class by class.
     """
-    best = _largest(selection_rates, axis=-2)
+    best = largest(selection_rates, axis=-2)
     relative = ratio(selection_rates, best[..., None, :])
-    by_class = _if_two(_smallest(relative, axis=-2), selection_rates, axis=-2)
-    return Parity(_smallest(by_class), _smallest(relative), by_class)
+    by_class = if_two(smallest(relative, axis=-2), selection_rates, axis=-2)
+    return Parity(smallest(by_class), smallest(relative), by_class)
 
 
 def spd_selection(selection_rates: np.ndarray, *, reference: int) -> Parity:
@@ -286,8 +229,8 @@ def spd_selection(selection_rates: np.ndarray, *, reference: int) -> Parity:
     whose code does something else (`spd_accuracy`).
     """
     difference = np.abs(selection_rates - selection_rates[..., reference, None, :])
-    by_class = _if_two(_largest(difference, axis=-2), selection_rates, axis=-2)
-    return Parity(_largest(by_class), _largest(difference), by_class)
+    by_class = if_two(largest(difference, axis=-2), selection_rates, axis=-2)
+    return Parity(largest(by_class), largest(difference), by_class)
 
 
 def equal_opportunity(true_positive_rates: np.ndarray) -> Parity:
@@ -303,9 +246,9 @@ def equal_opportunity(true_positive_rates: np.ndarray) -> Parity:
     against the rest; fairlearn's equal_opportunity_difference.
     """
     by_class = _spread(true_positive_rates)
-    lacking = _largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
-    lacking = np.where(_two(true_positive_rates, -2)[..., None, :], lacking, np.nan)
-    return Parity(_largest(by_class), _largest(lacking), by_class)
+    lacking = largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
+    lacking = np.where(has_two(true_positive_rates, -2)[..., None, :], lacking, np.nan)
+    return Parity(largest(by_class), largest(lacking), by_class)
 
 
 def equalized_odds(true_positive_rates: np.ndarray, false_positive_rates: np.ndarray) -> Parity:
@@ -322,10 +265,10 @@ def equalized_odds(true_positive_rates: np.ndarray, false_positive_rates: np.nda
     equalized_odds_difference with agg="worst_case".
     """
     by_class = np.fmax(_spread(true_positive_rates), _spread(false_positive_rates))
-    lacking = _largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
-    excess = false_positive_rates - _smallest(false_positive_rates, axis=-2)[..., None, :]
-    by_group = np.where(_two(false_positive_rates[..., 0], -1)[..., None], _largest(np.fmax(lacking, excess)), np.nan)
-    return Parity(_largest(by_class), by_group, by_class)
+    lacking = largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
+    excess = false_positive_rates - smallest(false_positive_rates, axis=-2)[..., None, :]
+    by_group = np.where(has_two(false_positive_rates[..., 0], -1)[..., None], largest(np.fmax(lacking, excess)), np.nan)
+    return Parity(largest(by_class), by_group, by_class)
 
 
 def parity(
@@ -361,30 +304,13 @@ def parity(
 
 
 def _mean_ratio(rates: np.ndarray, zero_division: float) -> Parity:
-    best = _largest(rates, axis=-2)  # (..., C)
-    by_class = ratio(_smallest(rates, axis=-2), best)
-    by_class = _if_two(np.where(best == 0, zero_division, by_class), rates, axis=-2)
+    best = largest(rates, axis=-2)  # (..., C)
+    by_class = ratio(smallest(rates, axis=-2), best)
+    by_class = if_two(np.where(best == 0, zero_division, by_class), rates, axis=-2)
     relative = np.where(np.isnan(by_class)[..., None, :], np.nan, ratio(rates, best[..., None, :]))
     return Parity(mean_defined(by_class), mean_defined(relative), by_class)
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:
     """(..., G, C) -> (..., C): largest minus smallest of the groups."""
-    return _if_two(_largest(rates, axis=-2) - _smallest(rates, axis=-2), rates, axis=-2)
-
-
-def _if_two(values: np.ndarray, groups: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    """`values`, NaN where fewer than two groups are defined along `axis`."""
-    return np.where(_two(groups, axis), values, np.nan)
-
-
-def _two(groups: np.ndarray, axis: int) -> np.ndarray:
-    return np.asarray((~np.isnan(groups)).sum(axis) >= 2)
-
-
-def _largest(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    return np.asarray(np.fmax.reduce(values, axis))  # fmax: the NaN of an undefined group is not the largest
-
-
-def _smallest(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    return np.asarray(np.fmin.reduce(values, axis))
+    return if_two(largest(rates, axis=-2) - smallest(rates, axis=-2), rates, axis=-2)

@@ -16,7 +16,7 @@ from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
 from edge.image_list import collect
 
-from ..actions import PROGRAM, check_files
+from ..commands.arguments import PROGRAM, check_files
 from ..results.document import write_json
 from . import contest, cost, decoding, measured, model, tools
 from .cost import Cost
@@ -66,9 +66,8 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     formula, validation = model.fit(points), model.validate(points)
     factors = decoding.decoding_range(decoding.read_decodes(), formula)
     contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
-    for path, report in zip(boards, reports, strict=True):
-        if photos and measured.photo_ratios([report], costs, formula, contents) is None:
-            say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
+    if photos:
+        _say_which_boards_lack_photos(boards, reports, costs, formula, contents)
     own = measured.photo_ratios(reports, costs, formula, contents) or factors
     scale = contest.Scale(formula, photos=own, winners=factors, network=validation.factors())
     estimates = contest.estimates(costs, {name: share for _, name, share in photos}, scale)
@@ -80,11 +79,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "models": digests,
         "photos": contents,
         "regions": [_region(each, scale) for each in costs],
-        "formula": asdict(formula),
-        "validation": {**asdict(validation), "points": len(points)},
-        "network_factors": list(scale.network),
-        "photo_factors": list(scale.photos),
-        "winners_factors": list(scale.winners),
+        **_of_model(scale, validation, len(points)),
         "contest": [asdict(estimate) for estimate in estimates],
     }
     if arguments.output is not None:
@@ -94,6 +89,18 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if baseline is not None:
         return _gate(arguments.baseline, baseline, costs, result, model.fit(published))
     return SOME_FAILED if unusable else DONE
+
+
+def _say_which_boards_lack_photos(
+    boards: Sequence[Path],
+    reports: Sequence[dict[str, Any]],
+    costs: Sequence[Cost],
+    formula: model.Formula,
+    contents: Mapping[str, str],
+) -> None:
+    for path, report in zip(boards, reports, strict=True):
+        if measured.photo_ratios([report], costs, formula, contents) is None:
+            say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
 
 
 def run_board(arguments: argparse.Namespace) -> int:
@@ -232,6 +239,17 @@ def _users_photos(
         raise InputError(f"{arguments.images}: none of {len(order)} images can be used")
     found = [(str(Path(inputs.paths[i]).resolve()), inputs.names[i], 1 / len(usable)) for i in usable]
     return found, len(order) - len(usable)
+
+
+def _of_model(scale: contest.Scale, validation: model.Validation, num_points: int) -> dict[str, Any]:
+    """What the results file says of the formula and of how far its times are to be trusted."""
+    return {
+        "formula": asdict(scale.formula),
+        "validation": {**asdict(validation), "points": num_points},
+        "network_factors": list(scale.network),
+        "photo_factors": list(scale.photos),
+        "winners_factors": list(scale.winners),
+    }
 
 
 def _region(each: Cost, scale: contest.Scale) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from edge.errors import EdgeError
 from edge.progress import Progress
 
 from ..photos import images
-from ..speed import latency
+from ..speed import latency, machine_watch
 from . import contest
 from .cost import Cost
 from .hardware import CLOCK_HZ
@@ -53,7 +53,7 @@ def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, A
         raise Pi4bError(problem)
     check = list(selftest.report(model))
     classifier = Classifier.load(model)
-    watch = latency.Watch()
+    watch = machine_watch.Watch()
     sizes = [str(path) for path, _ in contest.write_photos(photos / "sizes")]
     spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, contest.BATCH))
     progress = Progress(2 * len(sizes) + len(spec.batches), unit="region", quiet=quiet)

@@ -22,7 +22,7 @@ from edge.output_files import write_output
 from edge.predictions import Prediction
 
 from ..metrics import accuracy as of
-from ..metrics import fairness, score
+from ..metrics import rates, score
 from ..dataset import Sample
 from ..metrics.evaluation import Frame, Metric, Observations, Setting
 from .groupings import Grouping
@@ -92,14 +92,7 @@ def metrics(
         },
         "by_group": part["by_group"],
         "confusion_matrix": counts.sum(0)[:, :-1].tolist(),
-        "interval": {
-            "confidence": CONFIDENCE,
-            "rates": "Wilson" + ("" if data.has_single_clusters else ", images counted as what clusters are worth"),
-            "others": "bootstrap over clusters, stratified by group, percentiles shifted by the bias",
-            "draws": setting.draws,
-            "seed": setting.seed,
-            "clusters": int(data.cluster.max()) + 1 if len(data.cluster) else 0,
-        },
+        "interval": _interval(data, setting),
         "warnings": part["warnings"],
         "latency": None,
         "machine": None,
@@ -136,6 +129,18 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     write_output(path, content)
 
 
+def _interval(data: Observations, setting: Setting) -> dict[str, Any]:
+    """How the intervals were made."""
+    return {
+        "confidence": CONFIDENCE,
+        "rates": "Wilson" + ("" if data.has_single_clusters else ", images counted as what clusters are worth"),
+        "others": "bootstrap over clusters, stratified by group, percentiles shifted by the bias",
+        "draws": setting.draws,
+        "seed": setting.seed,
+        "clusters": int(data.cluster.max()) + 1 if len(data.cluster) else 0,
+    }
+
+
 def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, Any]:
     """What of the `score` part of a results file has no interval."""
     setting, profile = frame.setting, frame.setting.profile
@@ -150,7 +155,7 @@ def _contest(data: Observations, frame: Frame, counts: np.ndarray) -> dict[str, 
         contest["seed"] = setting.seed
         contest["images_dropped"] = dict(zip(data.groups, dropped.tolist(), strict=True))
         contest["over_permutations"] = score.over_permutations(
-            fairness.hits(counts).sum(-1), frame.sizes,
+            rates.hits(counts).sum(-1), frame.sizes,
             reference=frame.reference, compared=frame.compared, profile=profile, seed=setting.seed,
         )
     return contest

@@ -1,27 +1,56 @@
-"""What edge-bench robustness does, once its arguments are read."""
+"""edge-bench robustness: what changes that must not change the answer cost."""
 
 from __future__ import annotations
 
 import argparse
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge.command import DONE, GATE, ArgumentParser, say
+from edge.command import DONE, GATE, ArgumentParser, fraction, say, workers
 
-from ..actions import PROGRAM, check_files, refuse_twice
-from . import gates
-from .changes import Change
+from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
+
+if TYPE_CHECKING:
+    from ..robustness.changes import Change
+
+HELP = "what changes that must not change the answer cost"
+DESCRIPTION = (
+    "Accuracy, balanced accuracy, worst group and changed answers under borders, crops, sizes, turns, JPEG, blur, "
+    "noise and light, paired with the answers to the files as they are. docs/robustness.md has the table."
+)
+_FAIL_UNDER_CHANGE = (
+    "exit 6 when a value is lower; NAME is accuracy, balanced_accuracy, worst_group or unchanged (share of answers), "
+    "of all changes or of those named before it, as border.accuracy, jpeg-50.unchanged, turn-mean.unchanged"
+)
 
 
-def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("--group", default="group", metavar="COLUMN", help="manifest column with the group (default group)")
+    add("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (default all)")
+    add("--allow-seen", action="store_true", help="also images that the model was trained on")
+    add("--only", action="append", default=[], metavar="KIND", help="changes of this kind, as border (default all)")
+    add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
+    add("--fail-under", type=_minimum, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER_CHANGE)
+    add_output(parser)
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Measures what changes cost that must not change the answer."""
     from edge.classifier import DEFAULT_MODEL, Classifier
 
     from .. import dataset
     from ..results import document, terminal
-    from . import text
-    from .changes import CHANGES
-    from .result import robustness
+    from ..robustness import gates, text
+    from ..robustness.changes import CHANGES
+    from ..robustness.result import robustness
 
     changes = [change for change in CHANGES if not arguments.only or _is_asked_for(change, arguments.only)]
     for kind in arguments.only:
@@ -59,3 +88,8 @@ def run_robustness(arguments: argparse.Namespace, parser: ArgumentParser) -> int
 
 def _is_asked_for(change: Change, kinds: Sequence[str]) -> bool:
     return any(f"{change.kind}-".startswith(f"{kind}-") for kind in kinds)  # "border" is all colours of borders
+
+
+def _minimum(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, fraction(value)

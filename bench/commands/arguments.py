@@ -1,0 +1,53 @@
+"""Flags and checks that several commands of edge-bench share."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edge.command import ArgumentParser
+from edge.output_files import check_output, refuse_input
+
+PROGRAM = "edge-bench"
+
+
+def add_output(parser: argparse.ArgumentParser, *, what: str = "the results as JSON") -> None:
+    """Adds -o and --force."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write {what} here")
+    parser.add_argument("--force", action="store_true", help="replace FILE")
+
+
+def add_talk(parser: argparse.ArgumentParser) -> None:
+    """Adds -q and -v."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+
+
+def refuse_twice(flag: str, names: Sequence[str], parser: ArgumentParser) -> None:
+    """Ends the command where one name is given twice."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        parser.error(f"{flag} {twice[0]} is given twice, expected once")
+
+
+def check_folder(out: Path, *, force: bool | None) -> None:
+    """Whether a folder may be written into: it is absent, empty, or `force`, which is None where there is no such flag.
+
+    Raises:
+      FileExistsError: it is not; `filename` is the folder.
+    """
+    if out.is_dir() and not force and next(out.iterdir(), None) is not None:
+        way_out = "expected an empty folder or none" if force is None else "--force writes into it"
+        raise FileExistsError(errno.EEXIST, f"is not empty ({way_out})", str(out))
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
+
+
+def check_files(arguments: argparse.Namespace, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Says before the work that its output cannot be written, or is one of the files that are read."""
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
+        refuse_input(arguments.output, inputs)

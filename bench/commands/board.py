@@ -1,0 +1,35 @@
+"""edge-bench board: measurements on a Raspberry Pi 4B."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.command import ArgumentParser, positive
+
+from .arguments import add_talk
+
+HELP = "measure on a Raspberry Pi 4B, in one go"
+DESCRIPTION = (
+    "Self-test, the contest's latency, every layer of the network and the pieces that edge-bench pi4b counts. The "
+    "first time it draws 110 photos, which takes longer than the rest."
+)
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add("--photos", type=Path, default=Path("board-photos"), metavar="DIR", help="for generated photos, 170 MB")
+    add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside")
+    add("--runs", type=positive, default=10, metavar="N", help="timed passes (default 10)")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="write the report as JSON here")
+    add("--force", action="store_true", help="replace FILE")
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Runs the command; returns its exit status."""
+    from ..pi4b.actions import run_board  # onnxruntime, which --help does without
+
+    return run_board(arguments)

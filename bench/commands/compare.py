@@ -1,0 +1,44 @@
+"""edge-bench compare: differences of two results that are more than noise."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.command import DONE, ArgumentParser, natural, say
+
+from .arguments import PROGRAM, add_output, add_talk, check_files
+
+HELP = "which differences of two results are more than noise"
+DESCRIPTION = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("a", type=Path, metavar="A.json", help="results of edge-bench score")
+    add("b", type=Path, metavar="B.json", help="results on the same images")
+    add("--group", metavar="COLUMN", help="compare these groups, of a column both were scored by (default A's first)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap (default 0)")
+    add_output(parser)
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Sets two results against each other."""
+    check_files(arguments, [arguments.a, arguments.b])
+    from ..results import comparison, groupings, document
+
+    a, b = (comparison.load(path) for path in (arguments.a, arguments.b))
+    column = arguments.group or groupings.columns_of(a)[0]
+    sides = [comparison.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
+    result = comparison.compare(*sides, seed=arguments.seed) | {"group_column": column}
+    result["a"], result["b"] = arguments.a.name, arguments.b.name
+    if arguments.output is not None:
+        document.write_json(arguments.output, result)
+    for line in comparison.table(result):
+        print(line)
+    if not arguments.quiet:
+        for line in comparison.remarks(result):
+            say(PROGRAM, line)
+    return DONE

@@ -1,0 +1,76 @@
+"""edge-bench images: photo-like test images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.command import (
+    DONE, INTERRUPTED, USAGE, ArgumentParser, fail, fraction, got, natural, positive, say,
+)
+
+from .arguments import PROGRAM, add_talk
+
+HELP = "write photo-like test images"
+DESCRIPTION = "Write photo-like test images: skin with a lesion, hairs and noise, drawn from a seed."
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder, made if needed")
+    add("--mix", choices=("esfair", "demo"), default="esfair", help="which sizes and kinds of file (default esfair)")
+    add("-n", "--count", type=positive, metavar="N", help="number of images (default 100; demo: always 12)")
+    add("--seed", type=natural, default=0, metavar="N", help="equal seeds give equal files (default 0)")
+    add("--quality", type=_quality, metavar="Q", help="JPEG quality, 1 to 100 (default 90)")
+    add("--progressive-share", type=fraction, metavar="P", help="part that is progressive, 0 to 1 (default 0)")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Writes generated photos."""
+    out: Path = arguments.out
+    settings = {"quality": arguments.quality, "progressive_share": arguments.progressive_share}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if arguments.mix == "demo" and (given or arguments.count is not None):
+        parser.error("--count, --quality and --progressive-share do not apply to --mix demo")
+    if out.exists() and not out.is_dir():
+        return fail(PROGRAM, f"{out}: is a file, expected a folder", USAGE)
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if found and not arguments.force:
+        return fail(PROGRAM, f"{out}: is not empty (use --force to write into it)", USAGE)
+
+    from edge.progress import Progress
+
+    from ..photos import images
+
+    count = len(images.DEMO) if arguments.mix == "demo" else arguments.count or 100
+    if arguments.mix == "demo":
+        files = images.demo_files(seed=arguments.seed)
+    else:
+        files = images.mix_files(images.ESFAIR, count, seed=arguments.seed, **given)
+    progress = Progress(count, quiet=arguments.quiet)
+    written, num_bytes = set(), 0
+    try:
+        for name, data in files:
+            images.write(out, name, data)
+            written.add(name)
+            num_bytes += len(data)
+            progress.update(len(written))
+    except KeyboardInterrupt:
+        progress.close()
+        return fail(PROGRAM, f"interrupted after {len(written)} of {count} images; those are whole", INTERRUPTED)
+    finally:
+        progress.close()
+    if not arguments.quiet:
+        say(PROGRAM, f"{len(written)} images, {num_bytes / 1e6:.1f} MB, seed {arguments.seed}, in {out}")
+        if others := found - written:
+            say(PROGRAM, f"{len(others)} other files were in {out} and stay there, as {min(others)}")
+    return DONE
+
+
+def _quality(text: str) -> int:
+    if not 1 <= (value := natural(text)) <= 100:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected 1 to 100")
+    return value

@@ -1,0 +1,42 @@
+"""edge-bench report: one page, a summary and tables from results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.command import DONE, ENVIRONMENT, ArgumentParser, fail, say
+
+from .arguments import PROGRAM, add_talk, check_folder, refuse_twice
+
+HELP = "one page, a summary and tables from results"
+DESCRIPTION = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
+_SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
+    add("--group", action="append", default=[], metavar="COLUMN", help=_SECTIONS)
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if needed")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Writes the page."""
+    out: Path = arguments.output
+    refuse_twice("--group", arguments.group, parser)
+    check_folder(out, force=arguments.force)
+    try:
+        from ..report import report
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("matplotlib", "jinja2"):
+            raise
+        text = "report needs matplotlib and jinja2: pip install '.[report]' in the checkout"
+        return fail(PROGRAM, text, ENVIRONMENT)
+    names = report.write(report.load(arguments.results, arguments.group), out)
+    if not arguments.quiet:
+        say(PROGRAM, f"wrote {out / names[0]}, beside it {', '.join(names[1:])}")
+    return DONE

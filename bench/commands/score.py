@@ -1,0 +1,157 @@
+"""edge-bench score: predictions compared with a data set."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.command import DONE, GATE, ArgumentParser, fraction, got, natural, say
+
+from ..metrics.profiles import DEFAULT, PROFILES
+from ..results.gates import GATES
+from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
+
+if TYPE_CHECKING:
+    from ..dataset import Sample
+    from ..metrics.evaluation import Setting
+
+HELP = "compare predictions with a data set"
+DESCRIPTION = (
+    "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts "
+    "as wrong."
+)
+_GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
+_FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("predictions", type=Path, metavar="PREDICTIONS", help="file written by edge-infer (CSV or JSONL)")
+    add("--data", type=Path, required=True, metavar="ROOT", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
+    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
+    add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
+    add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
+    add("--profile", choices=PROFILES, default=DEFAULT, help=f"reading of the rules (default {DEFAULT})")
+    add("--latency", type=Path, metavar="FILE", help="results of edge-bench latency: adds the third part and the total")
+    add("--reference", metavar="GROUP", help="group compared against (default G10, else the one with fewest images)")
+    add("--exclude-group", action="append", default=[], metavar="GROUP", help="leave GROUP out of what compares groups")
+    add("--errors", choices=("wrong", "exclude"), default="wrong", help="images that could not be used (default wrong)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap and of shuffles (default 0)")
+    add("--fail-under", type=_gate, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER)
+    add_output(parser)
+    add_talk(parser)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A million rows are millions of objects and no cycle; looking for one takes a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_without_collector()
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Compares predictions with a data set."""
+    minima = dict(arguments.fail_under)
+    refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
+    refuse_twice("--group", arguments.group, parser)
+    if arguments.latency is None and (needs := {"latency", "total"} & set(minima)):
+        parser.error(f"--fail-under {min(needs)} needs --latency")
+    from edge.predictions import meta_path, read
+
+    from .. import dataset
+    from ..results import document, gates, groupings, pairing, terminal, timing
+
+    column, *others = arguments.group or ["group"]
+    inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
+    check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
+    latency = None if arguments.latency is None else timing.read(arguments.latency)
+    indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
+    everything = [dataset.as_text(sample) for sample in indexed]
+    further = {name: dataset.groups_by_path(arguments.data, name, label_column=arguments.label) for name in others}
+    predictions = read(arguments.predictions)  # second: what indexing needs for a moment is free again
+    samples = [sample for sample in everything if arguments.split in (None, sample.split)]
+    if not samples:
+        parts = ", ".join(sorted({sample.split or "none" for sample in everything}))
+        raise dataset.DatasetError(f"{arguments.data}: no sample of split {arguments.split!r}, got {parts}")
+    pairs = pairing.join(samples, predictions.rows, subset=arguments.subset)
+    # A split may lack a class that the model, unless it says which it knows, may still have answered.
+    known = dataset.classes_of(samples if "classes" in predictions.meta else everything)
+    classes = pairing.class_order(predictions.meta, known, pairs)
+    num_left_out = len(samples) - len(pairs)
+    num_errors = sum(prediction.status == "error" for _, prediction in pairs)
+    if arguments.errors == "exclude":
+        pairs = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
+    setting = _setting(arguments, everything, further)
+    result: dict[str, Any] = {
+        "schema": document.SCHEMA,
+        "data": {
+            "name": arguments.data.resolve().name,
+            "label_column": arguments.label,
+            "group_column": column,
+            "split": arguments.split,
+            "samples": len(samples),
+            "left_out": num_left_out,
+        },
+        "predictions": predictions.meta,
+        "errors": {"policy": arguments.errors, "images": num_errors},
+        **document.metrics(pairs, classes, setting),
+    }
+    result["groupings"] = groupings.further(
+        result["samples"], classes, setting, further, excluded=arguments.exclude_group
+    )
+    if latency is not None:
+        timing.add(result, latency)
+    result["gates"] = gates.check(result, minima)
+    if arguments.output is not None:
+        document.write_json(arguments.output, result)
+    for line in terminal.table(result):
+        print(line)
+    if not arguments.quiet:
+        if num_left_out:
+            say(PROGRAM, f"{num_left_out} of {len(samples)} samples have no prediction: left out")
+        for line in terminal.remarks(result):
+            say(PROGRAM, line)
+    return _gate_status(result["gates"])
+
+
+def _gate_status(found: list[dict[str, Any]]) -> int:
+    """The exit status of the command, after a line for each gate that failed."""
+    from ..results.terminal import number
+
+    failed = [gate for gate in found if not gate["passed"]]
+    for gate in failed:
+        say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
+    return GATE if failed else DONE
+
+
+def _setting(
+    arguments: argparse.Namespace, samples: Sequence[Sample], further: Mapping[str, Mapping[str, str]]
+) -> Setting:
+    """What the first column of groups is scored with; a group that is to be left out may be in a further one alone."""
+    from .. import dataset
+    from ..metrics import evaluation, score
+
+    profile, groups = score.PROFILES[arguments.profile], [sample.group for sample in samples]
+    elsewhere = {group for group_of in further.values() for group in group_of.values()} - {*groups}
+    excluded = tuple(dict.fromkeys(name for name in arguments.exclude_group if name not in elsewhere))
+    reference = score.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)
+    malignant = dataset.malignant_classes(samples)
+    return evaluation.Setting(profile, reference, excluded, malignant=malignant, seed=arguments.seed)
+
+
+def _gate(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    if name not in GATES:
+        expected = f"NAME=VALUE with NAME one of {', '.join(GATES)}"
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected {expected}")
+    return name, fraction(value)

@@ -1,0 +1,50 @@
+"""edge-bench show: the table of a results file again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from edge.command import DONE, ArgumentParser
+from edge.errors import EdgeError
+
+from .arguments import add_talk
+
+HELP = "print the table of a results file again"
+DESCRIPTION = "The same lines that the command printed which wrote the file."
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, latency or fidelity")
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Prints the table of a results file again."""
+    from ..results import comparison, document, terminal
+    from ..speed import fidelity, latency, peers
+
+    path: Path = arguments.results
+    try:
+        result = json.loads(path.read_bytes())
+        if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
+            raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
+        if "fidelity" in result:
+            lines = list(fidelity.table(result["fidelity"]))
+        elif "levelling_down" in result:
+            lines = list(comparison.table(result))
+        elif "robustness" in result:
+            from ..robustness import text
+
+            lines = list(text.table(result["robustness"]))
+        elif "score" in result:
+            lines = list(terminal.table(result))
+        else:
+            lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise EdgeError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
+    for line in lines:
+        print(line)
+    return DONE

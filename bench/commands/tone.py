@@ -1,0 +1,56 @@
+"""edge-bench tone: the skin angle, for audits only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.command import DONE, SOME_FAILED, ArgumentParser, got, natural, say
+
+from .arguments import PROGRAM, add_output, add_talk, check_files
+
+HELP = "estimate the skin angle, for audits alone"
+DESCRIPTION = (
+    "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin "
+    "types."
+)
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder with a manifest.csv, or with images at any depth")
+    add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images (default 4)")
+    add_output(parser, what="the angles as CSV")
+    add_talk(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Estimates skin angles."""
+    from edge.progress import Progress
+
+    from .. import dataset, skin_angle
+
+    check_files(arguments, [arguments.data / dataset.MANIFEST])
+    root, paths = skin_angle.paths_of(arguments.data)
+    progress = Progress(len(paths), quiet=arguments.quiet)
+    found = []
+    for angle in skin_angle.angles(root, paths):
+        found.append(angle)
+        progress.update(len(found))
+    progress.close()
+    groups = skin_angle.quantile_groups(found, arguments.quantiles)
+    if arguments.output is not None:
+        skin_angle.write_csv(arguments.output, found, groups.names)
+    for line in skin_angle.table(found, groups):
+        print(line)
+    if not arguments.quiet:
+        for line in skin_angle.CAVEATS:
+            say(PROGRAM, line)
+    return SOME_FAILED if any(angle.error for angle in found) else DONE
+
+
+def _quantiles(text: str) -> int:
+    if not 2 <= (value := natural(text)) <= 20:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected 2 to 20")
+    return value
