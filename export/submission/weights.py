@@ -32,7 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from train.config import TrainConfig
-from train.network import build
+from train.networks.network import build
 
 weights = Path(__file__).with_name("weights.safetensors")
 said = safe_open(weights, "pt").metadata()
