@@ -157,7 +157,7 @@ lock:  ## Complete constraints/*.txt by uv (pip install uv); LOCK_ARGS=--upgrade
 
 clean:  ## Remove what was built; the environments .venv and .venv-slim stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache
-	find edge bench train export tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find edge bench train export research tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 check-python:
 	@$(PYTHON) tools/check_python.py

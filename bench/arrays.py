@@ -145,7 +145,7 @@ def evaluate(
       y_prob: (N, C) probabilities in the order of `classes`: adds the calibration.
       classes: The C labels in the order of `y_prob`. Default: all labels, sorted.
       malignant: The labels that must not be missed, for sensitivity and specificity.
-      profile: Reading of the contest's rules, a key of `score.PROFILES`.
+      profile: Reading of the contest's rules, a key of `bench.metrics.profiles.PROFILES`.
       reference: Group that the contest's SPD compares against. Default: the contest's own, else the smallest.
       draws: Of the bootstrap.
       seed: Of the bootstrap.

@@ -116,7 +116,7 @@ def seen_images(
     """How many images share a cluster with those that a model file was trained on; None where that is not known.
 
     The file has one hash of its marks. It is compared with those of everything, of what is asked about, of all else,
-    and of what the list beside the model leaves (`marks.beside`).
+    and of what the list beside the model leaves (`provenance.beside`).
     """
     sha256 = provenance.trained_on(classifier.metadata)
     if sha256 is None:

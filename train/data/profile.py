@@ -7,7 +7,7 @@ the photo that would look so in the network's input:
 - `stretch`: how much more one direction is squeezed than the other: 1.33 for a 4:3 photo, more or less where
   augmentation enlarges one direction alone.
 - `letterbox`: the sides of the rectangle between the bars, which zooming moves. A square has no bars, and gets none
-  where its mirror image fills what shrinking lays bare (`--border reflect`).
+  where its mirror image fills what shrinking lays bare (`border=reflect`).
 - `crop`: the file's, which says how much was cut off at most; a squarer photo is none the worse.
 """
 
