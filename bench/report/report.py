@@ -89,7 +89,8 @@ def write(results: dict[str, dict[str, Any]], out: Path) -> list[str]:
 def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
     """File name -> content."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]), undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=lambda name: name is not None and "html" in name,
     )
