@@ -33,7 +33,7 @@ def test_same_seed_and_index_give_the_same_bytes_and_others_do_not() -> None:
 
 def test_same_bytes_in_another_process() -> None:
     write = "sys.stdout.buffer.write(images.encode(scene.draw(120, 90, seed=4)))"
-    code = f"import sys; from bench import images, scene; {write}"
+    code = f"import sys; from bench.photos import images, scene; {write}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=Path(__file__).parents[1])
     assert run.stdout == images.encode(scene.draw(120, 90, seed=4))
 
@@ -72,7 +72,7 @@ def test_bits_per_pixel_are_those_of_photos(size: tuple[int, int], count: int, l
 def test_24_megapixels_stay_within_memory_and_rate() -> None:
     code = """if True:
         import resource
-        from bench import images, scene
+        from bench.photos import images, scene
         num_bytes = len(images.encode(scene.draw(6000, 4000)))
         print(num_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     """
