@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 .DELETE_ON_ERROR:
 .PHONY: help demo bench heldout results pages route install-pi wheelhouse submission test research-test test-slow \
-	test-wheel test-pi4b pi4b pi4b-networks check-cost baseline-cost pi4b-install lint type wheel wheel-sizes \
+	test-wheel test-pi4b pi4b pi4b-networks check-cost baseline-cost pi4b-install lint house type wheel wheel-sizes \
 	lock clean check-python
 
 PLATFORM := $(shell $(PYTHON) -c 'import platform, sys; print("py%d%d-%s" % (sys.version_info[:2] + (platform.machine(),)))' 2>/dev/null)
@@ -140,6 +140,9 @@ pi4b-install: $(DEV)
 
 lint: $(DEV)  ## flake8
 	@.venv/bin/python -m flake8 edge bench train export research tests tools
+
+house: check-python  ## Modules of at most 320 lines, functions of 60, folders of 16 modules
+	@$(PYTHON) tools/house.py --check
 
 type: $(DEV)  ## mypy, strict
 	@.venv/bin/python -m mypy

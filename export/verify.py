@@ -73,7 +73,7 @@ def verify(
       EdgeError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
         image.
       ModelError: a model cannot be loaded or run, or gives logits that are not finite.
-      CheckpointError, DatasetError (also of a subset), MismatchError: as where they come from.
+      CheckpointError, DatasetError (also of a subset), EdgeError: as where they come from.
     """
     everything = dataset.index(root, label_column=label_column, group_column=group_column)
     chosen = choose_images(everything, pairs)

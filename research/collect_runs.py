@@ -15,6 +15,7 @@ from bench.dataset import DatasetError, Sample, as_text, classes_of, index
 from bench.results.pairing import Pairs, join
 from edge.predictions import read
 from train import checkpoint as checkpoints
+from train.after.prior_correction import held_out_pairs
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError
 from train.config import TrainConfig
 from train.leakage.checks import LeakError
@@ -24,30 +25,6 @@ from train.loop.run import PREDICTIONS
 from . import evidence
 from .evidence import Evidence
 from .run_record import command_of, record_of
-
-
-def held_out_pairs(samples: Sequence[Sample], runs: Sequence[Path], states: Sequence[Checkpoint]) -> list[Pairs]:
-    """For each run the images it held out with its predictions.
-
-    Raises:
-      CheckpointError: a run without held-out predictions, or of other classes.
-      DatasetError: an image held out by two runs.
-      EdgeError: predictions for an image that the data set does not have.
-    """
-    parts: list[Pairs] = []
-    classes, seen = states[0].classes, set[str]()
-    for run, state in zip(runs, states, strict=True):
-        if state.classes != classes or state.metrics is None or not (run / PREDICTIONS).exists():
-            raise CheckpointError(f"{run}: no held-out predictions of {', '.join(classes)}, expected a finished run's")
-        pairs = join(samples, read(run / PREDICTIONS).rows, subset=True)
-        paths = {sample.path for sample, _ in pairs}
-        if seen & paths:
-            raise DatasetError(
-                f"{run}: {min(seen & paths)} is held out by two of the runs, expected runs of different folds"
-            )
-        seen |= paths
-        parts.append(pairs)
-    return parts
 
 
 def collect(
@@ -82,7 +59,7 @@ def collect(
         if OFFSETS in state.sources:
             text = "has a prior correction, expected the run without"
             raise CheckpointError(f"{run}: {text}")
-    parts = held_out_pairs(samples, runs, states)
+    parts = held_out_pairs(samples, runs, states, classes=states[0].classes)
     for run, state, pairs in zip(runs, states, parts, strict=True):
         _check_whole(run, pairs)
         check_disjoint(state.clusters + state.pictures, [sample for sample, _ in pairs], root, name=str(run))

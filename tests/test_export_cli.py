@@ -10,7 +10,7 @@ from make_tiny import PATH as TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sample_networks import COLOURS, dataset, labelled_images, random_network
-from test_train_engine import MOBILEONE, blank
+from test_train_loop import MOBILEONE, blank
 
 from bench.dataset import index
 from edge.classifier import Classifier

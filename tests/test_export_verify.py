@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from sample_networks import COLOURS, dataset, random_network
-from test_train_engine import MOBILEONE, blank
+from test_train_loop import MOBILEONE, blank
 
 from bench.dataset import DatasetError, index
 from bench.provenance import cluster_marks

@@ -238,7 +238,7 @@ def test_execution_file_of_a_submission(sandbox, data):
 @pytest.mark.skipif(not all(map(find_spec, ("torch", "onnx"))), reason="torch and onnx are not installed")
 def test_edge_export(sandbox):
     from sample_networks import dataset, random_network
-    from test_train_engine import MOBILEONE, blank
+    from test_train_loop import MOBILEONE, blank
 
     from train.checkpoint import save
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_train_engine import blank
+from test_train_loop import blank
 
 from train.checkpoint import CheckpointError, load, save
 from train.commit import source_commit

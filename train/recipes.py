@@ -171,7 +171,7 @@ RECIPES = {
         label_smoothing=0.05,
     ),
     # Ours from ImageNet weights (--weights imagenet): what pictures go through before they arrive is the augmentation.
-    # The bundled model is its fold 0 (its card). 40 minutes a fold on a shared x86-64 core at commit 23f1242; accuracy
+    # The bundled model is its fold 0 (its card). 40 minutes a fold on a shared x86-64 core at commit ef25614; accuracy
     # .820, balanced accuracy .724 on the 3,364 pictures of folds 0 and 1.
     #   edge-train fit DATA/ham10 --folds folds.csv --hold-out 0 --recipe lite --weights imagenet --out RUN
     "lite": _LITE,

@@ -30,8 +30,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     """Counts, and turns counts into modelled times."""
     _check_usage(arguments, parser)
     if arguments.validate:
-        for line in _validation(model.read_points()):
-            print(line)
+        print("\n".join(_validation(model.read_points())))
         return DONE
     models, boards = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
     check_files(arguments, [*models, *boards, *filter(None, [arguments.baseline, arguments.images])])
@@ -47,7 +46,7 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     users, unusable = _users_photos(arguments, loaded[0])
     tools.require(*tools.NEEDED)
     versions = _versions(arguments)
-    if baseline is not None and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
+    if baseline and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
         return status
     tree = build_tree(folder, python=arguments.python, site_requirements=_requirements(arguments))
     cost.check(tree)

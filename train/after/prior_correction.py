@@ -144,7 +144,7 @@ def held_out_pairs(
     Raises:
       CheckpointError: a run without held-out predictions, or of other classes.
       DatasetError: an image held out by two runs.
-      MismatchError: predictions for an image that the data set does not have.
+      EdgeError: predictions for an image that the data set does not have.
     """
     parts: list[Pairs] = []
     seen = set[str]()
