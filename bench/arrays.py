@@ -22,12 +22,11 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from .results import comparison
-from .results import document, terminal
-from .metrics import score
 from .dataset import MALIGNANT, NOT_STATED, Sample
+from .metrics import score
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
+from .results import comparison, document, terminal
 from .speed.latency import latency_score
 
 ONE_GROUP = "all"

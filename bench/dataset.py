@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from edge.photo.decode import SUFFIXES
 from edge.errors import EdgeError
 from edge.image_list import natural_key
+from edge.photo.decode import SUFFIXES
 from edge.predictions import path_text
 
 MANIFEST = "manifest.csv"

@@ -27,8 +27,8 @@ import numpy as np
 from edge.errors import DecodeError
 from edge.image_list import collect
 from edge.output_files import write_output
-from edge.predictions import path_text
 from edge.photo.preprocess import Preprocess
+from edge.predictions import path_text
 
 from . import dataset
 from .report import csv_tables

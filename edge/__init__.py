@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .classifier import Classifier
-    from .photo.decode import PixelLimits
     from .errors import DecodeError, EdgeError, ModelError
-    from .predictions import Prediction
+    from .photo.decode import PixelLimits
     from .photo.preprocess import Preprocess
+    from .predictions import Prediction
 
 __all__ = ["Classifier", "DecodeError", "EdgeError", "ModelError", "PixelLimits", "Prediction", "Preprocess"]
 __version__ = "0.1.0"

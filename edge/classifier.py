@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source
 from .errors import ModelError
-from .predictions import UNCERTAIN, Prediction
+from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source
 from .photo.preprocess import Preprocess
+from .predictions import UNCERTAIN, Prediction
 from .profile import Profile
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128.int8.onnx"

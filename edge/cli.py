@@ -36,11 +36,11 @@ from .output_files import refuse_input
 
 if TYPE_CHECKING:
     from .classifier import Classifier
-    from .photo.decode import PixelLimits
     from .image_list import Inputs
+    from .photo.decode import PixelLimits
     from .predictions import Layout
-    from .summary import Summary
     from .predictions_writer import PredictionsWriter
+    from .summary import Summary
 
 _PROGRAM = "edge-infer"
 _EPILOG = f"""\
@@ -138,8 +138,8 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     import warnings
 
     from .classifier import DEFAULT_MODEL, Classifier
-    from .photo.decode import PixelLimits
     from .device import usable_cores
+    from .photo.decode import PixelLimits
     from .predictions import Layout
     from .summary import Summary
 
@@ -194,8 +194,8 @@ def _write_all(
     kept: int,
     summary: Summary,
 ) -> int:
-    from .progress import Progress
     from .predictions_writer import part_path
+    from .progress import Progress
 
     total = len(inputs.paths)
     progress = Progress(total - kept, quiet=arguments.quiet)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .photo.decode import SUFFIXES
 from .errors import InputError
+from .photo.decode import SUFFIXES
 from .predictions import path_text
 
 

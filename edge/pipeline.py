@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
 from .device import memory_mb, usable_cores
 from .errors import DecodeError
 from .memory_gate import MemoryGate, MemoryPlan, plan_memory
-from .predictions import Prediction, UNCERTAIN, UNCERTAIN_INDEX
+from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
 from .photo.preprocess import Loaded
+from .predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction
 
 if TYPE_CHECKING:
     from .classifier import Classifier

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from .predictions import UNCERTAIN, Prediction
 from .photo.preprocess import Preprocess
+from .predictions import UNCERTAIN, Prediction
 from .profile import Profile
 
 

@@ -15,8 +15,8 @@ from edge.output_files import check_output, write_output
 from edge.predictions import path_text
 from train.data.images import load_images
 
-from .int8.calibrate import choose_calibration
 from .cli import PROGRAM
+from .int8.calibrate import choose_calibration
 from .int8.quantize import quantize
 
 

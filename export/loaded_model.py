@@ -19,8 +19,8 @@ from bench.provenance import cluster_marks, guesses, known_marks, marks_sha256, 
 from edge.classifier import Classifier
 from edge.device import usable_cores
 from edge.errors import DecodeError, EdgeError, ModelError
-from edge.predictions import path_text
 from edge.photo.preprocess import Preprocess
+from edge.predictions import path_text
 from train import checkpoint
 from train.config import TrainConfig
 from train.data.images import scale_tensor

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.results import comparison, pairing, document
 from bench import dataset
-from bench.metrics import score
 from bench.dataset import Sample
+from bench.metrics import score
 from bench.metrics.evaluation import Observations, Setting
 from bench.metrics.fairness import MIN_CELL
 from bench.metrics.interval import DRAWS
+from bench.results import comparison, document, pairing
 from edge.errors import EdgeError
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress

@@ -135,9 +135,9 @@ def _tables(arguments: argparse.Namespace) -> int:
 
 def _ladder(arguments: argparse.Namespace) -> int:
     from bench.dataset import index
+    from train.data.folds import encode_folds, make_folds
     from train.loop import distributed
     from train.loop.plan import Plan
-    from train.data.folds import encode_folds, make_folds
 
     from . import ladder
 

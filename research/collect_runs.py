@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.dataset import DatasetError, Sample, as_text, classes_of, index
-from bench.results.pairing import Pairs, join
-from edge.predictions import read
+from bench.dataset import DatasetError, as_text, classes_of, index
+from bench.results.pairing import Pairs
 from train import checkpoint as checkpoints
 from train.after.prior_correction import held_out_pairs
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError
 from train.config import TrainConfig
 from train.leakage.checks import LeakError
 from train.leakage.provenance import check_disjoint
-from train.loop.run import PREDICTIONS
 
 from . import evidence
 from .evidence import Evidence

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.results import comparison, document
-from bench.metrics import score
 from bench.dataset import Sample, as_text, classes_of, index, malignant_classes
+from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.results import comparison, document
 from bench.results.pairing import join
 from edge.predictions import Prediction, read
 from train.checkpoint import CheckpointError

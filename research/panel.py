@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from bench.metrics import fairness, score
 from bench.dataset import malignant_classes
+from bench.metrics import fairness, score
 from bench.metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
+from bench.metrics.fair_null import null_of
 from bench.metrics.interval import bootstrap_interval
 from bench.metrics.joint_draws import joint_draws
-from bench.metrics.fair_null import null_of
 from edge.errors import EdgeError
 
 from .evidence import Evidence

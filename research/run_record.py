@@ -10,9 +10,9 @@ from typing import Any
 from train.checkpoint import NAME, Checkpoint, CheckpointError
 from train.config import TrainConfig
 from train.loop.epoch_log import JSONL
-from train.recipes import RECIPES
 from train.loop.run import CONFIG
 from train.networks.teacher import identity_of, sha256_of
+from train.recipes import RECIPES
 
 from .evidence import RunRecord
 

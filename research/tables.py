@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.metrics.accuracy import NO_ANSWER
-from bench.results.comparison import SAME
 from bench.metrics.evaluation import Metric
 from bench.metrics.score import left_out
+from bench.results.comparison import SAME
 from edge.errors import EdgeError
 
 from .evidence import Evidence, RunRecord, read_record

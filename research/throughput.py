@@ -25,16 +25,16 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from bench.speed import process_cost
 from bench.dataset import Sample
+from bench.speed import process_cost
 from bench.speed.latency import quartiles
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
 from train.data.images import Feeder, load_images, scale_tensor, training_preprocess
-from train.networks.network import build
 from train.data.sampler import Batches
 from train.loop.schedule import build_optimizer
+from train.networks.network import build
 
 _NUM_CLASSES = 6
 

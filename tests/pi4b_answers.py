@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from edge.classifier import Classifier
-from edge.photo.decode import decode
 from edge.errors import DecodeError
+from edge.photo.decode import decode
 
 FAULTS = {
     "logits in the other byte order": lambda pixels, logits: (pixels, np.frombuffer(logits.tobytes(), ">f4")),

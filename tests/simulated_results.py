@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.results import timing, document
-from bench.metrics import score
 from bench.dataset import Sample
+from bench.metrics import score
 from bench.metrics.evaluation import Frame, Observations, Setting
+from bench.results import document, timing
 from bench.robustness.changes import CHANGES
 from bench.robustness.measure import Answers, measure
 from edge.predictions import Prediction

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bench import dataset
-from bench.results import pairing, document
 from bench.arrays import ContestScore, compare, contest_score, evaluate
 from bench.metrics.evaluation import Setting
 from bench.metrics.score import PROFILES
+from bench.results import document, pairing
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.photos import images
 from bench.cli import main
+from bench.photos import images
 from edge import __version__
 
 ROOT = Path(__file__).parents[1]

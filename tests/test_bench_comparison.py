@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.results import comparison, document
-from bench.metrics import score
 from bench.cli import main
 from bench.dataset import Sample
+from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.results import comparison, document
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 

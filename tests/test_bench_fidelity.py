@@ -5,8 +5,8 @@ import json
 import pytest
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from bench.speed import fidelity
 from bench.cli import main
+from bench.speed import fidelity
 from bench.speed.fidelity import Comparison
 from edge import Classifier
 

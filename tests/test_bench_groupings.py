@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.results import groupings, document
-from bench.metrics import score
 from bench.cli import main
 from bench.dataset import NOT_STATED, Sample
+from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.results import document, groupings
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 

@@ -9,9 +9,9 @@ import pytest
 
 from bench.metrics import fairness, score
 from bench.metrics.evaluation import Frame, Intervals, Observations, Setting
+from bench.metrics.fair_null import null_of
 from bench.metrics.interval import Bootstrap, bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
 from bench.metrics.joint_draws import joint_draws
-from bench.metrics.fair_null import null_of
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold
 

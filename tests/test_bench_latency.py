@@ -14,8 +14,8 @@ import pytest
 from make_tiny import add_outputs
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from bench.speed import latency, machine_watch, peers
 from bench.cli import main
+from bench.speed import latency, machine_watch, peers
 from edge import Classifier
 from edge.errors import EdgeError
 from edge.predictions import Prediction

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
-from bench.photos import images
 from bench.cli import main
+from bench.photos import images
 from bench.pi4b import contest, cost, measured, regions
 from bench.pi4b.regions import Spec
 from edge.classifier import Classifier

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pi4b_answers
 import pytest
 
-import pi4b_answers
-from bench.photos import images
 from bench.cli import main
-from bench.pi4b import actions, cost, tools
+from bench.photos import images
+from bench.pi4b import actions, cost
 from bench.pi4b import model as model_of_times
+from bench.pi4b import tools
 from bench.pi4b.cost import count
 from bench.pi4b.emulator import run
 from bench.pi4b.regions import Spec

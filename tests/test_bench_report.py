@@ -20,12 +20,12 @@ import pytest
 from simulated_results import SIZES, latency, pairs, result
 
 import bench
-from bench.results import comparison, groupings, timing, document
-from bench.report import figures, page_text, report
-from bench.metrics import score
 from bench.cli import main
 from bench.dataset import NOT_STATED
+from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.report import figures, page_text, report
+from bench.results import comparison, document, groupings, timing
 from edge.errors import EdgeError
 
 HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"

@@ -10,11 +10,11 @@ import pytest
 from simulated_results import latency
 
 from bench import dataset
-from bench.results import timing, document, terminal
-from bench.metrics import score
 from bench.cli import main
 from bench.dataset import Sample
+from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.results import document, terminal, timing
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 

@@ -12,14 +12,14 @@ from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
 from bench import dataset, provenance
-from bench.report import report
 from bench.cli import main
 from bench.metrics.evaluation import Frame, Observations, Setting
+from bench.metrics.score import PROFILES
+from bench.report import report
 from bench.robustness import changes as table_of_changes
 from bench.robustness import gates, measure, run, text
 from bench.robustness.changes import CHANGES, Change
 from bench.robustness.result import robustness, seen_images
-from bench.metrics.score import PROFILES
 from edge.classifier import Classifier
 from edge.errors import ModelError
 

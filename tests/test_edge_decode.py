@@ -10,9 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 from sample_images import encoded, photo
 
-from edge.photo.decode import PixelLimits, decode
 from edge.errors import DecodeError
-
+from edge.photo.decode import PixelLimits, decode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about odd but decodable files
 

@@ -12,8 +12,8 @@ from sample_images import TINY_MODEL, encoded, photo
 
 from edge import Classifier
 from edge.memory_gate import BASE_BYTES, FREE_BYTES
-from edge.pipeline import run
 from edge.photo.preprocess import Loaded, Preprocess
+from edge.pipeline import run
 
 
 @pytest.fixture(scope="module")

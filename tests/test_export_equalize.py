@@ -8,9 +8,9 @@ from test_export_to_onnx import CLASSES, logits_of, pictures
 from edge.photo.preprocess import Preprocess
 from export.int8.calibrate import collect, session_of
 from export.int8.equalize import correct_biases, equalize
+from export.int8.gptq import model_scales
 from export.int8.qdq import insert, shortened
 from export.int8.quantize import convolutions, quantize
-from export.int8.gptq import model_scales
 from export.to_onnx import to_onnx
 
 SIDE = 64

@@ -15,8 +15,8 @@ from edge.classifier import Classifier
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from export.int8.calibrate import Histogram, choose_calibration, clipped_range, session_of
-from export.int8.quantize import quantize
 from export.int8.gptq import _round, weight_scales
+from export.int8.quantize import quantize
 from export.to_onnx import to_onnx
 
 IMAGES = pictures(32, SIDE)

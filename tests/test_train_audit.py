@@ -5,14 +5,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors import safe_open
 from PIL import Image
+from safetensors import safe_open
 from sample_networks import COLOURS, dataset
 
 from bench.dataset import Sample, index
 from export.cli import main as export_main
-from train.leakage.audit import find_leaks, load, probe
 from train.cli import main
+from train.leakage.audit import find_leaks, load, probe
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]
 FAST += ["--network", "mobilenet_v3_small"]

@@ -9,10 +9,19 @@ from sample_images import photo
 from sample_networks import labelled_images
 
 from edge.photo.preprocess import Preprocess
-from train.data.augment import (
-    affines, draw, insets, mirrors, perspectives, quarter_turns, render, scalings, step_rng, to_tensor,
-)
 from train.config import AugmentConfig
+from train.data.augment import (
+    affines,
+    draw,
+    insets,
+    mirrors,
+    perspectives,
+    quarter_turns,
+    render,
+    scalings,
+    step_rng,
+    to_tensor,
+)
 from train.data.images import scale_tensor
 
 STILL = AugmentConfig(p_hflip=0, p_vflip=0, quarter_turns=False, p_affine=0)

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
-from train.loop import loop
 from train.config import TrainConfig
+from train.loop import loop
 from train.loop.distributed import SharedBatchNorm2d, gather, share_batch_norm, start
 from train.loop.state import Session, TrainingData
 

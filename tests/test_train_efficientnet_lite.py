@@ -4,10 +4,10 @@ import torch
 from edge.command import fail
 from edge.errors import EdgeError, ModelError
 from train.config import ModelConfig
-from train.networks.mobilenet import Block, _InvertedResidual
-from train.networks.network import build
 from train.networks import pretrained
 from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
+from train.networks.mobilenet import Block, _InvertedResidual
+from train.networks.network import build
 from train.networks.pretrained import PUBLISHED, imagenet_weights
 from train.networks.weights import load_weights, names_of
 

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from train.networks.head import Head, to_linear
 from train.loop.losses import arcface_logits, cross_entropy
+from train.networks.head import Head, to_linear
 
 COMBINATIONS = list(itertools.product(["linear", "cosine"], [False, True], [False, True]))
 

@@ -5,9 +5,9 @@ from sample_networks import labelled_images, random_network
 
 from bench.dataset import Sample
 from edge.photo.preprocess import Preprocess
-from train.data.images import scale_tensor
 from edge.predictions import read
 from train.after.held_out import encode_predictions, measure, predict, to_predictions
+from train.data.images import scale_tensor
 
 
 def test_measure_by_hand():

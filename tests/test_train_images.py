@@ -12,8 +12,8 @@ from sample_networks import dataset, labelled_images
 import train.data.images
 from bench.dataset import DatasetError, index
 from edge.photo.preprocess import Preprocess
-from train.data.augment import draw, render, step_rng, to_tensor
 from train.config import AugmentConfig
+from train.data.augment import draw, render, step_rng, to_tensor
 from train.data.images import Feeder, View, load_images, scale_tensor, training_preprocess
 from train.data.sampler import Batches
 

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from train.loop.losses import (
-    arcface_logits, batch_hard_triplet, cross_entropy, curricular_logits, group_weights, kl_distillation,
+    arcface_logits,
+    batch_hard_triplet,
+    cross_entropy,
+    curricular_logits,
+    group_weights,
+    kl_distillation,
 )
 
 TOLERANCES = [(torch.float32, 2e-6), (torch.float64, 1e-13)]

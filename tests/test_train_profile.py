@@ -6,12 +6,12 @@ from PIL import Image
 from sample_networks import dataset
 
 from bench.dataset import index
-from edge.photo.decode import stored_size
 from edge.errors import DecodeError
+from edge.photo.decode import stored_size
 from edge.photo.preprocess import Preprocess
+from train.config import AugmentConfig
 from train.data import profile
 from train.data.augment import affines, draw, quarter_turns, render, step_rng
-from train.config import AugmentConfig
 from train.data.profile import estimate, profile_of
 from train.recipes import RECIPES
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from train.config import ModelConfig, OptimConfig
-from train.networks.network import build
 from train.loop.schedule import build_optimizer, learning_rate, set_rates
+from train.networks.network import build
 
 
 def test_cosine_rises_then_falls():

@@ -38,8 +38,8 @@ def run_audit(arguments: argparse.Namespace) -> int:
     """Looks for leaks."""
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
-    from .leakage.audit import find_leaks, load, probe, table, to_json, uncut
     from .data.folds import read_folds
+    from .leakage.audit import find_leaks, load, probe, table, to_json, uncut
 
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
     others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
@@ -109,8 +109,8 @@ def run_prior(arguments: argparse.Namespace) -> int:
 def run_show(arguments: argparse.Namespace) -> int:
     """Draws a contact sheet."""
     check_output(arguments.output, force=arguments.force)
-    from .data.images import load_images, training_preprocess
     from .data.contact_sheet import choose, contact_sheet
+    from .data.images import load_images, training_preprocess
 
     config = arguments.config
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)

@@ -27,7 +27,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from ..results import comparison, groupings, document
+    from ..results import comparison, document, groupings
 
     a, b = (comparison.load(path) for path in (arguments.a, arguments.b))
     column = arguments.group or groupings.columns_of(a)[0]

@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from edge.image_list import collect
     from edge.progress import Progress
 
-    from ..speed import fidelity
     from ..results import document
+    from ..speed import fidelity
 
     classifier = Classifier.load(arguments.model or DEFAULT_MODEL)
     inputs = collect(arguments.images, recursive=arguments.recursive)

@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 
 from edge.command import (
-    DONE, INTERRUPTED, USAGE, ArgumentParser, fail, fraction, got, natural, positive, say,
+    DONE,
+    INTERRUPTED,
+    USAGE,
+    ArgumentParser,
+    fail,
+    fraction,
+    got,
+    natural,
+    positive,
+    say,
 )
 
 from .arguments import PROGRAM, add_talk

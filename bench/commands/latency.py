@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.command import (
-    DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, ArgumentParser, fail, ignore_interrupts, natural, positive, workers,
+    DONE,
+    ENVIRONMENT,
+    INTERRUPTED,
+    SOME_FAILED,
+    ArgumentParser,
+    fail,
+    ignore_interrupts,
+    natural,
+    positive,
+    workers,
 )
 from edge.errors import EdgeError
 
@@ -53,8 +62,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from edge.image_list import collect
     from edge.progress import Progress
 
-    from ..speed import latency, machine_watch, peers
     from ..results import document
+    from ..speed import latency, machine_watch, peers
 
     inputs = collect(arguments.images, recursive=arguments.recursive)
     model = arguments.model or DEFAULT_MODEL

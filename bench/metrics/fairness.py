@@ -9,8 +9,7 @@ and class without images has no recall, and a class with fewer than two such cel
 predicts has no ratio of selection rates. With fewer than two groups nothing is defined: one group is not fair, it is
 alone.
 
-Letters: N[g, c] images of group g and class c, H[g, c] those classified rightly, Q[g, c] predictions of c in g;
-N_g = sum_c N[g, c], acc_g = sum_c H[g, c] / N_g, acc = sum H / sum N.
+Letters (N, H, Q, acc) are those of `bench.metrics.rates`.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .accuracy import mean_defined, ratio
-from .rates import (
-    accuracies, accuracy, false_positive_rates, has_two, hits, if_two, largest, selection_rates, smallest,
-    true_positive_rates,
-)
+from .rates import accuracies, accuracy, false_positive_rates, has_two, hits, if_two, largest
+from .rates import selection_rates, smallest, true_positive_rates
 
 MIN_CELL = 10
 """Images a cell of group and class needs before its recall enters the headline: one image gives a recall of 0 or 1."""

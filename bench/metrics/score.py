@@ -20,9 +20,9 @@ import numpy as np
 
 from edge.errors import EdgeError
 
+from ..dataset import NOT_STATED
 from . import fairness
 from .accuracy import ratio
-from ..dataset import NOT_STATED
 from .profiles import DEFAULT as DEFAULT  # "as": other modules take these three from here
 from .profiles import PROFILES as PROFILES  # noqa: F401
 from .profiles import Profile as Profile

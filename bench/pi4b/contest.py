@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..photos.images import ESFAIR, encode
-from ..speed.latency import latency_score
 from ..photos.scene import draw
+from ..speed.latency import latency_score
 from . import cache
 from .cost import Cost
 from .model import GAIN_OF_4_CORES, Formula

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from edge.photo.decode import Admit, Decoded, PixelLimits, Source
 from edge.memory_gate import MemoryGate
+from edge.photo.decode import Admit, Decoded, PixelLimits, Source
 from edge.photo.preprocess import Preprocess
 
 from . import counter

@@ -23,13 +23,13 @@ from edge import __version__
 from edge.errors import EdgeError
 from edge.output_files import write_output
 
-from ..results import comparison
-from . import figures, csv_tables
 from ..dataset import NOT_STATED
+from ..results import comparison
 from ..results.groupings import HALF_WIDTH, check_columns, columns_of
-from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
 from ..robustness import page
 from ..robustness.text import is_other
+from . import csv_tables, figures
+from .page_text import METRICS, SHORT, letters, markdown_cell, number, span, why_undefined
 
 FILES = ("index.html", "summary.md", *csv_tables.SHEETS)
 """Everything a report may consist of."""

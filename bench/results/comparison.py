@@ -16,13 +16,13 @@ import numpy as np
 
 from edge.errors import EdgeError
 
-from ..metrics import fairness, score
 from ..dataset import NOT_STATED
+from ..metrics import fairness, score
 from ..metrics.evaluation import Frame, Observations, Setting
-from .groupings import check_columns, columns_of
 from ..metrics.interval import DRAWS, bootstrap_interval
 from ..metrics.joint_draws import joint_draws
 from .document import SCHEMA, read_json
+from .groupings import check_columns, columns_of
 from .terminal import number
 
 SAME = "no difference shown"

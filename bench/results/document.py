@@ -21,12 +21,12 @@ from edge.errors import EdgeError
 from edge.output_files import write_output
 from edge.predictions import Prediction
 
+from ..dataset import Sample
 from ..metrics import accuracy as of
 from ..metrics import rates, score
-from ..dataset import Sample
 from ..metrics.evaluation import Frame, Metric, Observations, Setting
-from .groupings import Grouping
 from ..metrics.interval import CONFIDENCE
+from .groupings import Grouping
 from .pairing import has_answer
 
 SCHEMA = "edge-bench/1"

@@ -16,13 +16,13 @@ import numpy as np
 
 from edge.errors import EdgeError
 
+from ..dataset import NOT_STATED
 from ..metrics import accuracy as of
 from ..metrics import fairness, score
-from ..dataset import NOT_STATED
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
+from ..metrics.fair_null import null_of
 from ..metrics.interval import images_needed
 from ..metrics.joint_draws import joint_draws
-from ..metrics.fair_null import null_of
 
 HALF_WIDTH = 0.05
 """A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""

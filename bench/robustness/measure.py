@@ -15,10 +15,10 @@ import numpy as np
 
 from ..metrics.accuracy import NO_ANSWER
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations
+from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import Bootstrap, bootstrap_interval
 from ..metrics.joint_draws import joint_draws
-from ..metrics.fair_null import null_of
 from .changes import TURN, Change
 
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "worst_group": "fairness.worst_group"}

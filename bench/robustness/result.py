@@ -22,12 +22,12 @@ from edge.predictions import Prediction, path_text
 from edge.progress import Progress
 
 from .. import dataset, provenance
-from ..results import document
-from ..metrics import score
 from ..dataset import DatasetError, Sample
+from ..metrics import score
 from ..metrics.evaluation import Frame, Observations, Setting
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS
+from ..results import document
 from ..results.pairing import class_order
 from .changes import Change
 from .measure import Answers, measure

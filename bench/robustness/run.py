@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from edge.classifier import Classifier
-from edge.photo.decode import PixelLimits, decode
 from edge.device import memory_mb, usable_cores
 from edge.errors import DecodeError, ModelError
 from edge.memory_gate import MemoryGate, plan_memory
+from edge.photo.decode import PixelLimits, decode
 
 from ..dataset import Sample
 from .changes import Change

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from edge.classifier import Classifier
-from edge.photo.decode import Source
 from edge.errors import DecodeError
+from edge.photo.decode import Source
 
 from ..photos.images import ESFAIR, encode, mix_sizes
 

@@ -22,8 +22,8 @@ from edge.errors import EdgeError
 
 from .calibrate import PERCENTILE, collect
 from .equalize import correct_biases, equalize
-from .qdq import INTEGER_OPERATORS, insert, shortened
 from .gptq import model_scales, round_weights
+from .qdq import INTEGER_OPERATORS, insert, shortened
 
 MIN_CALIBRATION = 16
 _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")

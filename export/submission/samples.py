@@ -10,8 +10,8 @@ import numpy as np
 from bench.photos.images import encode
 from bench.photos.scene import draw
 from edge.classifier import Classifier
-from edge.photo.decode import SUFFIXES
 from edge.errors import EdgeError, ModelError
+from edge.photo.decode import SUFFIXES
 from edge.predictions import path_text, read
 
 TOLERANCE = 1e-4

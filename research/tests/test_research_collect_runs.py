@@ -16,8 +16,8 @@ from research.run_record import command_of
 from research.tables import markdown
 from train import checkpoint as checkpoints
 from train.cli import main
-from train.recipes import RECIPES
 from train.networks.teacher import load_teacher
+from train.recipes import RECIPES
 
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]

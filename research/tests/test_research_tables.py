@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 
-from bench.results import comparison, document
 from bench.metrics import score
 from bench.metrics.evaluation import Setting
+from bench.results import comparison, document
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 from research.__main__ import main

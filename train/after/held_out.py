@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.results import document
 from bench.dataset import NOT_STATED, Sample
 from bench.metrics.evaluation import Setting
 from bench.metrics.score import PROFILES
+from bench.results import document
 from edge.predictions import Layout, Prediction, path_text
 
 from ..networks.head import to_linear

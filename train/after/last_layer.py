@@ -19,9 +19,9 @@ from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint
 from ..config import TrainConfig
 from ..data.images import scale_tensor
+from ..networks.network import build
 from .derived_run import load_all, write_derived
 from .held_out import embed
-from ..networks.network import build
 
 _NEARLY_CONSTANT = 1e-4
 """Features whose standard deviation is a smaller share of the largest are left out of a new last layer."""

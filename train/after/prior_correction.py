@@ -23,10 +23,10 @@ from edge.predictions import read
 from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint, CheckpointError
 from ..config import TrainConfig
-from .derived_run import PRIOR, write_derived
+from ..data.folds import make_folds
 from ..leakage.provenance import OverlapError
 from ..loop.run import PREDICTIONS
-from ..data.folds import make_folds
+from .derived_run import PRIOR, write_derived
 
 _TAUS = sorted((np.arange(-64, 65) / 16).tolist(), key=abs)
 """At 1 a network that was taught all classes equally often expects them as often as they come, at -1 one that was

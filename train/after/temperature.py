@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.metrics.accuracy import calibration
 from bench.dataset import Sample
+from bench.metrics.accuracy import calibration
 
 from ..data.folds import make_folds
 

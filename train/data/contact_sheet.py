@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .augment import draw, render, step_rng, to_tensor
 from ..config import TrainConfig
+from .augment import draw, render, step_rng, to_tensor
 
 _GAP_PX = 6
 _LABEL_PX = 150

@@ -31,8 +31,8 @@ from edge.errors import DecodeError
 from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
-from .augment import Changes, draw, empty_images, render, step_rng, to_tensor
 from ..config import AugmentConfig
+from .augment import Changes, draw, empty_images, render, step_rng, to_tensor
 from .sampler import Batches
 
 _CHUNK = 256  # images decoded before any is stored: bounds what waits in memory for a slow disk

@@ -25,8 +25,8 @@ from edge.photo.decode import stored_size
 from edge.photo.preprocess import Preprocess
 from edge.profile import Profile
 
-from .augment import Changes, draw
 from ..config import AugmentConfig
+from .augment import Changes, draw
 
 _NUM_DRAWS = 2048
 _SEED = 0

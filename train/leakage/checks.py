@@ -11,13 +11,13 @@ from edge.errors import EdgeError
 from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess
 
-from .audit import LOOK, find_fit_leaks
 from ..checkpoint import Checkpoint
 from ..data.images import ImageSet
-from .provenance import OverlapError, check_disjoint
 from ..loop.plan import Plan
 from ..networks.teacher import Teacher
 from ..networks.weights import Report
+from .audit import LOOK, find_fit_leaks
+from .provenance import OverlapError, check_disjoint
 
 LEAKY = "LEAKY.txt"
 

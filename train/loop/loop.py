@@ -20,9 +20,9 @@ from edge.progress import Progress
 
 from ..checkpoint import NAME, Checkpoint, save
 from ..config import TrainConfig
+from ..networks.network import Network, build
 from .distributed import Ranks
 from .epoch_log import EpochLog, Log
-from ..networks.network import Network, build
 from .schedule import set_rates
 from .state import Session, TrainingData
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from . import losses
 from ..config import DistillConfig, LossConfig, TrainConfig
-from ..networks.head import Head
 from ..data.sampler import numbers_by_class
+from ..networks.head import Head
+from . import losses
 
 
 class Objective(nn.Module):

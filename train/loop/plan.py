@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench.dataset import DatasetError, Sample, classes_of, index
 
-from ..leakage.audit import uncut
 from ..config import TrainConfig
 from ..data.folds import read_folds
+from ..leakage.audit import uncut
 
 
 @dataclass(frozen=True)

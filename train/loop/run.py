@@ -23,22 +23,22 @@ from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
+from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from ..checkpoint import Checkpoint, CheckpointError
 from ..commit import source_commit
 from ..config import InputConfig, TrainConfig
 from ..data.images import ImageSet, View, load_images, scale_tensor, training_preprocess
-from .distributed import Ranks
-from .loop import TrainingError, fit, start
-from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
+from ..data.profile import profile_of
 from ..leakage.checks import LEAKY, find_leaks, mark_leaky
-from .epoch_log import CSV, JSONL
 from ..networks.network import Network, build
 from ..networks.pretrained import IMAGENET, imagenet_weights
-from .plan import Parts, Plan, divide
-from ..data.profile import profile_of
-from .state import TrainingData, check_config
 from ..networks.teacher import Teacher, load_teacher, soft_labels
 from ..networks.weights import Report, load_weights
+from .distributed import Ranks
+from .epoch_log import CSV, JSONL
+from .loop import TrainingError, fit, start
+from .plan import Parts, Plan, divide
+from .state import TrainingData, check_config
 
 CONFIG = "config.json"
 METRICS = "metrics.json"

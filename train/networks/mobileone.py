@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from ..config import ModelConfig
+from .efficientnet_lite import EfficientNetLite
 from .head import Head
 from .mobilenet import MobileNetV2, MobileNetV3Small
 from .mobileone import MobileOne
-from .efficientnet_lite import EfficientNetLite
 
 
 class Body(Protocol):

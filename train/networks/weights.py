@@ -22,10 +22,10 @@ from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
+from .efficientnet_lite import EfficientNetLite
 from .mobilenet import MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
-from .efficientnet_lite import EfficientNetLite
 from .pretrained import describe
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
