@@ -252,8 +252,8 @@ def test_nothing_to_score_is_refused() -> None:
 
 def test_latency_completes_the_score() -> None:
     result = {"predictions": META, **document.metrics(random_pairs(SIZES), CLASSES, setting())}
-    timing = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
-    timing.add(result, timing)
+    slow = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
+    timing.add(result, slow)
     contest = result["score"]
     assert contest["latency"]["value"] == pytest.approx(0.906)
     assert contest["total"]["value"] == pytest.approx(contest["total_of_two_thirds"]["value"] + 0.302)

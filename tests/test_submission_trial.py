@@ -149,7 +149,7 @@ def test_what_works_passes(bench, name):
 @pytest.mark.parametrize(("name", "plant", "file", "what"), PLANTED, ids=[f"{p[0]}-{p[3][:20]}" for p in PLANTED])
 def test_a_planted_fault_is_found_and_named(bench, name, plant, file, what):
     if "IMG_2" in what:
-        (bench.photos.images / "G10/NV/img_1.jpg").rename(bench.photos.images / "G10/NV/IMG_2.JPG")
+        (bench.images / "G10/NV/img_1.jpg").rename(bench.images / "G10/NV/IMG_2.JPG")
     plant(bench.folder)
     needs(name, bench)
     found = verdict_of(bench, name).findings
