@@ -168,7 +168,10 @@ PLANTED = [
     ("source", wheel_entry("bomb.py", bytes(100_000_001)), "code/fairedge-*.whl", "unpacks to more than"),
     ("source", damaged_wheel, "code/fairedge-*.whl", "cannot be read"),
     ("source", append("code/source/edge/device.py", "# later\n"), "code/source/edge/device.py", "differs"),
-    ("source", remove("code/source/bench/metrics/score.py"), "code/source/bench/metrics/score.py", "is in the wheel alone"),
+    (
+        "source", remove("code/source/bench/metrics/score.py"), "code/source/bench/metrics/score.py",
+        "is in the wheel alone",
+    ),
     ("source", put("code/source/bench/more.py", b""), "code/source/bench/more.py", "is not in the wheel"),
 ]
 
