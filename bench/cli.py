@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge import __version__
-from edge.command import STATUSES, ArgumentParser
-from edge.command import run as run_command
+from edge.arguments import ArgumentParser
+from edge.exit import STATUSES
+from edge.exit import run as run_command
 
 from .commands import (
     board,

@@ -13,24 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .command import (
+from .arguments import ArgumentParser, fraction, got, positive, whole, workers
+from .exit import (
     DONE,
     ENVIRONMENT,
     INTERRUPTED,
     SOME_FAILED,
     STATUSES,
-    ArgumentParser,
     fail,
-    fraction,
-    got,
     ignore_interrupts,
-    positive,
     quiet_interrupts,
     run,
     say,
     uninterrupted,
-    whole,
-    workers,
 )
 from .output_files import refuse_input
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge.command import DONE, GATE, say
 from edge.errors import EdgeError
+from edge.exit import DONE, GATE, say
 from edge.output_files import check_output, write_output
 from edge.photo.preprocess import Preprocess
 from train.checkpoint import IMAGENET, load

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run, whole
+from edge.arguments import ArgumentParser, natural, whole
+from edge.exit import ENVIRONMENT, STATUSES, fail, run
 
 PROGRAM = "edge-export"
 _PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}

@@ -9,8 +9,8 @@ import onnx
 from bench.dataset import index, read_subset
 from bench.provenance import cluster_marks, marks_sha256
 from edge.classifier import Classifier
-from edge.command import DONE, say
 from edge.errors import EdgeError
+from edge.exit import DONE, say
 from edge.output_files import check_output, write_output
 from edge.predictions import path_text
 from train.data.images import load_images

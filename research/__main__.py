@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.command import DONE, SOME_FAILED, STATUSES, ArgumentParser, natural, plain_name, run, say
+from edge.arguments import ArgumentParser, natural, plain_name
+from edge.exit import DONE, SOME_FAILED, STATUSES, run, say
 from edge.output_files import check_output, write_output
 from train.recipes import RECIPES
 

@@ -170,7 +170,7 @@ def test_a_build_that_is_ended_leaves_no_process_and_no_file(number, tmp_path):
             f"mv '{started}.part' '{started}'; wait")  # fmt: skip
     text = f"""if True:
         from bench.pi4b import tools, tree
-        from edge.command import run
+        from edge.exit import run
         tools.require = lambda *names: None
         run("build", lambda: tree.build_tree({str(tmp_path / "cache")!r}) and 0)"""
     here = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}

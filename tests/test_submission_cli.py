@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sample_submission import CONTEST, build
 
-from edge.command import GATE, INPUT, MODEL, USAGE
+from edge.exit import GATE, INPUT, MODEL, USAGE
 from export.submission import cli, rules_run, rules_static, sources
 from export.submission.archive import files_below
 from export.submission.cli import main

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from edge.command import fail
 from edge.errors import EdgeError, ModelError
+from edge.exit import fail
 from train.config import ModelConfig
 from train.networks import pretrained
 from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite

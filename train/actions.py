@@ -8,7 +8,7 @@ import io
 from typing import Any
 
 from bench.dataset import index
-from edge.command import DONE, GATE, SOME_FAILED, say
+from edge.exit import DONE, GATE, SOME_FAILED, say
 from edge.output_files import check_output, write_output
 
 from .loop import distributed

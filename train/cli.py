@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.command import ENVIRONMENT, STATUSES, ArgumentParser, fail, natural, run
+from edge.arguments import ArgumentParser, natural
+from edge.exit import ENVIRONMENT, STATUSES, fail, run
 
 from .config import TrainConfig
 from .recipes import RECIPES

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edge.command import ArgumentParser
+from edge.arguments import ArgumentParser
 from edge.output_files import check_output, refuse_input
 
 PROGRAM = "edge-bench"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import DONE, ArgumentParser, natural, say
+from edge.arguments import ArgumentParser, natural
+from edge.exit import DONE, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import DONE, SOME_FAILED, ArgumentParser, natural, positive, say
+from edge.arguments import ArgumentParser, natural, positive
 from edge.errors import InputError
+from edge.exit import DONE, SOME_FAILED, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import (
-    DONE,
-    INTERRUPTED,
-    USAGE,
-    ArgumentParser,
-    fail,
-    fraction,
-    got,
-    natural,
-    positive,
-    say,
-)
+from edge.arguments import ArgumentParser, fraction, got, natural, positive
+from edge.exit import DONE, INTERRUPTED, USAGE, fail, say
 
 from .arguments import PROGRAM, add_talk
 

@@ -9,19 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.command import (
-    DONE,
-    ENVIRONMENT,
-    INTERRUPTED,
-    SOME_FAILED,
-    ArgumentParser,
-    fail,
-    ignore_interrupts,
-    natural,
-    positive,
-    workers,
-)
+from edge.arguments import ArgumentParser, natural, positive, workers
 from edge.errors import EdgeError
+from edge.exit import DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, fail, ignore_interrupts
 
 from ..speed.peers import PEERS
 from .arguments import PROGRAM, add_output, add_talk, check_files

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import DONE, ArgumentParser, positive, workers
+from edge.arguments import ArgumentParser, positive, workers
+from edge.exit import DONE
 
 from .arguments import add_talk
 

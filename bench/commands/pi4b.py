@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import ArgumentParser, natural, positive
+from edge.arguments import ArgumentParser, natural, positive
 
 from .arguments import add_output, add_talk
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import DONE, ENVIRONMENT, ArgumentParser, fail, say
+from edge.arguments import ArgumentParser
+from edge.exit import DONE, ENVIRONMENT, fail, say
 
 from .arguments import PROGRAM, add_talk, check_folder, refuse_twice
 

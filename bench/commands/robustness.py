@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.command import DONE, GATE, ArgumentParser, fraction, say, workers
+from edge.arguments import ArgumentParser, fraction, workers
+from edge.exit import DONE, GATE, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
 

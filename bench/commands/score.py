@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.command import DONE, GATE, ArgumentParser, fraction, got, natural, say
+from edge.arguments import ArgumentParser, fraction, got, natural
+from edge.exit import DONE, GATE, say
 
 from ..metrics.profiles import DEFAULT, PROFILES
 from ..results.gates import GATES

@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.command import DONE, ArgumentParser
+from edge.arguments import ArgumentParser
 from edge.errors import EdgeError
+from edge.exit import DONE
 
 from .arguments import add_talk
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.command import DONE, SOME_FAILED, ArgumentParser, got, natural, say
+from edge.arguments import ArgumentParser, got, natural
+from edge.exit import DONE, SOME_FAILED, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 

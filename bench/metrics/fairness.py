@@ -20,8 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from .accuracy import mean_defined, ratio
-from .rates import accuracies, accuracy, false_positive_rates, has_two, hits, if_two, largest
-from .rates import selection_rates, smallest, true_positive_rates
+from .rates import (
+    accuracies,
+    accuracy,
+    false_positive_rates,
+    has_two,
+    hits,
+    if_two,
+    largest,
+    selection_rates,
+    smallest,
+    true_positive_rates,
+)
 
 MIN_CELL = 10
 """Images a cell of group and class needs before its recall enters the headline: one image gives a recall of 0 or 1."""

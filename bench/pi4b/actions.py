@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edge.classifier import DEFAULT_MODEL, Classifier
-from edge.command import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.errors import DecodeError, InputError
+from edge.exit import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 from edge.image_list import collect
 
 from ..commands.arguments import PROGRAM, check_files

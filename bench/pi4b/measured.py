@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edge import device, selftest
+from edge.arguments import got
 from edge.classifier import Classifier
-from edge.command import got
 from edge.errors import EdgeError
 from edge.progress import Progress
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from edge.command import DONE, fail, terminations_as_interrupts
 from edge.errors import EdgeError
+from edge.exit import DONE, fail, terminations_as_interrupts
 
 _PACKAGES = {
     "qemu-aarch64": "qemu-user",

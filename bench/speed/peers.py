@@ -29,8 +29,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.command import DONE, ENVIRONMENT, SOME_FAILED
 from edge.errors import EdgeError
+from edge.exit import DONE, ENVIRONMENT, SOME_FAILED
 
 from . import process_cost
 

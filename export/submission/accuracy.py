@@ -15,8 +15,8 @@ from bench import cli as bench_cli
 from bench import dataset
 from edge import cli as edge_cli
 from edge.classifier import Classifier
-from edge.command import DONE, SOME_FAILED
 from edge.errors import InputError
+from edge.exit import DONE, SOME_FAILED
 from edge.output_files import write_output
 from edge.predictions import TOTALS, Prediction, csv_fields, meta_path, read, read_meta, records
 

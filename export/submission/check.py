@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge.command import printable
 from edge.errors import EdgeError
+from edge.exit import printable
 
 from . import manifest, rules, rules_run, rules_static, sandbox
 from .archive import unpack

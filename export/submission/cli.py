@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.command import DONE, GATE, STATUSES, ArgumentParser, got, positive, run, say, terminations_as_interrupts
+from edge.arguments import ArgumentParser, got, positive
+from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 
 PROGRAM = "edge-submit"
 MACHINES = ("x86_64", "aarch64")

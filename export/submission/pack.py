@@ -20,8 +20,8 @@ from pathlib import Path
 
 from edge import __version__, device
 from edge.classifier import Classifier
-from edge.command import DONE
 from edge.errors import InputError, ModelError
+from edge.exit import DONE
 from edge.output_files import naming
 from edge.predictions import meta_path
 from train.commit import source_commit

@@ -14,8 +14,8 @@ import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from edge.command import ENVIRONMENT
 from edge.errors import EdgeError
+from edge.exit import ENVIRONMENT
 
 from .archive import write_zip
 from .metadata import canonical, required_names

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.command import USAGE
 from edge.errors import EdgeError
+from edge.exit import USAGE
 
 from ..config import SampleConfig
 

@@ -28,8 +28,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edge.command import ENVIRONMENT
 from edge.errors import EdgeError
+from edge.exit import ENVIRONMENT
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edge.command import USAGE
 from edge.errors import EdgeError
+from edge.exit import USAGE
 from edge.photo.preprocess import Preprocess
 
 from ..checkpoint import Checkpoint

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.command import ENVIRONMENT
 from edge.errors import EdgeError, ModelError
+from edge.exit import ENVIRONMENT
 
 IMAGENET = "imagenet"
 """What `--weights` calls them."""

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge.command import ENVIRONMENT
 from edge.errors import EdgeError, ModelError
+from edge.exit import ENVIRONMENT
 from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
