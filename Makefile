@@ -100,7 +100,7 @@ submission: $(DEV)  ## What the contest asks for, packed and tried: [DATA=..|RUN
 	LICENSE_TEXT="$(LICENSE_TEXT)" CHECK_ARGS="$(CHECK_ARGS)" sh tools/submission.sh
 
 test: $(DEV)  ## Tests (some minutes; no data set, no network)
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 research-test: $(DEV)  ## Tests of research/, and that its tables are those of its predictions
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(JOBS) research/tests $(PYTEST_ARGS)

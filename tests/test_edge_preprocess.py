@@ -57,6 +57,7 @@ def test_the_exact_box_matters():
 
 
 UPRIGHT = photo(301, 200)
+FORMATS = ("PNG", "TIFF", "JPEG", "WEBP")
 STORED = {  # what a camera stores under each orientation so that a viewer shows UPRIGHT
     1: UPRIGHT,
     2: UPRIGHT.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -69,9 +70,10 @@ STORED = {  # what a camera stores under each orientation so that a viewer shows
 }
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch", "crop"])
+@pytest.mark.parametrize(
+    "resize, format", [*((resize, "PNG") for resize in ("stretch", "crop")), *(("letterbox", f) for f in FORMATS)]
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP"])
 def test_all_orientations_give_the_upright_picture(orientation, resize, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
