@@ -155,13 +155,17 @@ def scalings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def insets(widths: np.ndarray) -> np.ndarray:
-    """(N, 3, 3) that press the whole square into what bars leave free.
+    """(N, 3, 3) that shrink the whole square until it fits between bars, in their middle and without squeezing it.
+
+    A border that makes a photo square, or a square wide, does so to what the network sees after its crop. What shrinking
+    lays bare beside the bars' ends is filled as everything outside the picture is.
 
     Args:
       widths: (N, 4) shares of the side at the left, top, right and bottom, each pair below 1 together.
     """
     left, top, right, bottom = widths.T
-    matrix = scalings(1 - left - right, 1 - top - bottom)
+    scale = np.minimum(1 - left - right, 1 - top - bottom)
+    matrix = scalings(scale, scale)
     matrix[:, 0, 2] = (right - left) * matrix[:, 0, 0]  # from the centre of what is free
     matrix[:, 1, 2] = (bottom - top) * matrix[:, 1, 1]
     return matrix

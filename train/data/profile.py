@@ -75,7 +75,10 @@ def _aspect_ratios(sizes: np.ndarray, filled: np.ndarray, preprocess: Preprocess
         squeezed = np.linalg.svd(scales / sizes[:, None, :], compute_uv=False)  # (M, 2) in pixels of input per pixel
         return np.asarray(squeezed[:, 0] / squeezed[:, 1])
     lengths = np.linalg.norm(scales, axis=1)  # (M, 2) of the unit of the picture's width, of its height
-    between = np.where((filled == 1) & ~_has_bars(changes)[:, None], 1, (filled * lengths).clip(max=1))
+    left, top, right, bottom = changes.bars.T
+    free = 1 - np.stack([left + right, top + bottom], axis=1)
+    has_mirror = (filled == 1) & (changes.config.border == "reflect")  # instead of a bar, where shrinking lays bare
+    between = np.minimum(np.where(has_mirror, 1, filled * lengths), free)
     return np.asarray(between.max(axis=1) / between.min(axis=1))
 
 
@@ -89,11 +92,6 @@ def _padding(filled: np.ndarray, changes: Changes) -> np.ndarray:
     is_padding = ((places if changes.config.border == "black" else mirrored) > filled[:, :, None]).any(axis=1)
     left, top, right, bottom = 2 * changes.bars.T[:, :, None] - 1  # each (M, 1)
     return np.asarray((is_padding | (x < left) | (x > -right) | (y < top) | (y > -bottom)).mean(axis=1))
-
-
-def _has_bars(changes: Changes) -> np.ndarray:
-    """(M,) bool: whether bars fill what lies outside the square, and not the picture's own mirror image."""
-    return np.asarray(changes.bars.any(axis=1) | (changes.config.border == "black"))
 
 
 def _scales(homography: np.ndarray) -> np.ndarray:

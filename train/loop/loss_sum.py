@@ -49,6 +49,7 @@ class Objective(nn.Module):
         targets: torch.Tensor,
         groups: torch.Tensor,
         teacher: torch.Tensor | None,
+        turned: torch.Tensor | None = None,
         *,
         progress: float,
     ) -> dict[str, torch.Tensor]:
@@ -60,14 +61,20 @@ class Objective(nn.Module):
           targets: (N,) int64 class indices.
           groups: (N,) int64 group indices.
           teacher: (N, C) its log-probabilities, or None.
+          turned: (N, D) features of the same pictures turned, or None.
           progress: Share of the steps done, for the margin's warm-up.
 
         Returns:
-          `total`, and what it is the weighted sum of: `hard`, `triplet`, `distill` where they are used.
+          `total`, and what it is the weighted sum of: `hard`, `triplet`, `distill`, `turn` where they are used.
         """
         loss = self._loss
         output = head.classify(features)
         parts = {"hard": self._hard(output.logits, targets, groups, progress)}
+        if turned is not None:
+            others = head.classify(turned).logits
+            parts["hard"] = (parts["hard"] + self._hard(others, targets, groups, progress)) / 2
+            scale = self._scale if self._has_cosines else 1.0
+            parts["turn"] = losses.symmetric_kl(output.logits * scale, others * scale)
         total = parts["hard"]
         if teacher is not None:
             student = output.logits if output.distill is None else output.distill
@@ -77,6 +84,8 @@ class Objective(nn.Module):
         if loss.triplet_weight:
             parts["triplet"] = losses.batch_hard_triplet(features, targets, margin=loss.triplet_margin)
             total = total + loss.triplet_weight * parts["triplet"]
+        if "turn" in parts:
+            total = total + loss.turn_weight * parts["turn"]
         return {"total": total, **parts}
 
     def _hard(

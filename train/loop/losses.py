@@ -143,6 +143,22 @@ def kl_distillation(student_logits: torch.Tensor, teacher_logits: torch.Tensor, 
     return temperature**2 * functional.kl_div(student, teacher.to(student), reduction="batchmean")
 
 
+def symmetric_kl(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How far two answers to the same pictures are apart.
+
+    Args:
+      logits: (N, C) float.
+      others: (N, C) float. Both get a gradient.
+
+    Returns:
+      () float. Mean over images of (KL(p || q) + KL(q || p)) / 2.
+
+    Source: Wu et al., R-Drop, 2021, arXiv 2106.14448, equation 2; there it is dropout that makes the two differ.
+    """
+    log_p, log_q = (functional.log_softmax(_wide(each), dim=1) for each in (logits, others))
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1).mean() / 2
+
+
 def group_weights(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
     """Weights that make the groups of a batch equal, for `cross_entropy`.
 

@@ -32,6 +32,9 @@ from .loss_sum import Objective
 from .schedule import build_optimizer
 
 
+_TURNS = 0x5EED_7A2  # keeps these numbers apart from the augmentation's and the sampler's of the same seed
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The images to train on."""
@@ -149,19 +152,21 @@ class Session:
         images = self._on_device(batch)
         is_mixed = self.scaler.is_enabled()  # a CPU has no fp16 worth using
         with torch.autocast(device.type, torch.float16, enabled=is_mixed):
-            features = self._embed(images)  # (n, D) of this rank
+            images = torch.cat([images, self._turned(images)]) if self.config.loss.turn_weight else images
+            features = self._embed(images)  # (n, D) of this rank, or (2n, D)
         # (B, D) of all ranks: what follows is as in one process.
-        features = gather(features.float() if is_mixed else features)
+        views = [gather(view.float() if is_mixed else view) for view in features.split(len(batch.images))]
         chosen = torch.from_numpy(batch.indices).to(device)
         teacher = None if self._soft is None else self._soft[chosen]
         if self._data.teacher is not None:
             teacher = gather(self._data.teacher.log_probabilities(batch.views))
         parts = self.objective(
             self.model.head,
-            features,
+            views[0],
             self._labels[chosen],
             self._groups[chosen],
             teacher,
+            *views[1:],
             progress=self.step / self.num_steps,
         )
         values = {name: float(part.detach()) for name, part in parts.items()}
@@ -174,6 +179,12 @@ class Session:
         self.ema.update(self.model)
         self.step += 1
         return values
+
+    def _turned(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, 3, S, S): the whole batch in one of the seven other ways to lay a square, by the number of the step."""
+        way = 1 + int(np.random.default_rng((_TURNS, self.config.optim.seed, self.step)).integers(7))
+        images = images.flip(3) if way >= 4 else images
+        return torch.rot90(images, way % 4, (2, 3))
 
     def finish(self) -> None:
         """Settles the result, where it is not the running average as it stands."""
