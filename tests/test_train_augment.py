@@ -217,11 +217,12 @@ def test_a_picture_made_wider():
     assert areas == pytest.approx(1)
 
 
-def test_insets_press_the_picture_between_bars():
+def test_insets_shrink_the_picture_between_bars_without_squeezing_it():
     widths = np.array([[0.25, 0.0, 0.25, 0.0], [0.0, 0.1, 0.0, 0.3]])
     both, uneven = insets(widths)
-    assert seen_at(both, -0.5, 1) == pytest.approx([-1, 1]) and seen_at(both, 0.5, -1) == pytest.approx([1, -1])
-    assert seen_at(uneven, -1, -0.8) == pytest.approx([-1, -1]) and seen_at(uneven, 1, 0.4) == pytest.approx([1, 1])
+    assert seen_at(both, -0.5, 0.5) == pytest.approx([-1, 1]) and seen_at(both, 0.5, -0.5) == pytest.approx([1, -1])
+    assert seen_at(uneven, -0.6, -0.8) == pytest.approx([-1, -1])
+    assert seen_at(uneven, 0.6, 0.4) == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("fill,colour", [(0, (0, 0, 0)), (1, (255, 255, 255)), (2, None)])
@@ -230,8 +231,8 @@ def test_bars_cover_what_was_drawn_and_hold_all_of_the_picture(fill, colour):
     widths = np.array([[0.25, 0.0, 0.25, 0.0]])
     changes = dataclasses.replace(changed(1, insets(widths)), bars=widths, bar_fill=np.array([fill]))
     found = render(picture[None], changes, size_px=64)[0]
-    expected = cv2.resize(picture, (32, 64), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(found[:, 16:48].astype(int) - expected).mean() < 2
+    expected = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(found[16:48, 16:48].astype(int) - expected).mean() < 2
     for bar, edge in ((found[:, :16], found[:, 16]), (found[:, 48:], found[:, 47])):
         wanted = colour or edge.mean(axis=0).astype(np.uint8)
         assert (bar == wanted).all()

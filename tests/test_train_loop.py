@@ -87,6 +87,30 @@ def test_channels_last_changes_nothing_but_the_speed(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_a_batch_is_turned_in_all_seven_ways():
+    config = CONFIG.changed(turn_weight=1.0)
+    session = Session(blank(config), training_data(config), ALONE)
+    picture = torch.arange(27.0).view(1, 3, 3, 3)
+    expected = {torch.rot90(side, k, (2, 3)).numpy().tobytes() for side in (picture, picture.flip(3)) for k in range(4)}
+    found = set()
+    for session.step in range(60):
+        found.add(session._turned(picture).numpy().tobytes())
+    assert found == expected - {picture.numpy().tobytes()}
+
+
+def test_answers_to_turned_pictures_are_pulled_together():
+    apart = []
+    for weight in (1e-9, 30.0):
+        config = CONFIG.changed(turn_weight=weight)
+        session = Session(blank(config), training_data(config), ALONE)
+        with contextlib.closing(session.batches(0, 32)) as batches:
+            batch = next(batches)
+        rows = [session.take(batch) for _ in range(20)]
+        assert all(row["total"] == pytest.approx(row["hard"] + weight * row["turn"], rel=1e-5) for row in rows)
+        apart.append(sum(row["turn"] for row in rows))
+    assert apart[1] < 0.5 * apart[0]
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """A run with all there is, never stopped; and beside its checkpoint those that a kill would have left, by step."""

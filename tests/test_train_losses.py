@@ -12,6 +12,7 @@ from train.loop.losses import (
     curricular_logits,
     group_weights,
     kl_distillation,
+    symmetric_kl,
 )
 
 TOLERANCES = [(torch.float32, 2e-6), (torch.float64, 1e-13)]
@@ -286,6 +287,18 @@ def test_kl_by_hand():
     assert kl_distillation(student, teacher, temperature=1.0).item() == pytest.approx(math.log(4 / 3) / 2, rel=1e-6)
 
 
+def test_divergence_of_two_answers_by_hand():
+    # 3/4, 1/4 and 1/2, 1/2: KL of either from the other, (3/4 log 3/2 + 1/4 log 1/2 + log(4 / 3) / 2) / 2
+    one, other = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5) + math.log(4 / 3) / 2) / 2
+    assert symmetric_kl(one, other).item() == pytest.approx(expected, rel=1e-12)
+    assert symmetric_kl(other, one).item() == pytest.approx(expected, rel=1e-12)
+    assert symmetric_kl(one, one + 5).item() == pytest.approx(0, abs=1e-12)
+    other = numbers(7, 4, seed=1)
+    assert gradcheck(lambda x: symmetric_kl(x, other), numbers(7, 4))
+    assert gradcheck(lambda x: symmetric_kl(other, x), numbers(7, 4))
+
+
 def test_equal_distributions_cost_nothing():
     student = numbers(7, 4).requires_grad_()
     teacher = (student.detach() + numbers(7, 1, seed=1)).requires_grad_()  # a shift per image changes no softmax
@@ -351,8 +364,9 @@ def test_groups_by_hand():
         lambda x: curricular_logits(x, LABELS, margin=0.35, scale=16.0, t=torch.tensor(0.3))[0],
         lambda x: batch_hard_triplet(x, LABELS, margin=0.6),
         lambda x: kl_distillation(x, x.flip(1), temperature=4.0),
+        lambda x: symmetric_kl(x, x.flip(1)),
     ],
-    ids=["cross_entropy", "arcface", "curricular", "triplet", "kl"],
+    ids=["cross_entropy", "arcface", "curricular", "triplet", "kl", "symmetric_kl"],
 )
 def test_autocast_changes_nothing(loss):
     half = random_cosines(torch.bfloat16)
