@@ -206,7 +206,9 @@ class LossConfig(_Section):
     group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
     triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
     triplet_margin: float = _setting(0.6, "triplet loss: margin", _at_least(0))
-    turn_weight: float = _setting(0.0, "every picture a second time, turned: weight of the two answers' divergence", _at_least(0))
+    turn_weight: float = _setting(
+        0.0, "weight of the divergence between the answers to a picture and to its turned twin", _at_least(0)
+    )
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,8 @@ def scalings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def insets(widths: np.ndarray) -> np.ndarray:
     """(N, 3, 3) that shrink the whole square until it fits between bars, in their middle and without squeezing it.
 
-    A border that makes a photo square, or a square wide, does so to what the network sees after its crop. What shrinking
-    lays bare beside the bars' ends is filled as everything outside the picture is.
+    A border on a photo does the same to what the network sees after its crop. What shrinking lays bare beside the
+    ends of the bars is filled like everything outside the picture.
 
     Args:
       widths: (N, 4) shares of the side at the left, top, right and bottom, each pair below 1 together.
