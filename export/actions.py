@@ -10,10 +10,7 @@ from typing import Any
 from edge.errors import EdgeError
 from edge.exit import DONE, GATE, say
 from edge.output_files import check_output, write_output
-from edge.photo.preprocess import Preprocess
-from train.checkpoint import IMAGENET, load
-from train.config import TrainConfig
-from train.networks.network import build
+from train.checkpoint import IMAGENET, load, load_model
 from train.networks.pretrained import describe
 
 from .cli import PROGRAM
@@ -27,10 +24,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
 
     if arguments.run.suffix == ".onnx":
         raise EdgeError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint", exit_status=4)
-    state = load(arguments.run)
-    config, preprocess = TrainConfig.from_dict(state.config), Preprocess.from_json(state.preprocess)
-    model = build(config.model, len(state.classes))
-    model.load_state_dict(state.weights)
+    model, preprocess, _, state = load_model(arguments.run)
     training: dict[str, Any] = {
         "data": state.data_name,
         **origin_of(state),
@@ -42,7 +36,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
         say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
     metadata = {
         "classes": json.dumps(state.classes, ensure_ascii=False),
-        "model": describe_model(model, variant=config.model.network, size_px=preprocess.size_px),
+        "model": describe_model(model, variant=state.config["model"]["network"], size_px=preprocess.size_px),
         "training": json.dumps(training, ensure_ascii=False),
         "temperature": str(calibration.get("temperature", 1.0)),
         "license": arguments.license,

@@ -22,10 +22,8 @@ from edge.errors import DecodeError, EdgeError, ModelError
 from edge.photo.preprocess import Preprocess
 from edge.predictions import path_text
 from train import checkpoint
-from train.config import TrainConfig
 from train.data.images import scale_tensor
 from train.networks.head import to_linear
-from train.networks.network import build
 
 _BATCH_SIZE = 16
 
@@ -78,14 +76,7 @@ def open_model(path: Path) -> Runner:
             path, "onnx", classifier.sha256, classifier.classes, classifier.preprocess, classifier.temperature,
             classifier.logits, trained_on(classifier.metadata), None,
         )
-    state = checkpoint.load(path)
-    try:
-        network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
-        network.load_state_dict(state.weights)
-        preprocess = Preprocess.from_json(state.preprocess)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0][:120]}") from error
-    network.eval()
+    network, preprocess, classes, state = checkpoint.load_model(path)
     linear, scale = to_linear(network.head), scale_tensor(preprocess)
     torch.set_num_threads(1)  # one worker per core asks
 
@@ -97,7 +88,7 @@ def open_model(path: Path) -> Runner:
     file = path / checkpoint.NAME if path.is_dir() else path
     marks = None if state.leaky else frozenset(state.clusters)
     return Runner(
-        path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), tuple(state.classes), preprocess, None,
+        path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), classes, preprocess, None,
         logits, None if marks is None else marks_sha256(marks), marks,
     )
 

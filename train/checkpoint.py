@@ -10,11 +10,15 @@ import io
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, ModelError
+from edge.photo.preprocess import Preprocess
+
+from .config import TrainConfig
+from .networks.network import Network, build
 
 SCHEMA = "edge-checkpoint/2"
 NAME = "checkpoint.pt"
@@ -83,6 +87,34 @@ class Checkpoint:
     def weights(self) -> dict[str, torch.Tensor]:
         """The result of the run so far, training form."""
         return self.result or self.ema
+
+
+class LoadedModel(NamedTuple):
+    """What using a trained network takes."""
+
+    network: Network
+    """In evaluation mode, training form."""
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    """In the order of the logits."""
+    state: Checkpoint
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Reads the network of a checkpoint file, or of the run folder that holds one.
+
+    Raises:
+      CheckpointError: no such file, or no checkpoint of this schema.
+      ModelError: a checkpoint of another version.
+    """
+    state = load(path)
+    try:
+        network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
+        network.load_state_dict(state.weights)
+        preprocess = Preprocess.from_json(state.preprocess)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0][:120]}") from error
+    return LoadedModel(network.eval(), preprocess, tuple(state.classes), state)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -13,13 +13,10 @@ from torch.nn import functional
 from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.metrics.fairness import MIN_CELL
 from bench.provenance import cluster_mark
-from edge.photo.preprocess import Preprocess
 
-from .. import checkpoint as checkpoints
-from ..checkpoint import OFFSETS, Checkpoint
+from ..checkpoint import OFFSETS, Checkpoint, load_model
 from ..config import TrainConfig
 from ..data.images import scale_tensor
-from ..networks.network import build
 from .derived_run import load_all, write_derived
 from .held_out import embed
 
@@ -48,16 +45,13 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: 
       CheckpointError: no run there.
       DatasetError: the data set has none of the images it was trained on.
     """
-    state = checkpoints.load(run)
+    model, preprocess, _, state = load_model(run)
     config = TrainConfig.from_dict(state.config)
-    preprocess = Preprocess.from_json(state.preprocess)
     samples = index(root, label_column=label_column, group_column=group_column)
     seen = load_all(root, _seen(samples, state), preprocess)
     classes = list(classes_of(samples))
     if absent := sorted({*classes} - {sample.label for sample in seen.samples}):
         raise DatasetError(f"{run}: was trained on no image of {absent[0]}, expected some of each class")
-    model = build(config.model, len(state.classes))
-    model.load_state_dict(state.weights)
     features = embed(model, seen.pixels, scale=scale_tensor(preprocess))
     groups = sorted({sample.group for sample in seen.samples})
     weight, bias = refit_last_layer(

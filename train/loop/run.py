@@ -135,10 +135,7 @@ def run(
 
 def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> dict[str, Any]:
     """Predicts the held-out images with the run's result, writes what came out, and returns the figures."""
-    state = checkpoints.load(out)
-    preprocess = Preprocess.from_json(state.preprocess)
-    model = build(TrainConfig.from_dict(state.config).model, len(state.classes))
-    model.load_state_dict(state.weights)
+    model, preprocess, _, state = checkpoints.load_model(out)
     features = embed(model, images, scale=scale_tensor(preprocess))
     with torch.no_grad():
         probabilities = np.asarray(torch.softmax(model.head(features), dim=1).numpy())

@@ -27,9 +27,7 @@ from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from .. import checkpoint
-from ..config import TrainConfig
 from ..data.images import scale_tensor
-from .network import build
 from .weights import IMAGENET_MEAN, IMAGENET_STD
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
@@ -194,16 +192,11 @@ class _WithoutMean(nn.Module):
 
 
 def _load_own(path: Path) -> Member:
-    state = checkpoint.load(path)
-    try:
-        network = build(TrainConfig.from_dict(state.config).model, len(state.classes))
-        network.load_state_dict(state.weights)
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"{path}: a checkpoint of another version: {str(error).splitlines()[0]}") from error
+    network, preprocess, classes, state = checkpoint.load_model(path)
     return Member(
         network=network,
-        preprocess=Preprocess.from_json(state.preprocess),
-        classes=tuple(state.classes),
+        preprocess=preprocess,
+        classes=classes,
         sha256=sha256_of(path / checkpoint.NAME if path.is_dir() else path),
         marks=None if state.leaky else frozenset(state.clusters + state.pictures),  # a leaky run has seen more
     )
