@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, natural, whole
-from edge.exit import ENVIRONMENT, STATUSES, fail, run
+from edge.exit import STATUSES, run
+from train.commands.arguments import add_columns, add_output, with_packages
 
 PROGRAM = "edge-export"
-_PACKAGES = {"torch": "PyTorch", "onnx": "onnx", "safetensors": "safetensors"}
 _EPILOG = f"""\
 examples:
   edge-export onnx RUN -o model.onnx             the model file that edge-infer reads
@@ -29,47 +29,39 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
     command = parser.add_commands()
 
-    def output(to: ArgumentParser, text: str, *, required: bool) -> None:
-        to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
-        to.add_argument("--force", action="store_true", help="replace FILE")
-
-    def columns(to: ArgumentParser) -> None:
-        to.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
-        to.add_argument("--group", default="group", metavar="COLUMN", help="the manifest's group column (group)")
-
     to_onnx = command("onnx", "write the model file of the runtime")
     to_onnx.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
     weights = command("weights", "write the weights in training form (safetensors)")
     for each in (to_onnx, weights):
         each.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")
-        output(each, "the file to write", required=True)
+        add_output(each, "the file to write", required=True)
 
     int8 = command("int8", "quantise a model file")
     int8.add_argument("model", type=Path, metavar="MODEL", help="a float model file")
     int8.add_argument("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
-    columns(int8)
+    add_columns(int8)
     int8.add_argument("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
     int8.add_argument("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
     int8.add_argument("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
-    output(int8, "the file to write", required=True)
+    add_output(int8, "the file to write", required=True)
 
     verify = command("verify", "compare two forms of a model on the same images; exit 6 where the second loses")
     verify.add_argument("a", type=Path, metavar="A", help="a model file, or a run")
     verify.add_argument("b", type=Path, metavar="B", nargs="?", help="another")
     verify.add_argument("--against-full-decode", action="store_true", help="B is A with photos decoded at full size")
     verify.add_argument("--data", type=Path, required=True, metavar="DATA", help="the data set's folder")
-    columns(verify)
+    add_columns(verify)
     verify.add_argument("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (else all)")
     verify.add_argument(
         "--also", action="append", default=[], nargs=3, type=Path, metavar=("A", "B", "FILE"),
         help="another fold's models and images, judged together with the first; repeatable",
     )
     verify.add_argument("--allow-leak", action="store_true", help="also on images that a model was trained on")
-    output(verify, "write everything as JSON", required=False)
+    add_output(verify, "write everything as JSON", required=False)
 
     info = command("info", "tell what a model file says of itself, layer by layer")
     info.add_argument("model", type=Path, metavar="MODEL", help="a model file")
-    output(info, "write everything as JSON", required=False)
+    add_output(info, "write everything as JSON", required=False)
     return parser
 
 
@@ -81,21 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("verify: expected either B or --against-full-decode")
     if arguments.command == "verify" and arguments.also and arguments.subset is None:
         parser.error("verify: --also needs --subset: an image belongs to one fold")
-    return run(PROGRAM, lambda: _act(arguments), verbose=arguments.verbose)
+    return run(PROGRAM, lambda: with_packages(PROGRAM, "export", lambda: _act(arguments)), verbose=arguments.verbose)
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    try:
-        from . import actions, int8_actions
+    from . import actions, int8_actions
 
-        module = int8_actions if arguments.command == "int8" else actions
-        action: Callable[[argparse.Namespace], int] = getattr(module, f"run_{arguments.command}")
-        return action(arguments)
-    except ModuleNotFoundError as error:
-        if error.name not in _PACKAGES:
-            raise
-        text = f"needs {_PACKAGES[error.name]}: pip install '.[export]' in the checkout"
-        return fail(PROGRAM, text, ENVIRONMENT)
+    module = int8_actions if arguments.command == "int8" else actions
+    action: Callable[[argparse.Namespace], int] = getattr(module, f"run_{arguments.command}")
+    return action(arguments)
 
 
 def _calibration_size(text: str) -> int:

@@ -1,0 +1,142 @@
+"""Flags that several commands share: the data set, the output, the settings of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge.arguments import ArgumentParser
+from edge.exit import ENVIRONMENT, fail
+
+from ..config import TrainConfig
+from ..recipes import RECIPES
+
+PROGRAM = "edge-train"
+_PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors": "safetensors", "onnx": "onnx"}
+
+
+def add_columns(to: argparse.ArgumentParser) -> None:
+    """Adds --label and --group."""
+    to.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
+    to.add_argument("--group", default="group", metavar="COLUMN", help="the manifest's group column (group)")
+
+
+def add_data(to: argparse.ArgumentParser) -> None:
+    """Adds DATA, --label and --group."""
+    to.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
+    add_columns(to)
+
+
+def add_output(to: argparse.ArgumentParser, text: str, *, required: bool) -> None:
+    """Adds -o and --force."""
+    to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+    to.add_argument("--force", action="store_true", help="replace FILE")
+
+
+def add_derived_run(to: argparse.ArgumentParser) -> None:
+    """Adds --out and --force of a command that makes a run from finished ones."""
+    to.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
+    to.add_argument("--force", action="store_true", help="replace the run in NEW")
+
+
+def check_derived_run(arguments: argparse.Namespace) -> None:
+    """Raises FileExistsError where NEW has a run that --force does not replace."""
+    checkpoint = arguments.out / "checkpoint.pt"
+    if checkpoint.exists() and not arguments.force:
+        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(checkpoint))
+
+
+def add_recipe(to: argparse.ArgumentParser) -> None:
+    """Adds --cache, --recipe, --set, and a flag for every field of `TrainConfig` that has one."""
+    to.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+    to.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
+    text = "any setting of the recipe, also one of those below; repeatable"
+    to.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=text)
+    lines = ["settings of --set, with their values in the recipe default:"]
+    for section in dataclasses.fields(TrainConfig):
+        default = getattr(RECIPES["default"], section.name)
+        title = (type(default).__doc__ or "").splitlines()[0]
+        group = to.add_argument_group(section.name, f"{title} Values shown are those of the recipe default.")
+        for field in dataclasses.fields(default):
+            value = getattr(default, field.name)
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            if not field.metadata["is_flag"]:
+                lines.append(f"  {field.name:15} {field.metadata['help']} ({str(shown).lower()})")
+                continue
+            options: dict[str, Any] = {"help": f"{field.metadata['help']} ({shown})".replace("%", "%%")}
+            if isinstance(value, bool):
+                options |= {"action": argparse.BooleanOptionalAction, "default": None}
+            else:
+                options |= {"type": _type_of(field.name, value), "metavar": "X,X" if isinstance(value, tuple) else "X"}
+            group.add_argument("--" + field.name.replace("_", "-"), **options)
+    to.epilog = "\n".join(lines)
+
+
+def config_of(arguments: argparse.Namespace, parser: ArgumentParser) -> TrainConfig:
+    """The recipe with what `add_recipe`'s flags change; ends the command where a value is out of range."""
+    recipe = RECIPES[arguments.recipe]
+    given = {name: getattr(arguments, name, None) for name in recipe.flat()} | dict(arguments.set)
+    try:
+        return recipe.changed(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        name, _, text = str(error).partition(":")
+        flag = f"set {name}" if name in dict(arguments.set) else name.replace("_", "-")
+        parser.error(f"argument --{flag}:{text}")
+
+
+def with_packages(program: str, extra: str, action: Callable[[], int]) -> int:
+    """The exit status of an action; where a package is missing one line names the extra that brings it."""
+    try:
+        return action()
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        text = f"needs {_PACKAGES[error.name]}: pip install '.[{extra}]' in the checkout"
+        return fail(program, text, ENVIRONMENT)
+
+
+def _type_of(name: str, value: object) -> Callable[[str], Any]:
+    """The reader of a field's text, by its default."""
+    if isinstance(value, tuple):
+        return {"sizes_px": _integers, "noise_std": _numbers}.get(name, _words)
+    return _truth if isinstance(value, bool) else type(value)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    default = RECIPES["default"].flat().get(name)
+    if default is None or not value:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE, NAME as in the list below the flags")
+    try:
+        return name, _type_of(name, default)(value)
+    except ValueError:
+        expected = "a whole number" if isinstance(default, int) else "a number"
+        raise argparse.ArgumentTypeError(f"{name}: got {value!r}, expected {expected}") from None
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected true or false")
+    return text == "true"
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas, as 64,96,128") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas, as 0.01,0.01,0.01") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)

@@ -1,0 +1,70 @@
+"""edge-train fit: a network trained on a data set, and measured on the fold held out."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from edge.arguments import ArgumentParser, natural
+from edge.exit import DONE, SOME_FAILED, say
+
+from .arguments import PROGRAM, add_data, add_recipe, config_of
+
+HELP = "train a network"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add_data(parser)
+    add("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
+    add("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
+    add("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
+    add("--search", type=natural, metavar="J", help="a second fold not trained on, to choose by")
+    add("--weights", type=Path, metavar="FILE", help="begin with these, a RUN's, or imagenet's")
+    add("--teacher", type=Path, action="append", default=[], metavar="RUN", help="learn from; repeatable")
+    add("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
+    add("--resume", action="store_true", help="continue RUN; everything else as in the first command")
+    add("--force", action="store_true", help="start over in RUN")
+    add("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
+    add_recipe(parser)
+
+
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Trains a network."""
+    config = config_of(arguments, parser)
+    if (arguments.folds is None) != (arguments.hold_out is None):
+        parser.error("--folds and --hold-out belong together")
+    if arguments.search is not None and arguments.search == arguments.hold_out:
+        parser.error("--search and --hold-out name the same fold")
+    if arguments.search is not None and arguments.folds is None:
+        parser.error("--search needs --folds")
+    if arguments.resume and arguments.force:
+        parser.error("--resume and --force exclude each other")
+    if bool(arguments.teacher) != (config.distill.distill != "none"):
+        parser.error("--teacher and --distill belong together (a recipe may set --distill; none turns it off)")
+    from ..loop import distributed
+    from ..loop.plan import Plan
+    from ..loop.run import run as train
+
+    plan = Plan(
+        data=arguments.data,
+        out=arguments.out,
+        config=config,
+        recipe=arguments.recipe,
+        label_column=arguments.label,
+        group_column=arguments.group,
+        folds=arguments.folds,
+        hold_out=arguments.hold_out,
+        search=arguments.search,
+        weights=arguments.weights,
+        teachers=arguments.teacher,
+        cache=arguments.cache,
+        allow_leak=arguments.allow_leak,
+        checkpoint_s=60.0 * arguments.checkpoint_minutes,
+    )
+    options = {"resume": arguments.resume, "force": arguments.force, "quiet": arguments.quiet}
+    with distributed.start() as ranks:
+        outcome = train(plan, ranks, **options, say=partial(say, PROGRAM))
+    return SOME_FAILED if outcome.num_unusable else DONE

@@ -1,0 +1,45 @@
+"""edge-train folds: folds that cut no patient or lesion."""
+
+from __future__ import annotations
+
+import argparse
+
+from edge.arguments import ArgumentParser, natural
+from edge.exit import DONE, say
+from edge.output_files import check_output, write_output
+
+from .arguments import PROGRAM, add_data, add_output
+
+HELP = "split a data set into folds"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add_data(parser)
+    add_output(parser, "the folds file (CSV) to write", required=True)
+    parser.add_argument("--folds", type=_at_least_two, default=5, metavar="K", help="how many (5)")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (0)")
+
+
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+    """Splits a data set."""
+    check_output(arguments.output, force=arguments.force)
+    from bench.dataset import index
+
+    from ..data.folds import encode_folds, make_folds
+
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
+    fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
+    write_output(arguments.output, encode_folds(samples, fold_of))
+    if not arguments.quiet:
+        sizes = [list(fold_of.values()).count(fold) for fold in range(arguments.folds)]
+        num_clusters = len({sample.cluster for sample in samples})
+        say(PROGRAM, f"{len(samples)} images, {num_clusters} clusters; images per fold: {', '.join(map(str, sizes))}")
+    return DONE
+
+
+def _at_least_two(text: str) -> int:
+    value = natural(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 2")
+    return value
