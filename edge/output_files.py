@@ -57,19 +57,30 @@ def refuse_input(output: Path, inputs: Iterable[str | os.PathLike[str]], *, what
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Writes a file, text as UTF-8, through a temporary one beside it; an existing one is replaced.
+    """Writes a file, text as UTF-8, as `replacing` does."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    A link is followed, so that it stays one.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside a file; what is written there gets the file's name when the block ends well.
+
+    Readers find the old file or the whole new one, also when two processes write it. A link is followed, so that it
+    stays one. Nothing is synced: a caller whose file must survive a power cut does that itself.
 
     Raises:
       OSError: it cannot be written; `filename` is the file.
     """
     place = path.resolve()
-    part = place.with_name(f".{place.name}.part")
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        with naming(path):
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(part, place)
+        yield part
+        os.replace(part, place)
+    except OSError as error:  # of a full disk the system says only that it is full
+        if error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

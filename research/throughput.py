@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench.dataset import Sample
 from bench.speed import process_cost
 from bench.speed.latency import quartiles
+from edge.device import usable_cores
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
@@ -145,7 +145,7 @@ def measure(
         "images": n,
         "size_px": side,
         "batch_size": batch_size,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "decode_s": decode_s,
         "images_per_s": {name: quartiles(values) for name, values in rates.items()},
         "best_peer": best,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from edge.errors import EdgeError, ModelError
+from edge.output_files import replacing
 from edge.photo.preprocess import Preprocess
 
 from .config import TrainConfig
@@ -119,20 +120,13 @@ def load_model(path: Path) -> LoadedModel:
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint; it appears under its name only when it is complete."""
-    part = path.with_name(path.name + ".part")
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     content = io.BytesIO()  # a full disk under torch.save is an internal error of its own
     torch.save({"schema": SCHEMA, **values}, content)
-    try:
-        with open(part, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(content.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> Checkpoint:

@@ -27,7 +27,9 @@ from PIL import features
 
 import edge
 from bench.dataset import DatasetError, Sample
+from edge.device import usable_cores
 from edge.errors import DecodeError
+from edge.output_files import replacing
 from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
@@ -176,7 +178,7 @@ class Feeder:
         self._seed, self._first_step, self._pin = seed, first_step, pin
         size = batches.indices.shape[1]
         self._part = slice(size * rank // num_ranks, size * (rank + 1) // num_ranks)
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or usable_cores()
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """The batches in order.
@@ -237,7 +239,7 @@ def _decode(
 
     progress, errors = Progress(len(samples), quiet=quiet), 0
     try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for start in range(0, len(samples), _CHUNK):
                 chunk = samples[start : start + _CHUNK]
                 for done, (sample, image) in enumerate(zip(chunk, pool.map(load, chunk), strict=True), start + 1):
@@ -274,26 +276,21 @@ def _key(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> str:
 
 def _store(path: Path, key: str, n: int, side: int, decoded: Iterable[tuple[Sample, np.ndarray | str]]) -> None:
     """Writes a cache file through a temporary one; not by mapping it, where a full disk is no OSError but a SIGBUS."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     unusable, crc, written = {}, 0, 0
-    try:
-        with open(temporary, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (n, side, side, 3)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for sample, image in decoded:
-                if isinstance(image, str):
-                    unusable[sample.path] = image
-                    continue
-                data = np.ascontiguousarray(image).data
-                crc, written = zlib.crc32(data, crc), written + 1
-                file.write(data)
-            trailer = {"key": key, "crc32": crc, "unusable": unusable}
-            file.write(json.dumps(trailer).encode() + b"\n")
-            file.seek(0)  # numpy leaves room in a header for another number of rows
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (written, side, side, 3)})
-        os.replace(temporary, path)  # unsynced: after a power cut the checksum tells
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:  # unsynced: after a power cut the checksum tells
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, side, side, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for sample, image in decoded:
+            if isinstance(image, str):
+                unusable[sample.path] = image
+                continue
+            data = np.ascontiguousarray(image).data
+            crc, written = zlib.crc32(data, crc), written + 1
+            file.write(data)
+        trailer = {"key": key, "crc32": crc, "unusable": unusable}
+        file.write(json.dumps(trailer).encode() + b"\n")
+        file.seek(0)  # numpy leaves room in a header for another number of rows
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (written, side, side, 3)})
 
 
 def _open(path: Path, key: str) -> tuple[np.ndarray, dict[str, str]]:

@@ -13,7 +13,6 @@ the photo that would look so in the network's input:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.dataset import Sample
+from edge.device import usable_cores
 from edge.photo.decode import stored_size
 from edge.photo.preprocess import Preprocess
 from edge.profile import Profile
@@ -47,7 +47,7 @@ def profile_of(root: Path, samples: Sequence[Sample], preprocess: Preprocess, co
       DecodeError: a picture cannot be read any more.
     """
     chosen = np.random.default_rng(_SEED).permutation(len(samples))[:_NUM_DRAWS]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         sizes = list(pool.map(lambda i: stored_size(root / samples[i].path), chosen.tolist()))
     return estimate(sizes, preprocess, config)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import DatasetError, Sample
+from edge.device import usable_cores
 from edge.errors import DecodeError
 from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
@@ -103,7 +103,7 @@ def load(root: Path, samples: list[Sample], *, quiet: bool = False) -> Pictures:
         sizes[i] = loaded.width, loaded.height
 
     try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for done, _ in enumerate(pool.map(read, range(len(samples))), start=1):
                 progress.update(done)
     except DecodeError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import nn
 
 from edge.errors import EdgeError, ModelError
 from edge.exit import ENVIRONMENT
+from edge.output_files import replacing
 from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
@@ -261,10 +261,8 @@ def _read(path: Path) -> np.ndarray:
 def _write(path: Path, array: np.ndarray) -> None:
     """A file of this name is always whole, also when two processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
+    with replacing(path) as part, open(part, "wb") as file:
         np.savez(file, log_probabilities=array)
-    os.replace(part, path)
 
 
 def sha256_of(path: Path) -> str:
