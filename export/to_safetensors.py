@@ -1,14 +1,14 @@
-"""Training-form weights as a safetensors file that says what it is: to fine-tune from, with no code inside."""
+"""Training-form weights as a safetensors file, and the provenance that every export of a run states."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from safetensors.torch import save
 
+from bench.provenance import marks_sha256
 from train.checkpoint import Checkpoint
-
-from .provenance import origin_of
 
 
 def to_safetensors(checkpoint: Checkpoint) -> bytes:
@@ -21,3 +21,13 @@ def to_safetensors(checkpoint: Checkpoint) -> bytes:
         **({"leaky": "true"} if checkpoint.leaky else {}),
     }
     return save({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, metadata)
+
+
+def origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Recipe, commit, training images and fold of a run, JSON-ready: they identify it in all of its exports."""
+    return {
+        "recipe": checkpoint.recipe,
+        "commit": checkpoint.commit,
+        "cluster_sha256": marks_sha256(checkpoint.clusters),
+        "hold_out": checkpoint.hold_out,
+    }

@@ -1,27 +1,46 @@
-"""What edge-export int8 does, once its arguments are read."""
+"""edge-export int8: a quantised model file."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-import onnx
-
-from bench.dataset import index, read_subset
-from bench.provenance import cluster_marks, marks_sha256
-from edge.classifier import Classifier
+from edge.arguments import ArgumentParser, natural, whole
 from edge.errors import EdgeError
 from edge.exit import DONE, say
-from edge.output_files import check_output, write_output
-from edge.predictions import path_text
-from train.data.images import load_images
+from edge.output_files import check_output
+from train.commands.arguments import add_columns, add_output
 
-from .cli import PROGRAM
-from .int8.calibrate import choose_calibration
-from .int8.quantize import quantize
+from .arguments import PROGRAM, write_model
+
+HELP = "quantise a model file"
 
 
-def run_int8(arguments: argparse.Namespace) -> int:
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="a float model file")
+    add("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
+    add_columns(parser)
+    add("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
+    add("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
+    add_output(parser, "the file to write", required=True)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Quantises a model file."""
+    import onnx
+
+    from bench.dataset import index, read_subset
+    from bench.provenance import cluster_marks, marks_sha256
+    from edge.classifier import Classifier
+    from edge.predictions import path_text
+    from train.data.images import load_images
+
+    from ..int8.calibrate import choose_calibration
+    from ..int8.quantize import quantize
+
     check_output(arguments.output, force=arguments.force)
     classifier = Classifier.load(arguments.model)
     samples = index(arguments.calibrate, label_column=arguments.label, group_column=arguments.group)
@@ -42,8 +61,10 @@ def run_int8(arguments: argparse.Namespace) -> int:
     if calibration.unusable and not arguments.quiet:
         say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
     digest = marks_sha256(cluster_marks(chosen))
-    content = quantize(onnx.load(arguments.model), calibration.pixels, marks_sha256=digest).SerializeToString()
-    write_output(arguments.output, content)
-    if not arguments.quiet:
-        say(PROGRAM, f"{arguments.output}: {len(content) / 1e6:.2f} MB, classes {', '.join(classifier.classes)}")
+    quantized = quantize(onnx.load(arguments.model), calibration.pixels, marks_sha256=digest)
+    write_model(arguments, quantized.SerializeToString(), [*classifier.classes])
     return DONE
+
+
+def _calibration_size(text: str) -> int:
+    return whole(text, least=16)
