@@ -17,8 +17,7 @@ from train import checkpoint as checkpoints
 from train.after.prior_correction import held_out_pairs
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError
 from train.config import TrainConfig
-from train.leakage.checks import LeakError
-from train.leakage.provenance import check_disjoint
+from train.leakage.checks import LeakError, check_disjoint
 
 from . import evidence
 from .evidence import Evidence

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.loop.ema import Ema
+from train.loop.averages import Ema
 
 
 def model_of(value, steps=0):

@@ -2,7 +2,7 @@ import pytest
 
 from bench.dataset import Sample
 from bench.provenance import cluster_marks, picture_marks
-from train.leakage.provenance import OverlapError, check_disjoint
+from train.leakage.checks import OverlapError, check_disjoint
 
 
 def samples(*clusters):

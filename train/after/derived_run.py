@@ -17,8 +17,7 @@ from edge.photo.preprocess import Preprocess
 from .. import checkpoint as checkpoints
 from ..checkpoint import Checkpoint, CheckpointError
 from ..data.images import ImageSet, load_images
-from ..leakage.checks import LEAKY, mark_leaky
-from ..leakage.provenance import check_disjoint
+from ..leakage.checks import LEAKY, check_disjoint, mark_leaky
 from ..loop.run import METRICS, PREDICTIONS, write_json, write_metrics
 
 HELD_OUT = "heldout.txt"

@@ -24,7 +24,7 @@ from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint, CheckpointError
 from ..config import TrainConfig
 from ..data.folds import make_folds
-from ..leakage.provenance import OverlapError
+from ..leakage.checks import OverlapError
 from ..loop.run import PREDICTIONS
 from .derived_run import PRIOR, write_derived
 

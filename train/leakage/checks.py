@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.dataset import Sample
+from bench.provenance import cluster_mark, picture_marks
 from edge.errors import EdgeError
 from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess
@@ -17,13 +18,18 @@ from ..loop.plan import Plan
 from ..networks.teacher import Teacher
 from ..networks.weights import Report
 from .audit import LOOK, find_fit_leaks
-from .provenance import OverlapError, check_disjoint
 
 LEAKY = "LEAKY.txt"
 
 
 class LeakError(EdgeError):
     """Training that would be measured on what it has seen."""
+
+    exit_status = 6
+
+
+class OverlapError(EdgeError):
+    """What is learned from has seen, or may have seen, what is to be measured on."""
 
     exit_status = 6
 
@@ -67,6 +73,37 @@ def find_leaks(
                 raise
             lines.append(str(error).partition(";")[0])
     return lines
+
+
+def check_disjoint(
+    marks: Collection[str] | None, held_out: Sequence[Sample], root: Path, *, name: str = "teacher"
+) -> None:
+    """Whether what is learned from knows nothing of the images that the student will be measured on.
+
+    Args:
+      marks: `Teacher.marks`, or those of the weights begun with: of clusters and of pictures.
+      held_out: Those images.
+      root: The folder of their data set.
+      name: What it is, for the message.
+
+    Raises:
+      OverlapError: it was trained on one of their clusters or pictures, or does not tell.
+    """
+    hint = "--allow-leak to learn from it all the same"
+    if marks is None:
+        raise OverlapError(
+            f"{name}: does not tell the clusters it was trained on, so it may leak those held out; {hint}"
+        )
+    clusters = sorted({sample.cluster for sample in held_out})
+    known = [cluster for cluster in clusters if cluster_mark(cluster) in marks]
+    if known:
+        raise OverlapError(
+            f"{name}: was trained on {len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}, expected "
+            f"none, or it would leak them; {hint}"
+        )
+    same = sum(mark in marks for mark in picture_marks(root, held_out))
+    if same:
+        raise OverlapError(f"{name}: was trained on {same} of the pictures held out, expected none; {hint}")
 
 
 def mark_leaky(state: Checkpoint, leaks: Sequence[str], out: Path) -> Checkpoint:

@@ -22,11 +22,10 @@ from ..checkpoint import Checkpoint
 from ..config import TrainConfig
 from ..data.images import Batch, Feeder, View, scale_tensor
 from ..data.sampler import Batches, epoch_batches, num_steps_per_epoch
-from ..networks.batch_norm import reestimate_batch_norm
 from ..networks.network import Network, build
 from ..networks.teacher import Teacher
+from .averages import Ema, reestimate_batch_norm
 from .distributed import Ranks, gather, share_batch_norm
-from .ema import Ema
 from .epoch_log import EpochLog
 from .loss_sum import Objective
 from .schedule import build_optimizer

@@ -22,8 +22,7 @@ from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
-from .efficientnet_lite import EfficientNetLite
-from .mobilenet import MobileNetV2
+from .mobilenet import EfficientNetLite, MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
 from .pretrained import describe
