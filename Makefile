@@ -133,7 +133,7 @@ baseline-cost: $(DEV) pi4b-install  ## Write docs/pi4b-cost.json anew
 
 # What could not be installed is named by what needs it: the tests and check-cost are skipped, edge-bench exits 5.
 pi4b-install: $(DEV)
-	@.venv/bin/python -m bench.pi4b.tools 2>/dev/null || { \
+	@.venv/bin/python -m bench.pi4b.programs 2>/dev/null || { \
 	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 120 apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -yqq --no-install-recommends $(PI4B_PACKAGES); \
 	} >/dev/null 2>&1 || true

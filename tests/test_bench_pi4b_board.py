@@ -11,8 +11,8 @@ from sample_images import TINY_MODEL, encoded, photo
 
 from bench.cli import main
 from bench.photos import images
-from bench.pi4b import contest, cost, measured, regions
-from bench.pi4b.regions import Spec
+from bench.pi4b import board, count, estimate, pieces
+from bench.pi4b.pieces import Spec
 from edge.classifier import Classifier
 from edge.memory_gate import MemoryGate
 from edge.photo.preprocess import Preprocess
@@ -22,7 +22,7 @@ SMALL_MIX = (images.SizeClass(100, ((64, 48, 50), (96, 64, 50))),)
 
 @pytest.fixture
 def small_photos(monkeypatch):
-    monkeypatch.setattr("bench.pi4b.contest.ESFAIR", SMALL_MIX)
+    monkeypatch.setattr("bench.pi4b.estimate.ESFAIR", SMALL_MIX)
     monkeypatch.setattr(images, "ESFAIR", SMALL_MIX)
 
 
@@ -30,7 +30,7 @@ def test_regions_run_the_shipped_code(tmp_path):
     path = tmp_path / "ä photo.jpg"
     path.write_bytes(encoded(photo(640, 480)))
     preprocess = Classifier.load(TINY_MODEL).preprocess
-    found = list(regions.regions(Spec((str(path),), preprocess.to_json(), (str(TINY_MODEL),), (1, 3))))
+    found = list(pieces.regions(Spec((str(path),), preprocess.to_json(), (str(TINY_MODEL),), (1, 3))))
     assert [region.kind for region in found] == ["decode", "resize", "infer", "infer"]
     for region in found:
         region.run()  # a second call does the same again
@@ -81,7 +81,7 @@ def test_whatever_the_runtime_does_to_a_photo_is_in_its_regions(kind, resize, pl
             return preprocess.load(str(path), admit=admit)
 
     whole = executed(shipped)
-    decode, place = regions.regions(Spec((str(path),), preprocess.to_json()))
+    decode, place = pieces.regions(Spec((str(path),), preprocess.to_json()))
     counted = executed(decode.run) + executed(place.run)
     assert {key: counted[key] for key, number in whole.items() if counted[key] < number} == {}
     resizes = [sum(n for (_, name), n in calls.items() if name == "resize") for calls in (whole, counted)]
@@ -95,7 +95,7 @@ def test_program_names_what_it_marks(tmp_path, capsys):
     spec = {"photos": [str(path)], "models": [str(TINY_MODEL)], "batches": [2]}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     try:
-        assert regions.main([str(tmp_path / "spec.json")]) == 0
+        assert pieces.main([str(tmp_path / "spec.json")]) == 0
     finally:
         gc.enable()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -103,7 +103,7 @@ def test_program_names_what_it_marks(tmp_path, capsys):
 
 
 def test_layers_are_those_of_the_network():
-    found = measured.layers(TINY_MODEL, runs=2)
+    found = board.layers(TINY_MODEL, runs=2)
     assert len(found) > 2 and all(layer["ms"] >= 0 for layer in found)
     assert any(layer["operator"] in ("Conv", "FusedConv") for layer in found)
 
@@ -132,7 +132,7 @@ def counts_file(path, model, photos):
         {"kind": kind, "name": name, "batch": 1, "instructions": 1_800_000, **dict.fromkeys(zeros, 0)}
         for kind, name in kinds
     ]
-    found = {"schema": cost.SCHEMA, "versions": {}, "models": {"mine.onnx": model}, "photos": photos}
+    found = {"schema": count.SCHEMA, "versions": {}, "models": {"mine.onnx": model}, "photos": photos}
     path.write_text(json.dumps({**found, "regions": regions}))
     return path
 
@@ -147,9 +147,9 @@ def test_counts_beside_a_board_are_of_the_same_content(small_photos, tmp_path, c
     said = capsys.readouterr().err
     assert f"{other}: counts of mine.onnx, expected tiny.onnx ({digest[:12]}), which is measured" in said
     assert not folder.exists()
-    (path, _), (again, _) = contest.write_photos(folder / "sizes")
-    photos = {"renamed.jpg": measured.digests([str(path)])["64x48.jpg"], again.name: "f00"}
+    (path, _), (again, _) = estimate.write_photos(folder / "sizes")
+    photos = {"renamed.jpg": board.digests([str(path)])["64x48.jpg"], again.name: "f00"}
     assert main([*common, "--counts", str(counts_file(tmp_path / "counts.json", digest, photos))]) == 0
     lines = {line.split()[1]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if "decode" in line}
     assert float(lines["64x48.jpg"]) > 0 and lines["96x64.jpg"] == "-"
-    assert json.loads(out.read_bytes())["photos"] == measured.digests([str(path), str(again)])
+    assert json.loads(out.read_bytes())["photos"] == board.digests([str(path), str(again)])

@@ -9,12 +9,12 @@ import pytest
 from sample_images import TINY_MODEL
 
 from bench.cli import main
-from bench.pi4b import actions, contest, cost, counter, measured, model, tools
-from bench.pi4b.cost import Cost
-from bench.pi4b.model import Formula
-from bench.pi4b.regions import Spec
-from bench.pi4b.tools import Pi4bError
-from bench.pi4b.tree import Tree
+from bench.pi4b import actions, board, count, counter, estimate, programs, time_model
+from bench.pi4b.count import Cost
+from bench.pi4b.pieces import Spec
+from bench.pi4b.programs import Pi4bError
+from bench.pi4b.rootfs import Tree
+from bench.pi4b.time_model import Formula
 from edge.classifier import Classifier
 from edge.errors import EdgeError
 
@@ -32,7 +32,7 @@ def region(name="net", *, kind="infer", **changes):
 
 
 def compare(before, after):
-    return list(cost.compare(before, after, FORMULA))
+    return list(count.compare(before, after, FORMULA))
 
 
 @pytest.mark.parametrize("name", ["instructions", "l1_misses", "l2_misses"])
@@ -80,7 +80,7 @@ def test_a_region_that_nothing_watches_is_seen():
 
 
 def test_committed_baseline_can_be_read():
-    result, costs = cost.read_costs(BASELINE)
+    result, costs = count.read_costs(BASELINE)
     assert result["note"].startswith("modelled, not measured")
     assert {each.kind for each in costs} == {"decode", "resize", "infer"}
     assert result["versions"]["onnxruntime"] in (ROOT / "constraints/py311-aarch64.txt").read_text()
@@ -90,7 +90,7 @@ def results(**changes):
     """A results file as bytes, with changes to it or to its only region."""
     one = {**region().as_json(), **{key: value for key, value in changes.items() if key not in PARTS}}
     digests = {"models": {"net": "f00"}, "photos": {"a.jpg": "ba5e"}}
-    whole = {"schema": cost.SCHEMA, "versions": {"qemu": "7.2.22"}, **digests, "regions": [one]}
+    whole = {"schema": count.SCHEMA, "versions": {"qemu": "7.2.22"}, **digests, "regions": [one]}
     return json.dumps({**whole, **{key: value for key, value in changes.items() if key in PARTS}}).encode()
 
 
@@ -126,7 +126,7 @@ def test_bad_baselines(content, expected, tmp_path, capsys):
     path = tmp_path / "base line.json"
     path.write_bytes(content)
     with pytest.raises(EdgeError, match=expected):
-        cost.read_costs(path)
+        count.read_costs(path)
     assert main(["pi4b", "--baseline", str(path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -158,11 +158,11 @@ def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch,
         limits.append(timeout_s)
         raise Pi4bError("stop")
 
-    monkeypatch.setattr(cost, "run", run)
+    monkeypatch.setattr(count, "run", run)
     one = Spec(("a.jpg",), models=("m",), batches=(1, 4))
     for spec in (Spec(), one, replace(one, winners=True)):
         with pytest.raises(Pi4bError, match="stop"):
-            cost.count(Tree(tmp_path / "root", "3.11", ()), spec, {})
+            count.count_regions(Tree(tmp_path / "root", "3.11", ()), spec, {})
     assert limits == [60, 60 + 2 * 60 + 5 * 150, 60 + 3 * 60 + 5 * 150]
 
 
@@ -170,7 +170,7 @@ def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch,
 def gate(monkeypatch, tmp_path):
     """`edge-bench pi4b --baseline` where everything but the counting is real: (baseline, counts) -> exit status."""
     versions = {"python": "3.11", "qemu": "7.2.22", "numpy": "2"}
-    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(programs, "require", lambda *names: None)
     monkeypatch.setattr(actions, "_versions", lambda arguments: versions)
     done = []
 
@@ -180,8 +180,8 @@ def gate(monkeypatch, tmp_path):
             return SimpleNamespace(debian_packages=lambda: {"libc6": "1"})
 
         monkeypatch.setattr(actions, "build_tree", build)
-        monkeypatch.setattr(cost, "check", lambda tree: None)
-        monkeypatch.setattr(cost, "count", lambda *arguments: costs)
+        monkeypatch.setattr(count, "check", lambda tree: None)
+        monkeypatch.setattr(count, "count_regions", lambda *arguments: costs)
 
     def check(before, after, *, options=(), **changes):
         done.clear()
@@ -230,13 +230,13 @@ def test_gate_refuses_other_inputs_before_the_count(changes, status, said, gate,
 def test_gate_goes_by_the_published_times_alone(gate, monkeypatch):
     """A board's report moves the formula of the results, not what matters in the comparison."""
     used = []
-    monkeypatch.setattr(cost, "compare", lambda before, after, formula: used.append(formula) or ())
-    before = model.fit(model.read_points())
-    skewed = [replace(point, ms=9 * point.ms) for point in model.read_points()]
-    monkeypatch.setattr(measured, "network_points", lambda *arguments: skewed)
-    monkeypatch.setattr(measured, "read", lambda path: {})
-    monkeypatch.setattr(measured, "check", lambda *arguments: None)
-    monkeypatch.setattr(measured, "photo_ratios", lambda reports, costs, formula, photos: used.append(formula))
+    monkeypatch.setattr(count, "compare", lambda before, after, formula: used.append(formula) or ())
+    before = time_model.fit(time_model.read_points())
+    skewed = [replace(point, ms=9 * point.ms) for point in time_model.read_points()]
+    monkeypatch.setattr(board, "network_points", lambda *arguments: skewed)
+    monkeypatch.setattr(board, "read", lambda path: {})
+    monkeypatch.setattr(board, "check", lambda *arguments: None)
+    monkeypatch.setattr(board, "photo_ratios", lambda reports, costs, formula, photos: used.append(formula))
     monkeypatch.setattr(actions, "check_files", lambda *arguments: None)
     options = ["--calibrate", "any.json"]
     assert gate([region()], [region()], options=options)[0] == 0
@@ -248,17 +248,17 @@ def test_a_report_that_says_nothing_of_photos_is_named(monkeypatch, tmp_path, ca
     photos = [(str(tmp_path / "a.jpg"), "a.jpg", 1.0)]
     (tmp_path / "a.jpg").write_bytes(b"photo")
     costs = [region("a.jpg", kind="decode"), region("a.jpg", kind="resize"), region(TINY_MODEL.name)]
-    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(programs, "require", lambda *names: None)
     monkeypatch.setattr(actions, "_versions", lambda arguments: {})
     monkeypatch.setattr(actions, "build_tree", lambda *a, **o: SimpleNamespace(debian_packages=lambda: {}))
     monkeypatch.setattr(actions, "_contest_photos", lambda folder: photos)
-    monkeypatch.setattr(cost, "check", lambda tree: None)
-    monkeypatch.setattr(cost, "count", lambda *arguments: costs)
+    monkeypatch.setattr(count, "check", lambda tree: None)
+    monkeypatch.setattr(count, "count_regions", lambda *arguments: costs)
     sha256 = Classifier.load(TINY_MODEL).sha256
-    for name, digest in (("same", measured.digests([photos[0][0]])["a.jpg"]), ("other", "f00")):
+    for name, digest in (("same", board.digests([photos[0][0]])["a.jpg"]), ("other", "f00")):
         report = {
-            "schema": measured.SCHEMA, "valid": True, "model": {"name": "net", "sha256": sha256}, "reasons": [],
-            "machine": {"before": {"board": measured.BOARD, "clock_max_mhz": 1800}}, "photos": {"a.jpg": digest},
+            "schema": board.SCHEMA, "valid": True, "model": {"name": "net", "sha256": sha256}, "reasons": [],
+            "machine": {"before": {"board": board.BOARD, "clock_max_mhz": 1800}}, "photos": {"a.jpg": digest},
             "regions": [
                 {"kind": "infer", "name": "net", "batch": 1, "ms": 40.0},
                 {"kind": "decode", "name": "a.jpg", "batch": 1, "ms": 50.0},
@@ -294,7 +294,8 @@ def test_inputs_are_looked_at_before_the_work(options, status, said, monkeypatch
     def work(*arguments, **others):
         raise AssertionError("work before the inputs are known to be good")
 
-    for place, name in ((tools, "require"), (actions, "build_tree"), (cost, "count"), (contest, "write_photos")):
+    places = (programs, "require"), (actions, "build_tree"), (count, "count_regions"), (estimate, "write_photos")
+    for place, name in places:
         monkeypatch.setattr(place, name, work)
     options = [option.format(model=TINY_MODEL, copy="copy.onnx") for option in options]
     assert main(["pi4b", "--cache", str(tmp_path / "cache"), *options]) == status
@@ -305,7 +306,7 @@ def test_inputs_are_looked_at_before_the_work(options, status, said, monkeypatch
 @pytest.mark.parametrize("content", [b'{"schema": "edge-pi4b/1", "vers', b"", None])
 def test_a_damaged_baseline_is_refused_with_one_line(content, monkeypatch, tmp_path, capsys):
     """Also where nothing could be counted: a machine without QEMU sees it too."""
-    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
     path = tmp_path / "counts.json"
     if content is not None:
         path.write_bytes(content)
@@ -315,8 +316,8 @@ def test_a_damaged_baseline_is_refused_with_one_line(content, monkeypatch, tmp_p
 
 
 def test_both_versions_of_qemu_are_named_before_the_count(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tools, "require", lambda *names: None)
-    monkeypatch.setattr(tools, "qemu_version", lambda: "10.0.8")
+    monkeypatch.setattr(programs, "require", lambda *names: None)
+    monkeypatch.setattr(programs, "qemu_version", lambda: "10.0.8")
     monkeypatch.setattr(actions, "build_tree", lambda folder, **options: pytest.fail("built"))
     assert main(["pi4b", "--cache", str(tmp_path / "cache"), "--baseline", str(BASELINE)]) == 5
     then = json.loads(BASELINE.read_bytes())["versions"]["qemu"]

@@ -17,14 +17,13 @@ import pytest
 
 from bench.cli import main
 from bench.photos import images
-from bench.pi4b import actions, cost
-from bench.pi4b import model as model_of_times
-from bench.pi4b import tools
-from bench.pi4b.cost import count
+from bench.pi4b import actions, count, programs
+from bench.pi4b import time_model as model_of_times
+from bench.pi4b.count import count_regions
 from bench.pi4b.emulator import run
-from bench.pi4b.regions import Spec
-from bench.pi4b.tools import Unavailable
-from bench.pi4b.tree import RUNTIME, build_tree, default_folder, pinned
+from bench.pi4b.pieces import Spec
+from bench.pi4b.programs import Unavailable
+from bench.pi4b.rootfs import RUNTIME, build_tree, default_folder, pinned
 from edge.classifier import DEFAULT_MODEL
 
 pytestmark = pytest.mark.pi4b
@@ -40,7 +39,7 @@ SMALL = ("small.jpg", "dermoscope.jpg", "rotated.jpg")
 def available(work):
     """What `work` gives; skips where the machine lacks what it needs."""
     try:
-        tools.require(*tools.NEEDED)
+        programs.require(*programs.NEEDED)
         return work()
     except Unavailable as error:
         pytest.skip(str(error))
@@ -51,7 +50,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}  # equal wheels for equal sources
     command = [sys.executable, "-m", "build", "--outdir", folder, ROOT]
-    available(lambda: tools.call(command, what="building the wheel", timeout_s=600, env=environment, fetches=True))
+    available(lambda: programs.call(command, what="building the wheel", timeout_s=600, env=environment, fetches=True))
     (path,) = folder.glob("*.whl")
     return path
 
@@ -69,7 +68,7 @@ def tree(wheel):
 def counting_tree(tree):
     """Counted are the packages that run here, not the wheel's."""
     bare = replace(tree, site=tree.site[1:])
-    available(lambda: cost.check(bare))
+    available(lambda: count.check(bare))
     return bare
 
 
@@ -179,7 +178,7 @@ def test_python_3_13_of_trixie(wheel, photos):
 def test_two_counts_of_a_region_agree(counting_tree, photos):
     photo, model = str(photos / "dermoscope.jpg"), str(MODELS[0])
     spec = Spec((photo,), models=(model,), batches=(1,))
-    one, two = (count(counting_tree, spec, {photo: "photo", model: "model"}) for _ in range(2))
+    one, two = (count_regions(counting_tree, spec, {photo: "photo", model: "model"}) for _ in range(2))
     assert [cost.label for cost in one] == ["decode photo", "resize photo", "infer model batch 1"]
     formula = model_of_times.fit(model_of_times.read_points())
     for a, b in zip(one, two, strict=True):
@@ -202,7 +201,7 @@ def test_a_failing_region_gives_one_line(counting_tree, photos, monkeypatch, cap
     whole, broken = photos / "small.jpg", photos / "broken.jpg"
     found = [(str(path), path.name, 0.5) for path in (whole, broken)]
     monkeypatch.setattr(actions, "_contest_photos", lambda folder: found)
-    monkeypatch.setattr(cost, "check", lambda tree: None)  # as done for this machine
+    monkeypatch.setattr(count, "check", lambda tree: None)  # as done for this machine
     assert main(["pi4b", "-q"]) == 5
     said = capsys.readouterr()
     expected = f"edge-bench: counting failed under emulation with 1: edge.errors.DecodeError: {broken}: truncated"

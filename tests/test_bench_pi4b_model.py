@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.pi4b import contest, decoding, measured, model
-from bench.pi4b.cost import Cost
-from bench.pi4b.model import Counts, Formula, Point
+from bench.pi4b import board, decoding, estimate, time_model
+from bench.pi4b.count import Cost
+from bench.pi4b.time_model import Counts, Formula, Point
 from edge.errors import EdgeError
 
 FORMULA = Formula(0.5, 20.0, 30.0)
@@ -40,9 +40,9 @@ def test_mispredicted_branches_are_no_part_of_it():
 
 
 def test_fit_finds_the_formula_that_made_the_times():
-    found = model.fit(list(points(FORMULA)))
+    found = time_model.fit(list(points(FORMULA)))
     assert [found.per_instruction, found.per_l1_miss, found.per_l2_miss] == pytest.approx([0.5, 20, 30])
-    errors = model.validate(list(points(FORMULA)))
+    errors = time_model.validate(list(points(FORMULA)))
     assert max(errors.fit_max, errors.left_out_max) < 1e-9
 
 
@@ -52,7 +52,7 @@ def test_fit_is_the_least_squared_relative_error():
     def loss(a, b, c):
         return sum((Formula(a, b, c).ms(point.counts) / point.ms - 1) ** 2 for point in noisy)
 
-    best = model.fit(noisy)
+    best = time_model.fit(noisy)
     found = [best.per_instruction, best.per_l1_miss, best.per_l2_miss]
     for i in range(3):
         for step in (0.99, 1.01):
@@ -64,9 +64,9 @@ def test_left_out_errors_are_of_a_fit_without_the_point():
     noisy = list(points(FORMULA, noise=0.1))
     errors = []
     for i, point in enumerate(noisy):
-        without = model.fit(noisy[:i] + noisy[i + 1 :])
+        without = time_model.fit(noisy[:i] + noisy[i + 1 :])
         errors.append(abs(without.ms(point.counts) - point.ms) / point.ms)
-    found = model.validate(noisy)
+    found = time_model.validate(noisy)
     assert (found.left_out_mean, found.left_out_max) == pytest.approx((np.mean(errors), max(errors)))
     assert found.left_out_mean > found.fit_mean
 
@@ -75,19 +75,19 @@ def test_left_out_are_whole_networks():
     """Two batch sizes of one network tell each other; the error is of a network that is not there at all."""
     noisy = list(points(FORMULA, noise=0.1))
     again = [replace(point, name=f"{point.name} batch 4") for point in noisy]
-    alone, twice = model.validate(noisy), model.validate(noisy + again)
+    alone, twice = time_model.validate(noisy), time_model.validate(noisy + again)
     assert (twice.left_out_mean, twice.left_out_max) == pytest.approx((alone.left_out_mean, alone.left_out_max))
-    assert {p.group for p in model.read_points() if p.name.startswith("resnet18")} == {"resnet18"}
+    assert {p.group for p in time_model.read_points() if p.name.startswith("resnet18")} == {"resnet18"}
     with pytest.raises(EdgeError, match="got 0 points"):
-        model.validate([replace(point, group="one") for point in noisy])
+        time_model.validate([replace(point, group="one") for point in noisy])
 
 
 def test_no_event_saves_time():
     """Times that grow with instructions and shrink with misses: the best fit without a limit has a term below 0."""
     made = [replace(p, ms=p.ms * (1.2 if p.counts.l2_misses < 5e5 else 0.8)) for p in points(Formula(0.5, 20, 0.1))]
-    rows = np.array([model._row(p.counts) / (p.ms * model.CYCLES_PER_MS) for p in made])
+    rows = np.array([time_model._row(p.counts) / (p.ms * time_model.CYCLES_PER_MS) for p in made])
     assert np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0].min() < 0
-    best = model.fit(made)
+    best = time_model.fit(made)
     found = [best.per_instruction, best.per_l1_miss, best.per_l2_miss]
     assert min(found) == 0
     loss = np.sum((rows @ found - 1) ** 2)
@@ -99,39 +99,39 @@ def test_no_event_saves_time():
 
 def test_the_true_time_lies_in_the_range_that_the_error_gives():
     """An error e says modelled = true x (1 - e) to true x (1 + e): so true = modelled / (1 + e) to / (1 - e)."""
-    assert model.Validation(0, 0, 0, 0.25).factors() == pytest.approx((0.8, 4 / 3))
+    assert time_model.Validation(0, 0, 0, 0.25).factors() == pytest.approx((0.8, 4 / 3))
     noisy = list(points(FORMULA, noise=0.2))
-    low, high = model.validate(noisy).factors()
+    low, high = time_model.validate(noisy).factors()
     for point in noisy:
-        told = model.without(noisy, point.group).ms(point.counts)
+        told = time_model.without(noisy, point.group).ms(point.counts)
         assert low * told <= point.ms * (1 + 1e-9) and point.ms <= high * told * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("error", [1.0, 7.0, float("nan")])
 def test_an_error_of_all_of_it_gives_no_range(error):
     with pytest.raises(EdgeError, match="left out of the fit is told .* wrong") as raised:
-        model.Validation(0, 0, 0, error).factors()
+        time_model.Validation(0, 0, 0, error).factors()
     assert raised.value.exit_status == 3
 
 
 def test_too_few_or_too_equal_points():
     with pytest.raises(EdgeError, match="got 3 points"):
-        model.fit(list(points(FORMULA))[:3])
+        time_model.fit(list(points(FORMULA))[:3])
     with pytest.raises(EdgeError, match="too alike"):
-        model.fit(list(points(FORMULA))[:1] * 9)
+        time_model.fit(list(points(FORMULA))[:1] * 9)
 
 
 def test_committed_calibration_is_as_good_as_the_docs_say():
-    found = model.read_points()
+    found = time_model.read_points()
     assert len(found) == 17
-    errors = model.validate(found)
+    errors = time_model.validate(found)
     assert (errors.fit_mean, errors.left_out_mean) == pytest.approx((0.041, 0.056), abs=0.0005)
     assert (errors.fit_max, errors.left_out_max) == pytest.approx((0.094, 0.154), abs=0.0005)
     assert errors.factors() == pytest.approx((1 - 0.134, 1 + 0.182), abs=0.0005)
 
 
 def test_committed_decodes_bracket_the_model_on_a_cortex_a57_only():
-    formula = model.fit(model.read_points())
+    formula = time_model.fit(time_model.read_points())
     low, high = decoding.decoding_range(decoding.read_decodes(), formula)
     assert low < 1 < high < 6
     for decode in decoding.read_decodes():
@@ -151,7 +151,7 @@ def test_committed_decodes_bracket_the_model_on_a_cortex_a57_only():
     ],
 )
 def test_bad_calibration_tables(change, expected, tmp_path):
-    with open(model.CALIBRATION, newline="") as file:
+    with open(time_model.CALIBRATION, newline="") as file:
         row = next(csv.DictReader(file))
     change(row)
     path = tmp_path / "täble.csv"
@@ -160,10 +160,10 @@ def test_bad_calibration_tables(change, expected, tmp_path):
         writer.writeheader()
         writer.writerow(row)
     with pytest.raises(EdgeError) as error:
-        model.read_points(path)
+        time_model.read_points(path)
     assert str(error.value).startswith(f"{path}: {expected}")
     with pytest.raises(EdgeError, match="cannot be read"):
-        model.read_points(tmp_path / "absent.csv")
+        time_model.read_points(tmp_path / "absent.csv")
 
 
 def counted(kind, name, batch, cycles):
@@ -180,17 +180,17 @@ def test_contest_sums_by_hand():
         counted("winners", "large", 1, 200 * ms), counted("winners", "small", 1, 40 * ms),
         counted("infer", "net", 1, 12 * ms), counted("infer", "net", 4, 40 * ms),
     ]  # fmt: skip
-    scale = contest.Scale(FORMULA, photos=(1.0, 2.0), winners=(1.0, 2.0), network=(0.9, 1.1))
-    ours, winners = contest.estimates(costs, {"large": 0.25, "small": 0.75}, scale)
+    scale = estimate.Scale(FORMULA, photos=(1.0, 2.0), winners=(1.0, 2.0), network=(0.9, 1.1))
+    ours, winners = estimate.estimates(costs, {"large": 0.25, "small": 0.75}, scale)
     assert ours.runtime == "ours" and winners.runtime == "winners"
     assert ours.one_thread_s == pytest.approx(((32.5 + 9) / 10, (65 + 11) / 10))
     assert winners.one_thread_s == pytest.approx(((80 + 10.8) / 10, (160 + 13.2) / 10))
     low, high = ours.one_thread_s
     assert ours.four_cores_s == pytest.approx((low / 4, high / 2.5))
     assert ours.score == pytest.approx((1 - high / 250, 1 - low / 400))
-    assert contest.estimates(costs[-2:], {}, scale) == []  # without photos there is nothing to say
+    assert estimate.estimates(costs[-2:], {}, scale) == []  # without photos there is nothing to say
     ratios = [b / a for a, b in zip(ours.one_thread_s, winners.one_thread_s, strict=True)]
-    assert contest.compared(ours, winners, scale) == pytest.approx(sorted(ratios))  # one error for both
+    assert estimate.compared(ours, winners, scale) == pytest.approx(sorted(ratios))  # one error for both
 
 
 def test_a_board_that_measured_ours_says_nothing_of_the_winners():
@@ -200,19 +200,19 @@ def test_a_board_that_measured_ours_says_nothing_of_the_winners():
         counted("infer", "net", 1, 0), counted("infer", "net", 4, 0),
     ]  # fmt: skip
     regions = [{"kind": kind, "name": "a.jpg", "batch": 1, "ms": 40.0} for kind in ("decode", "winners")]
-    own = measured.photo_ratios([report(regions=regions[:1])], costs, FORMULA, {"a": "ba5e"})
+    own = board.photo_ratios([report(regions=regions[:1])], costs, FORMULA, {"a": "ba5e"})
     assert own == pytest.approx((40 * 1500 / 1800 / 10,) * 2)
-    assert measured.photo_ratios([report(regions=regions[1:])], costs, FORMULA, {"a": "ba5e"}) is None
-    scale = contest.Scale(FORMULA, photos=own, winners=(1.0, 5.0), network=(0.9, 1.1))
-    ours, winners = contest.estimates(costs, {"a": 1.0}, scale)
+    assert board.photo_ratios([report(regions=regions[1:])], costs, FORMULA, {"a": "ba5e"}) is None
+    scale = estimate.Scale(FORMULA, photos=own, winners=(1.0, 5.0), network=(0.9, 1.1))
+    ours, winners = estimate.estimates(costs, {"a": 1.0}, scale)
     assert ours.one_thread_s == pytest.approx((10 / 3, 10 / 3))
     assert winners.one_thread_s == pytest.approx((1, 5))
-    assert contest.compared(ours, winners, scale) == pytest.approx((0.3, 1.5))  # two errors: all that can be
+    assert estimate.compared(ours, winners, scale) == pytest.approx((0.3, 1.5))  # two errors: all that can be
 
 
 def test_shares_of_the_mix_add_up():
-    assert sum(contest.mix().values()) == pytest.approx(1)
-    assert contest.mix()[6000, 4000] == pytest.approx(0.32 * 0.35)
+    assert sum(estimate.mix().values()) == pytest.approx(1)
+    assert estimate.mix()[6000, 4000] == pytest.approx(0.32 * 0.35)
 
 
 def report(**changes):
@@ -222,24 +222,24 @@ def report(**changes):
     ]
     machine = {"before": {"board": "Raspberry Pi 4 Model B Rev 1.5", "clock_max_mhz": 1500.0}}
     model_part = {"name": "net.onnx", "sha256": "f00"}
-    found = {"schema": measured.SCHEMA, "machine": machine, "valid": True, "reasons": [], "regions": regions}
+    found = {"schema": board.SCHEMA, "machine": machine, "valid": True, "reasons": [], "regions": regions}
     return {**found, "model": model_part, "photos": {"a.jpg": "ba5e"}, **changes}
 
 
 def test_a_board_gives_points_at_1800_mhz():
     costs = [counted("infer", "mine.onnx", 1, 18_000_000), counted("decode", "a.jpg", 1, 18_000_000)]
-    (point,) = measured.network_points(report(), costs, {"mine.onnx": "f00"})
+    (point,) = board.network_points(report(), costs, {"mine.onnx": "f00"})
     assert point.ms == pytest.approx(12 * 1500 / 1800)
     here = {"a.jpg": "ba5e"}
-    assert measured.photo_ratios([report()], costs, FORMULA, here) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
-    assert measured.photo_ratios([], costs, FORMULA, here) is None
+    assert board.photo_ratios([report()], costs, FORMULA, here) == pytest.approx((2.5, 2.5))  # 25 ms, modelled 10
+    assert board.photo_ratios([], costs, FORMULA, here) is None
 
 
 def test_photos_are_known_by_their_content():
     costs = [counted("decode", "a.jpg", 1, 18_000_000), counted("decode", "b.jpg", 1, 36_000_000)]
     other = {"a.jpg": "f00d", "b.jpg": "ba5e"}
-    assert measured.photo_ratios([report()], costs, FORMULA, other) == pytest.approx((1.25, 1.25))  # 25 ms, of b.jpg
-    assert measured.photo_ratios([report()], costs, FORMULA, {"a.jpg": "f00d"}) is None
+    assert board.photo_ratios([report()], costs, FORMULA, other) == pytest.approx((1.25, 1.25))  # 25 ms, of b.jpg
+    assert board.photo_ratios([report()], costs, FORMULA, {"a.jpg": "f00d"}) is None
 
 
 def test_all_that_boards_measured_is_left_out_together():
@@ -247,19 +247,19 @@ def test_all_that_boards_measured_is_left_out_together():
     costs = [counted("infer", name, 1, 18_000_000) for name in ("a.onnx", "a.int8.onnx")]
     digests = {"a.onnx": "f00", "a.int8.onnx": "f08"}
     reports = [report(), report(model={"name": "net.onnx", "sha256": "f08"})]
-    found = [point for each in reports for point in measured.network_points(each, costs, digests)]
+    found = [point for each in reports for point in board.network_points(each, costs, digests)]
     assert [point.name for point in found] == ["infer a.onnx batch 1", "infer a.int8.onnx batch 1"]
-    published = model.read_points()
-    alone, both = model.without(published, ""), model.without(published + found, found[0].group)
+    published = time_model.read_points()
+    alone, both = time_model.without(published, ""), time_model.without(published + found, found[0].group)
     assert found[0].group not in {point.group for point in published} and both == alone
 
 
 def test_a_report_of_which_nothing_is_counted_is_refused_before_the_count(tmp_path, capsys):
     with pytest.raises(EdgeError, match=r"^b.json: the board measured net.onnx \(f00\), which is not counted"):
-        measured.check(Path("b.json"), report(), {"other.onnx": "bad"}, (1,))
+        board.check(Path("b.json"), report(), {"other.onnx": "bad"}, (1,))
     with pytest.raises(EdgeError, match=r"^b.json: the board measured batch sizes \[1\], expected one of \[2\]"):
-        measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (2,))
-    measured.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (1, 4))
+        board.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (2,))
+    board.check(Path("b.json"), report(), {"mine.onnx": "f00"}, (1, 4))
     path = tmp_path / "b.json"
     path.write_text(json.dumps(report()))
     assert main(["pi4b", "--calibrate", str(path)]) == 3
@@ -277,9 +277,9 @@ def region(**changes):
         ({"machine": {"before": {"board": "VirtualBox", "clock_max_mhz": 1}}}, "measured on VirtualBox"),
         ({"machine": {}}, "damaged report of a board: KeyError"),
         ({"valid": False, "reasons": ["throttled"]}, "the run calls itself invalid: throttled"),
-        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": float("nan")}}}, "got a clock of 'nan' MHz"),
-        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": 10**400}}}, "got a clock of '1000"),
-        ({"machine": {"before": {"board": measured.BOARD, "clock_max_mhz": [1]}}}, "got a clock of '[1]' MHz"),
+        ({"machine": {"before": {"board": board.BOARD, "clock_max_mhz": float("nan")}}}, "got a clock of 'nan' MHz"),
+        ({"machine": {"before": {"board": board.BOARD, "clock_max_mhz": 10**400}}}, "got a clock of '1000"),
+        ({"machine": {"before": {"board": board.BOARD, "clock_max_mhz": [1]}}}, "got a clock of '[1]' MHz"),
         ({"machine": [1]}, "damaged report of a board: TypeError"),
         ({"regions": [region(ms=-1)]}, "x: got '-1' ms"),
         ({"regions": [region(ms=float("inf"))]}, "x: got 'inf' ms"),

@@ -13,18 +13,18 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cli import main
-from bench.pi4b import cost, counter, tools
+from bench.pi4b import count, counter, programs
 from bench.pi4b.emulator import run
-from bench.pi4b.tools import Pi4bError, Unavailable
-from bench.pi4b.tree import Tree
+from bench.pi4b.programs import Pi4bError, Unavailable
+from bench.pi4b.rootfs import Tree
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_absent_programs_are_named_with_the_command_that_installs_them(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
     with pytest.raises(Pi4bError) as error:
-        tools.require("qemu-aarch64", "mmdebstrap", "cc")
+        programs.require("qemu-aarch64", "mmdebstrap", "cc")
     assert error.value.exit_status == 5
     assert "needs qemu-aarch64 (qemu-user), mmdebstrap (mmdebstrap), cc (gcc), not found" in str(error.value)
     packages = "qemu-user mmdebstrap gcc"
@@ -36,15 +36,15 @@ def test_absent_programs_are_named_with_the_command_that_installs_them(monkeypat
 
 
 def test_what_is_there_but_does_not_work_is_named_too(monkeypatch):
-    monkeypatch.setattr(tools.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(tools, "_output", lambda *command: "no such option, no such header")
-    monkeypatch.setattr(tools, "_KEYRINGS", ("nowhere/keys",))
+    monkeypatch.setattr(programs.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(programs, "_output", lambda *command: "no such option, no such header")
+    monkeypatch.setattr(programs, "_KEYRINGS", ("nowhere/keys",))
     with pytest.raises(Unavailable) as error:
-        tools.require(*tools.NEEDED)
+        programs.require(*programs.NEEDED)
     expected = "Debian trixie's (qemu-user), Debian's keys (debian-archive-keyring), the headers of the C library"
     assert f"as {expected} (libc6-dev), not found" in str(error.value)
     installed = re.search("PI4B_PACKAGES = (.*)", (ROOT / "Makefile").read_text())[1].split()
-    assert {*tools._PACKAGES.values()} == {*installed}
+    assert {*programs._PACKAGES.values()} == {*installed}
 
 
 def program(folder, name, script):
@@ -57,7 +57,7 @@ def test_a_container_that_forbids_fixed_addresses_is_named(monkeypatch, tmp_path
     program(tmp_path, "setarch", "echo 'setarch: failed to set personality: Operation not permitted' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(Unavailable, match="setarch -R is refused here .setarch: failed to set personality: Operation"):
-        tools.require_fixed_addresses()
+        programs.require_fixed_addresses()
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_a_container_that_forbids_fixed_addresses_is_named(monkeypatch, tmp_path
     ],
 )  # fmt: skip
 def test_only_a_qemu_of_another_age_is_no_fault_of_the_counter(said, failure, monkeypatch, tmp_path):
-    monkeypatch.setattr(tools, "require_fixed_addresses", lambda: None)
-    monkeypatch.setattr(tools, "qemu_version", lambda: "11.0.0")
-    monkeypatch.setattr(cost, "run", lambda *a, **o: SimpleNamespace(returncode=1, stderr=f"qemu-aarch64: {said}\n"))
+    monkeypatch.setattr(programs, "require_fixed_addresses", lambda: None)
+    monkeypatch.setattr(programs, "qemu_version", lambda: "11.0.0")
+    monkeypatch.setattr(count, "run", lambda *a, **o: SimpleNamespace(returncode=1, stderr=f"qemu-aarch64: {said}\n"))
     with pytest.raises(Pi4bError, match=re.escape(said)) as error:
-        cost.check(Tree(tmp_path, "3.11", ()))
+        count.check(Tree(tmp_path, "3.11", ()))
     assert type(error.value) is failure
 
 
@@ -90,7 +90,7 @@ def test_only_a_qemu_of_another_age_is_no_fault_of_the_counter(said, failure, mo
 def test_qemu_tells_its_version_and_so_the_counter_its_own(said, version, monkeypatch, tmp_path):
     program(tmp_path, "qemu-aarch64", f"echo '{said}'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert tools.qemu_version() == version
+    assert programs.qemu_version() == version
     assert counter.api(version) == (2 if version == "10.0.8" else 1)
 
 
@@ -98,14 +98,14 @@ def test_what_says_no_version_is_not_asked_to_count(monkeypatch, tmp_path):
     program(tmp_path, "qemu-aarch64", "echo nonsense")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(Unavailable, match="got 'nonsense', expected a version"):
-        tools.qemu_version()
+        programs.qemu_version()
 
 
 def test_a_program_that_fails_gives_its_last_line():
     with pytest.raises(Pi4bError, match="^trying failed: sh gave 3: second$"):
-        tools.call(["sh", "-c", "echo first; echo second >&2; exit 3"], what="trying", timeout_s=60)
+        programs.call(["sh", "-c", "echo first; echo second >&2; exit 3"], what="trying", timeout_s=60)
     with pytest.raises(Unavailable, match="^trying: sh was not done after 0.5 s$"):
-        tools.call(["sh", "-c", "sleep 60 & wait"], what="trying", timeout_s=0.5, fetches=True)
+        programs.call(["sh", "-c", "sleep 60 & wait"], what="trying", timeout_s=0.5, fetches=True)
 
 
 APT_NO_PACKAGE = """\
@@ -129,7 +129,7 @@ def test_a_program_that_fails_to_fetch_is_no_fault_of_the_project(said, shown, t
     command = ["sh", "-c", f"cat '{tmp_path}/said' >&2; exit 100"]
     for fetches, failure in ((True, Unavailable), (False, Pi4bError)):
         with pytest.raises(Pi4bError) as error:
-            tools.call(command, what="fetching", timeout_s=60, fetches=fetches)
+            programs.call(command, what="fetching", timeout_s=60, fetches=fetches)
         assert type(error.value) is failure and shown in str(error.value)
 
 
@@ -141,7 +141,7 @@ def test_what_runs_is_the_qemu_that_tells_its_version(monkeypatch, tmp_path):
 
 
 def test_time_is_limited(monkeypatch, tmp_path):
-    monkeypatch.setattr(tools, "require", lambda *names: None)
+    monkeypatch.setattr(programs, "require", lambda *names: None)
     child = f"sleep 61 & echo $! > '{tmp_path}/child'; wait"
     monkeypatch.setattr(Tree, "emulator", lambda self: ["sh", "-c", child])
     with pytest.raises(Pi4bError, match="-m edge: not done after 1 s"):
@@ -169,10 +169,10 @@ def test_a_build_that_is_ended_leaves_no_process_and_no_file(number, tmp_path):
     program(tmp_path, "mmdebstrap", f"mkdir $TMPDIR/mmdebstrap.xyz; sleep 61 & echo $$ $! > '{started}.part'; "
             f"mv '{started}.part' '{started}'; wait")  # fmt: skip
     text = f"""if True:
-        from bench.pi4b import tools, tree
+        from bench.pi4b import programs, rootfs
         from edge.exit import run
-        tools.require = lambda *names: None
-        run("build", lambda: tree.build_tree({str(tmp_path / "cache")!r}) and 0)"""
+        programs.require = lambda *names: None
+        run("build", lambda: rootfs.build_tree({str(tmp_path / "cache")!r}) and 0)"""
     here = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
     build = subprocess.Popen([sys.executable, "-c", text], env=here, stderr=subprocess.PIPE, text=True)
     with build:
@@ -241,17 +241,17 @@ int main(int argc, char **argv)
 def test_counter_counts_with_each_plugin_interface(api, version, tmp_path):
     (tmp_path / "qemu.c").write_text(QEMU)
     command = ["cc", "-rdynamic", "-o", str(tmp_path / "qemu"), str(tmp_path / "qemu.c"), "-ldl"]
-    tools.call(command, what="compiling the stand-in", timeout_s=60)
+    programs.call(command, what="compiling the stand-in", timeout_s=60)
     folder = tmp_path / "a=b c"  # QEMU takes what is before the first "=" for a name
     folder.mkdir()
     library, *arguments = counter.plugin_argument(folder, folder / "counts", api=api).split(",")
     (name, library), (given, path) = (part.split("=", 1) for part in (library, *arguments))
     assert (name, given, path) == ("file", "out", str(folder / "counts"))
-    tools.call([str(tmp_path / "qemu"), library, str(version), *arguments], what="counting", timeout_s=60)
+    programs.call([str(tmp_path / "qemu"), library, str(version), *arguments], what="counting", timeout_s=60)
     (found,) = counter.read(folder / "counts").values()
     expected = {"tag": 7, "instructions": 6, "integer": 2, "multiply": 2, "branch": 2}
     assert {name: value for name, value in found.items() if value and name != "branch_misses"} == expected
     with pytest.raises(Pi4bError, match="counting failed"):  # the other interface's counter is refused
         other, *_ = counter.plugin_argument(folder, folder / "counts", api=3 - api).split(",")
         command = [str(tmp_path / "qemu"), other.removeprefix("file="), str(version), *arguments]
-        tools.call(command, what="counting", timeout_s=60)
+        programs.call(command, what="counting", timeout_s=60)

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cli import main
-from bench.pi4b import cache, cost, hardware, tree
+from bench.pi4b import count, hardware, layers, rootfs
 from bench.pi4b.emulator import environment
-from bench.pi4b.tools import Pi4bError, Unavailable
-from bench.pi4b.tree import Tree, build_tree, pinned
+from bench.pi4b.programs import Pi4bError, Unavailable
+from bench.pi4b.rootfs import Tree, build_tree, pinned
 from edge import device
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def test_a_download_that_fails_says_what_pip_said(monkeypatch, tmp_path):
     for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(tmp_path), "PIP_NO_INDEX": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(Unavailable, match="ERROR: Could not find a version that satisfies the requirement psutil"):
-        tree._fetch(tmp_path / "part", "3.11", ["psutil==7.99.9"])
+        rootfs._fetch(tmp_path / "part", "3.11", ["psutil==7.99.9"])
 
 
 def test_pinned_versions():
@@ -45,7 +45,7 @@ def test_unknown_python(tmp_path):
 @pytest.fixture
 def no_debian(monkeypatch):
     """A tree without Debian in it: what pip and mmdebstrap bring is another test's matter."""
-    monkeypatch.setattr(tree, "_unpack_debian", lambda part, suite: (part / "usr/bin").mkdir(parents=True))
+    monkeypatch.setattr(rootfs, "_unpack_debian", lambda part, suite: (part / "usr/bin").mkdir(parents=True))
 
 
 def make_wheel(path, text):
@@ -104,7 +104,7 @@ def test_a_folder_that_python_or_qemu_would_cut_is_refused_before_the_work(tmp_p
 
 
 def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, monkeypatch, tmp_path):
-    parts = [tmp_path / f"{cache.PART}debian-bookworm-abc", tmp_path / f"{cache.PART}counter-1.so.77"]
+    parts = [tmp_path / f"{layers.PART}debian-bookworm-abc", tmp_path / f"{layers.PART}counter-1.so.77"]
     theirs = [tmp_path / name for name in (".git", ".ssh", ".wheels", ".debian-notes", "wheels-kept", ".bashrc")]
     for folder in (parts[0], *theirs[:-1]):
         (folder / "usr").mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_what_killed_builds_have_left_is_removed_and_nothing_else(no_debian, mon
     build_tree(tmp_path, site_requirements=[])
     assert all(path.exists() for path in parts)  # another process may be at it
     later = time.time() + 7 * 3600
-    monkeypatch.setattr(cache, "time", SimpleNamespace(time=lambda: later))
+    monkeypatch.setattr(layers, "time", SimpleNamespace(time=lambda: later))
     build_tree(tmp_path, site_requirements=[])
     assert not any(path.exists() for path in parts) and all(path.exists() for path in theirs)
 
@@ -128,12 +128,12 @@ def test_what_is_made_is_removed_if_its_process_was_killed(monkeypatch, tmp_path
         made.append(part)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache.shutil, "rmtree", lambda *arguments, **options: None)
+    monkeypatch.setattr(layers.shutil, "rmtree", lambda *arguments, **options: None)
     monkeypatch.setattr(Path, "unlink", lambda *arguments, **options: None)
-    for work in (lambda: cache.layer(tmp_path, "wheels", [], make), lambda: cache.put(tmp_path / "a.jpg", make)):
+    for work in (lambda: layers.layer(tmp_path, "wheels", [], make), lambda: layers.put(tmp_path / "a.jpg", make)):
         with pytest.raises(KeyboardInterrupt):
             work()
-    assert all(path.name.startswith(cache.PART) and path.parent == tmp_path for path in made) and len(made) == 2
+    assert all(path.name.startswith(layers.PART) and path.parent == tmp_path for path in made) and len(made) == 2
 
 
 def test_two_processes_make_the_same_at_once(monkeypatch, tmp_path):
@@ -141,10 +141,10 @@ def test_two_processes_make_the_same_at_once(monkeypatch, tmp_path):
     def put(part):
         part.write_bytes(b"one")
         with monkeypatch.context() as other:
-            other.setattr(cache.os, "getpid", lambda: 7)
-            cache.put(tmp_path / "photo.jpg", lambda again: again.write_bytes(b"one"))
+            other.setattr(layers.os, "getpid", lambda: 7)
+            layers.put(tmp_path / "photo.jpg", lambda again: again.write_bytes(b"one"))
 
-    cache.put(tmp_path / "photo.jpg", put)
+    layers.put(tmp_path / "photo.jpg", put)
     assert (tmp_path / "photo.jpg").read_bytes() == b"one"
     done = []
 
@@ -152,9 +152,9 @@ def test_two_processes_make_the_same_at_once(monkeypatch, tmp_path):
         (part / "edge").symlink_to(ROOT / "edge")
         if not done:
             done.append(part)
-            done.append(cache.layer(tmp_path, "packages", [], build))
+            done.append(layers.layer(tmp_path, "packages", [], build))
 
-    assert cache.layer(tmp_path, "packages", [], build) == done[1]
+    assert layers.layer(tmp_path, "packages", [], build) == done[1]
     assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", done[1].name}
 
 
@@ -166,20 +166,20 @@ def test_a_cache_that_can_only_be_read_tells_what_to_do(no_debian, monkeypatch, 
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
-    monkeypatch.setattr(cache, "mkdtemp", refuse)
+    monkeypatch.setattr(layers.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(layers, "mkdtemp", refuse)
     monkeypatch.setattr(Path, "write_text", refuse)
-    for work in (lambda: build_tree(tmp_path / "b", site_requirements=[]), lambda: cost.own_packages(tmp_path / "b")):
+    for work in (lambda: build_tree(tmp_path / "b", site_requirements=[]), lambda: count.own_packages(tmp_path / "b")):
         with pytest.raises(Pi4bError, match=r"Read-only file system.*: copy it .* \(cp -a\), .* with --cache") as error:
             work()
         assert error.value.exit_status == 5
 
 
 def test_packages_are_linked_again_after_a_move(monkeypatch, tmp_path):
-    links = cost.own_packages(tmp_path)
+    links = count.own_packages(tmp_path)
     assert (links / "edge").resolve() == ROOT / "edge" and {path.name for path in links.iterdir()} == {"edge", "bench"}
-    monkeypatch.setattr(cost.edge, "__path__", [str(tmp_path / "moved" / "edge")])
-    assert (cost.own_packages(tmp_path) / "edge").readlink() == tmp_path / "moved" / "edge"
+    monkeypatch.setattr(count.edge, "__path__", [str(tmp_path / "moved" / "edge")])
+    assert (count.own_packages(tmp_path) / "edge").readlink() == tmp_path / "moved" / "edge"
     assert (links / "edge").resolve() == ROOT / "edge"  # a process that counts now still has its own
 
 
@@ -187,5 +187,5 @@ def test_nothing_of_the_users_is_replaced_in_a_cache(tmp_path):
     for name in ("packages/edge", "packages/bench"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    cost.own_packages(tmp_path)
+    count.own_packages(tmp_path)
     assert (tmp_path / "packages/edge").read_text() == "mine"

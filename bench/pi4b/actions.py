@@ -18,10 +18,10 @@ from edge.image_list import collect
 
 from ..commands.arguments import PROGRAM, check_files
 from ..results.document import write_json
-from . import contest, cost, decoding, measured, model, tools
-from .cost import Cost
-from .regions import Spec
-from .tree import RUNTIME, SUITES, build_tree, check_folder, default_folder, pinned
+from . import board, count, decoding, estimate, programs, time_model
+from .count import Cost
+from .pieces import Spec
+from .rootfs import RUNTIME, SUITES, build_tree, check_folder, default_folder, pinned
 
 MODELLED = "modelled, not measured: one Cortex-A72 core of a Raspberry Pi 4B at 1.8 GHz"
 
@@ -30,26 +30,26 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     """Counts, and turns counts into modelled times."""
     _check_usage(arguments, parser)
     if arguments.validate:
-        print("\n".join(_validation(model.read_points())))
+        print("\n".join(_validation(time_model.read_points())))
         return DONE
     models, boards = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
     check_files(arguments, [*models, *boards, *filter(None, [arguments.baseline, arguments.images])])
-    baseline = None if arguments.baseline is None else cost.read_costs(arguments.baseline)
-    reports = [measured.read(path) for path in boards]
+    baseline = None if arguments.baseline is None else count.read_costs(arguments.baseline)
+    reports = [board.read(path) for path in boards]
     loaded = [Classifier.load(path) for path in models]
     digests = _digests(loaded)
-    batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, contest.BATCH]))
+    batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH]))
     for path, report in zip(boards, reports, strict=True):
-        measured.check(path, report, digests, batches)
+        board.check(path, report, digests, batches)
     folder = (arguments.cache or default_folder()).resolve()
     check_folder(folder)
     users, unusable = _users_photos(arguments, loaded[0])
-    tools.require(*tools.NEEDED)
+    programs.require(*programs.NEEDED)
     versions = _versions(arguments)
     if baseline and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
         return status
     tree = build_tree(folder, python=arguments.python, site_requirements=_requirements(arguments))
-    cost.check(tree)
+    count.check(tree)
     photos = _contest_photos(folder) if arguments.images is None and not arguments.no_photos else users
     names = {str(path.resolve()): path.name for path in models} | {path: name for path, name, _ in photos}
     spec = Spec(
@@ -59,19 +59,19 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         batches=batches,
         winners="winners" in arguments.peer,
     )
-    costs = cost.count(tree, spec, names)
-    published = model.read_points()
-    points = published + [p for report in reports for p in measured.network_points(report, costs, digests)]
-    formula, validation = model.fit(points), model.validate(points)
+    costs = count.count_regions(tree, spec, names)
+    published = time_model.read_points()
+    points = published + [p for report in reports for p in board.network_points(report, costs, digests)]
+    formula, validation = time_model.fit(points), time_model.validate(points)
     factors = decoding.decoding_range(decoding.read_decodes(), formula)
     contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
     if photos:
         _say_which_boards_lack_photos(boards, reports, costs, formula, contents)
-    own = measured.photo_ratios(reports, costs, formula, contents) or factors
-    scale = contest.Scale(formula, photos=own, winners=factors, network=validation.factors())
-    estimates = contest.estimates(costs, {name: share for _, name, share in photos}, scale)
+    own = board.photo_ratios(reports, costs, formula, contents) or factors
+    scale = estimate.Scale(formula, photos=own, winners=factors, network=validation.factors())
+    estimates = estimate.estimates(costs, {name: share for _, name, share in photos}, scale)
     result = {
-        "schema": cost.SCHEMA,
+        "schema": count.SCHEMA,
         "note": MODELLED,
         "versions": versions,
         "debian_packages": tree.debian_packages(),
@@ -79,14 +79,14 @@ def run_pi4b(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         "photos": contents,
         "regions": [_region(each, scale) for each in costs],
         **_of_model(scale, validation, len(points)),
-        "contest": [asdict(estimate) for estimate in estimates],
+        "contest": [asdict(each) for each in estimates],
     }
     if arguments.output is not None:
         write_json(arguments.output, result)
     for line in table(costs, scale, estimates, validation, len(points), is_mix=arguments.images is None):
         print(line)
     if baseline is not None:
-        return _gate(arguments.baseline, baseline, costs, result, model.fit(published))
+        return _gate(arguments.baseline, baseline, costs, result, time_model.fit(published))
     return SOME_FAILED if unusable else DONE
 
 
@@ -94,11 +94,11 @@ def _say_which_boards_lack_photos(
     boards: Sequence[Path],
     reports: Sequence[dict[str, Any]],
     costs: Sequence[Cost],
-    formula: model.Formula,
+    formula: time_model.Formula,
     contents: Mapping[str, str],
 ) -> None:
     for path, report in zip(boards, reports, strict=True):
-        if measured.photo_ratios([report], costs, formula, contents) is None:
+        if board.photo_ratios([report], costs, formula, contents) is None:
             say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
 
 
@@ -106,12 +106,12 @@ def run_board(arguments: argparse.Namespace) -> int:
     """Measures on the board that this runs on."""
     path = arguments.model or DEFAULT_MODEL
     check_files(arguments, [path, *([] if arguments.counts is None else [arguments.counts])])
-    counts, costs = (None, []) if arguments.counts is None else cost.read_costs(arguments.counts)
+    counts, costs = (None, []) if arguments.counts is None else count.read_costs(arguments.counts)
     if counts is not None:
-        measured.check_counts(arguments.counts, counts, path)
-    report = measured.measure(path, arguments.photos, runs=arguments.runs, quiet=arguments.quiet)
+        board.check_counts(arguments.counts, counts, path)
+    report = board.measure(path, arguments.photos, runs=arguments.runs, quiet=arguments.quiet)
     write_json(arguments.output, report)
-    for line in measured.table(report, counts, costs):
+    for line in board.table(report, counts, costs):
         print(line)
     if not arguments.quiet:
         say(PROGRAM, f"wrote {arguments.output}: edge-bench pi4b --calibrate {arguments.output} uses it")
@@ -120,9 +120,9 @@ def run_board(arguments: argparse.Namespace) -> int:
 
 def table(
     costs: Sequence[Cost],
-    scale: contest.Scale,
-    estimates: Sequence[contest.Estimate],
-    validation: model.Validation,
+    scale: estimate.Scale,
+    estimates: Sequence[estimate.Estimate],
+    validation: time_model.Validation,
     num_points: int,
     *,
     is_mix: bool,
@@ -148,34 +148,34 @@ def table(
         yield f"photos of the winners: between {low_of_winners:.2f} and {high_of_winners:.2f} times, as published"
     if estimates:
         yield f"100 photos of {'the contest mix' if is_mix else 'these'}, modelled seconds:"
-    for estimate in estimates:
-        (low, high), (low4, high4), (worst, best) = estimate.one_thread_s, estimate.four_cores_s, estimate.score
+    for each in estimates:
+        (low, high), (low4, high4), (worst, best) = each.one_thread_s, each.four_cores_s, each.score
         yield (
-            f"  {estimate.runtime}, {estimate.model}: one thread {low:.1f} to {high:.1f}, four cores {low4:.1f} to "
+            f"  {each.runtime}, {each.model}: one thread {low:.1f} to {high:.1f}, four cores {low4:.1f} to "
             f"{high4:.1f}, latency score {worst:.3f} to {best:.3f}"
         )
     for ours, theirs in ((a, b) for a in estimates for b in estimates if a.model == b.model):
         if (ours.runtime, theirs.runtime) == ("ours", "winners"):
-            low, high = contest.compared(ours, theirs, scale)
+            low, high = estimate.compared(ours, theirs, scale)
             yield f"  winners / ours, {ours.model}: {low:.1f} to {high:.1f}"
 
 
-def _validation(points: Sequence[model.Point]) -> Iterator[str]:
-    formula = model.fit(points)
+def _validation(points: Sequence[time_model.Point]) -> Iterator[str]:
+    formula = time_model.fit(points)
     coefficients = f"{formula.per_instruction:.3f} instructions + {formula.per_l1_miss:.1f} (L1 - L2 misses)"
     yield f"cycles = max({coefficients} + {formula.per_l2_miss:.1f} L2 misses, SIMD operations)"
     yield "network             published ms   modelled   left out of the fit"
     for point in points:
-        fitted, told = formula.ms(point.counts), model.without(points, point.group).ms(point.counts)
+        fitted, told = formula.ms(point.counts), time_model.without(points, point.group).ms(point.counts)
         yield f"  {point.name:17} {point.ms:12.1f} {fitted:10.1f} {told:10.1f} ({told / point.ms - 1:+.1%})"
-    errors = model.validate(points)
+    errors = time_model.validate(points)
     left_out = f"{errors.left_out_mean:.1%} and {errors.left_out_max:.1%}"
     yield f"error: {errors.fit_mean:.1%} on average, {errors.fit_max:.1%} at most; left out of the fit, {left_out}"
     yield f"a time is therefore given as {_percents(errors.factors())}"
     yield from decoding.table(decoding.read_decodes(), formula)
 
 
-def _percents(factors: contest.Range) -> str:
+def _percents(factors: estimate.Range) -> str:
     return "/".join(f"{factor - 1:+.1%}" for factor in factors)
 
 
@@ -216,7 +216,7 @@ def _requirements(arguments: argparse.Namespace) -> list[str]:
 
 def _contest_photos(folder: Path) -> list[tuple[str, str, float]]:
     """(path, name, share) of each photo to count."""
-    return [(str(path), path.name, share) for path, share in contest.write_photos(folder / "photos")]
+    return [(str(path), path.name, share) for path, share in estimate.write_photos(folder / "photos")]
 
 
 def _users_photos(
@@ -240,7 +240,7 @@ def _users_photos(
     return found, len(order) - len(usable)
 
 
-def _of_model(scale: contest.Scale, validation: model.Validation, num_points: int) -> dict[str, Any]:
+def _of_model(scale: estimate.Scale, validation: time_model.Validation, num_points: int) -> dict[str, Any]:
     """What the results file says of the formula and of how far its times are to be trusted."""
     return {
         "formula": asdict(scale.formula),
@@ -251,7 +251,7 @@ def _of_model(scale: contest.Scale, validation: model.Validation, num_points: in
     }
 
 
-def _region(each: Cost, scale: contest.Scale) -> dict[str, Any]:
+def _region(each: Cost, scale: estimate.Scale) -> dict[str, Any]:
     low, high = scale.range_ms(each)
     return {**each.as_json(), "modelled_ms": round(scale.ms(each), 4), "range_ms": [round(low, 4), round(high, 4)]}
 
@@ -259,14 +259,14 @@ def _region(each: Cost, scale: contest.Scale) -> dict[str, Any]:
 def _versions(arguments: argparse.Namespace) -> dict[str, str]:
     """What changes counts."""
     versions = dict(requirement.split("==") for requirement in _requirements(arguments))
-    return {"python": arguments.python, "debian": SUITES[arguments.python], "qemu": tools.qemu_version(), **versions}
+    return {"python": arguments.python, "debian": SUITES[arguments.python], "qemu": programs.qemu_version(), **versions}
 
 
 def _other_inputs(
     path: Path, before: Mapping[str, Any], versions: Mapping[str, str], digests: Mapping[str, str]
 ) -> int:
     """The exit status, not 0, when counts cannot be compared with a baseline: found before the count, not after it."""
-    if (problem := cost.other_qemu(path, before, versions["qemu"])) is not None:
+    if (problem := count.other_qemu(path, before, versions["qemu"])) is not None:
         return fail(PROGRAM, problem, ENVIRONMENT)
     for what, new in (("versions", versions), ("models", digests)):
         if before[what] != new:
@@ -280,7 +280,7 @@ def _gate(
     baseline: tuple[dict[str, Any], list[Cost]],
     costs: Sequence[Cost],
     now: Mapping[str, Any],
-    formula: model.Formula,
+    formula: time_model.Formula,
 ) -> int:
     """Compares with a baseline of the same versions and models.
 
@@ -292,12 +292,12 @@ def _gate(
       formula: Of the published times alone, so that no board's report moves what matters.
     """
     before, old = baseline
-    if worse := list(cost.compare(old, costs, formula)):
+    if worse := list(count.compare(old, costs, formula)):
         for line in worse:
             say(PROGRAM, f"{path}: {line}")
         others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
         hint = f" (counted with other {' and '.join(others)})" if others else ""
-        what = f"{len(worse)} counts are over {cost.TOLERANCE:.0%} above {path}, or in only one of the two"
+        what = f"{len(worse)} counts are over {count.TOLERANCE:.0%} above {path}, or in only one of the two"
         return fail(PROGRAM, f"{what}{hint}", GATE)
     say(PROGRAM, f"{len(old)} regions cost no more than in {path}")
     return DONE

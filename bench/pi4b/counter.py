@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from . import cache, tools
-from .tools import Pi4bError
+from . import layers, programs
+from .programs import Pi4bError
 
 MARK = 9999
 """The system call that ends a region, as in counter.c."""
@@ -33,10 +33,10 @@ def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     library = folder / f"counter-{digest}-{api}.so"
     if not library.exists():
-        tools.require("cc", "the headers of the C library")
+        programs.require("cc", "the headers of the C library")
         command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", SOURCE, "-o"]
         what = "compiling the counting plugin"
-        cache.put(library, lambda part: tools.call([*command, part], what=what, timeout_s=120))
+        layers.put(library, lambda part: programs.call([*command, part], what=what, timeout_s=120))
     return f"file={library},out={output.resolve()}"  # without file= QEMU cuts a path at its first "="
 
 

@@ -22,11 +22,11 @@ from edge.errors import EdgeError
 
 from ..photos.images import encode
 from ..photos.scene import draw
-from . import cache
-from .cost import count
-from .model import CYCLES_PER_MS, Counts, Formula, Point, checked, table_rows
-from .regions import Spec
-from .tree import RUNTIME, build_tree, default_folder, pinned
+from . import layers
+from .count import count_regions
+from .pieces import Spec
+from .rootfs import RUNTIME, build_tree, default_folder, pinned
+from .time_model import CYCLES_PER_MS, Counts, Formula, Point, checked, table_rows
 
 DECODING = Path(__file__).with_name("decoding.csv")
 _TERMS = ("instructions", "simd", "l1_misses", "l2_misses", "branch_misses")
@@ -129,9 +129,9 @@ def main() -> int:
         if not path.exists():
             picture = draw(published.width, published.height, seed=0, index=0)
             data = encode(picture, quality=published.quality)
-            cache.put(path, lambda part: part.write_bytes(data))
+            layers.put(path, lambda part: part.write_bytes(data))
         names[str(path)] = published
-    costs = count(tree, Spec(photos=tuple(names), winners=True), {path: path for path in names})
+    costs = count_regions(tree, Spec(photos=tuple(names), winners=True), {path: path for path in names})
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["photo", "ms_low", "ms_high", *_TERMS])
     for cost in costs:

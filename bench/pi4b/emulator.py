@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import counter, tools
-from .tools import Pi4bError
-from .tree import Tree
+from . import counter, programs
+from .programs import Pi4bError
+from .rootfs import Tree
 
 _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR")
 """Of this machine's environment; anything else may change what a program does, and what it costs."""
@@ -47,15 +47,15 @@ def run(
     Raises:
       Pi4bError: a program is absent, or the time is over.
     """
-    tools.require("qemu-aarch64")
+    programs.require("qemu-aarch64")
     command = tree.emulator()
     if count is not None:
-        tools.require("setarch")  # without random addresses two runs give the same counts
-        plugin = counter.plugin_argument(tree.root.parent, Path(count), api=counter.api(tools.qemu_version()))
+        programs.require("setarch")  # without random addresses two runs give the same counts
+        plugin = counter.plugin_argument(tree.root.parent, Path(count), api=counter.api(programs.qemu_version()))
         command = ["setarch", "-R", *command, "-plugin", plugin]
     command += [str(tree.interpreter), *(os.fspath(argument) for argument in argv)]
     try:
-        return tools.execute(command, cwd=cwd, env=environment(tree, env or {}), timeout_s=timeout_s)
+        return programs.execute(command, cwd=cwd, env=environment(tree, env or {}), timeout_s=timeout_s)
     except TimeoutError as stop:
         what = " ".join(map(str, argv))[:80]
         raise Pi4bError(f"{what}: not done after {timeout_s:g} s under emulation") from stop

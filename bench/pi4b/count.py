@@ -14,12 +14,12 @@ import bench
 import edge
 from edge.errors import EdgeError
 
-from . import cache, counter, tools
+from . import counter, layers, programs
 from .emulator import run
-from .model import Counts, Formula
-from .regions import Spec
-from .tools import Pi4bError, Unavailable
-from .tree import Tree
+from .pieces import Spec
+from .programs import Pi4bError, Unavailable
+from .rootfs import Tree
+from .time_model import Counts, Formula
 
 SCHEMA = "edge-pi4b/1"
 TOLERANCE = 0.02
@@ -65,7 +65,7 @@ class Cost:
         return {"kind": self.kind, "name": self.name, "batch": self.batch, **self.counted}
 
 
-def count(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
+def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
     """Counts the regions of a spec, once each, with the packages that run here.
 
     Args:
@@ -81,11 +81,11 @@ def count(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
     with TemporaryDirectory() as scratch:
         request, counted = Path(scratch) / "spec.json", Path(scratch) / "counts"
         request.write_text(json.dumps(asdict(spec)))
-        arguments = ["-m", "bench.pi4b.regions", str(request)]
+        arguments = ["-m", "bench.pi4b.pieces", str(request)]
         here = {"PYTHONPATH": str(own_packages(tree.root.parent))}
         result = run(tree, arguments, env=here, timeout_s=timeout_s, count=counted)
         if result.returncode:
-            said = tools.last_line(result.stderr)
+            said = programs.last_line(result.stderr)
             raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
         lines = counter.read(counted)
     found = [json.loads(line) for line in result.stdout.splitlines()]
@@ -102,15 +102,15 @@ def check(tree: Tree) -> None:
       Unavailable: addresses cannot be fixed, or QEMU refuses the counter for its age.
       Pi4bError: it cannot load the counter, or run Python, for another reason.
     """
-    tools.require_fixed_addresses()
+    programs.require_fixed_addresses()
     with TemporaryDirectory() as scratch:
         result = run(tree, ["-c", ""], timeout_s=120, count=Path(scratch) / "counts")
     if not result.returncode:
         return
-    said = tools.last_line(result.stderr)
+    said, version = programs.last_line(result.stderr), programs.qemu_version()
     if "API version" in said:  # Source: QEMU, plugins/loader.c
-        raise Unavailable(f"QEMU {tools.qemu_version()} refuses the counter, which was made for 7 to 10: {said}")
-    raise Pi4bError(f"nothing can be counted with QEMU {tools.qemu_version()}, which gave {result.returncode}: {said}")
+        raise Unavailable(f"QEMU {version} refuses the counter, which was made for 7 to 10: {said}")
+    raise Pi4bError(f"nothing can be counted with QEMU {version}, which gave {result.returncode}: {said}")
 
 
 def own_packages(folder: Path) -> Path:
@@ -121,7 +121,7 @@ def own_packages(folder: Path) -> Path:
         for name, target in targets.items():
             (part / name).symlink_to(target)
 
-    return cache.layer(folder, "packages", targets, link)
+    return layers.layer(folder, "packages", targets, link)
 
 
 def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:

@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 
 from edge.output_files import naming
 
-from .tools import Pi4bError
+from .programs import Pi4bError
 
 PART = ".fairedge-part-"
 """Start of the name of whatever is not whole yet, and of nothing else."""

@@ -22,12 +22,12 @@ from edge.progress import Progress
 
 from ..photos import images
 from ..speed import latency, machine_watch
-from . import contest
-from .cost import Cost
+from . import estimate
+from .count import Cost
 from .hardware import CLOCK_HZ
-from .model import Formula, Point, checked, fit, read_points
-from .regions import Region, Spec, regions
-from .tools import Pi4bError
+from .pieces import Region, Spec, regions
+from .programs import Pi4bError
+from .time_model import Formula, Point, checked, fit, read_points
 
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
@@ -54,15 +54,15 @@ def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, A
     check = list(selftest.report(model))
     classifier = Classifier.load(model)
     watch = machine_watch.Watch()
-    sizes = [str(path) for path, _ in contest.write_photos(photos / "sizes")]
-    spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, contest.BATCH))
+    sizes = [str(path) for path, _ in estimate.write_photos(photos / "sizes")]
+    spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, estimate.BATCH))
     progress = Progress(2 * len(sizes) + len(spec.batches), unit="region", quiet=quiet)
     timed = []
     for region in regions(spec):
         timed.append(_timed(region, runs))
         progress.update(len(timed))
     progress.close()
-    protocol = latency.Protocol(runs=runs, workers=device.usable_cores(), batch_size=contest.BATCH)
+    protocol = latency.Protocol(runs=runs, workers=device.usable_cores(), batch_size=estimate.BATCH)
     paths, errors, first_s = latency.draw(classifier, _mix(photos / "mix"), protocol)
     summary = latency.summarize(list(latency.timings(classifier, paths, protocol)), paths, errors, protocol, first_s)
     return {

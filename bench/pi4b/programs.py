@@ -1,6 +1,6 @@
 """The programs of the machine that the emulation needs, and the one message when one is absent or does not work.
 
-    python -m bench.pi4b.tools
+    python -m bench.pi4b.programs
 
 says which are: exit status 5 and one line.
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..photos.images import ESFAIR, encode
 from ..photos.scene import draw
 from ..speed.latency import latency_score
-from . import cache
-from .cost import Cost
-from .model import GAIN_OF_4_CORES, Formula
+from . import layers
+from .count import Cost
+from .time_model import GAIN_OF_4_CORES, Formula
 
 BATCH = 4
 """Images per call of the network, as edge-infer's default; the winners' runtime has 1."""
@@ -80,7 +80,7 @@ def write_photos(folder: Path) -> Iterator[tuple[Path, float]]:
         path = folder / f"{width}x{height}.jpg"
         if not path.exists():
             data = encode(draw(width, height, seed=0, index=index))
-            cache.put(path, lambda part: part.write_bytes(data))
+            layers.put(path, lambda part: part.write_bytes(data))
         yield path, share
 
 

@@ -1,6 +1,6 @@
 """The pieces of work that are counted under emulation and timed on a board: the same code in both.
 
-    python -m bench.pi4b.regions SPEC.json
+    python -m bench.pi4b.pieces SPEC.json
 
 runs them between the marks of `counter.c`, in a tree, and prints what each was as one line of JSON.
 """

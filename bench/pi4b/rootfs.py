@@ -22,8 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
-from . import cache, hardware, tools
-from .tools import Pi4bError
+from . import hardware, layers, programs
+from .programs import Pi4bError
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 """Python -> the Debian, and so the Raspberry Pi OS, that brings it."""
@@ -100,15 +100,15 @@ def build_tree(
     folder = Path(folder).resolve()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    cache.clear_leftovers(folder)
+    layers.clear_leftovers(folder)
     requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
     suite = SUITES[python]
-    root = cache.layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
+    root = layers.layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
     _write_launcher(Tree(root, python, ()))
     site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
     if requirements:
         site.append(
-            cache.layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements))
+            layers.layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements))
         )
     return Tree(root, python, tuple(site))
 
@@ -158,7 +158,7 @@ def _debian_inputs() -> list[object]:
 
 
 def _unpack_debian(part: Path, suite: str) -> None:
-    tools.require("mmdebstrap", "Debian's keys")
+    programs.require("mmdebstrap", "Debian's keys")
     packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
     # Nothing is executed in it, so that a user needs neither root nor a name space of his own.
     mode = "root" if os.geteuid() == 0 else "chrootless"
@@ -171,9 +171,9 @@ def _unpack_debian(part: Path, suite: str) -> None:
         archive = Path(scratch) / "debian.tar"  # a folder would belong to other users where mmdebstrap is not root
         fetch: list[str | Path] = ["mmdebstrap", *options, suite, archive]
         here = {**os.environ, "TMPDIR": scratch}  # removed with it, also where mmdebstrap is killed
-        tools.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, fetches=True)
+        programs.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, fetches=True)
         extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
-        tools.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
+        programs.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
     for name, content in hardware.files():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _write_launcher(tree: Tree) -> None:
     """The kernel of this machine executes the script itself, whoever asks: no binfmt registration is needed."""
     text = f'#!/bin/sh\nexec {shlex.join([*tree.emulator(), str(tree.interpreter)])} "$@"\n'
     if not tree.launcher.exists() or tree.launcher.read_text() != text:  # a tree may have been moved
-        cache.put(tree.launcher, lambda part: _write_program(part, text))
+        layers.put(tree.launcher, lambda part: _write_program(part, text))
 
 
 def _write_program(path: Path, text: str) -> None:
@@ -197,7 +197,7 @@ def _wheel_layer(folder: Path, wheel: Path) -> Path:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     except OSError as error:
         raise Pi4bError(f"{wheel}: wheel cannot be read: {error.strerror}") from error
-    return cache.layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
+    return layers.layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
 
 
 def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
@@ -209,7 +209,7 @@ def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
     with TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", *options, f"--dest={scratch}", *requirements]
         what = f"fetching aarch64 wheels for Python {python}"
-        tools.call(command, what=what, timeout_s=600, fetches=True)
+        programs.call(command, what=what, timeout_s=600, fetches=True)
         _unpack(sorted(Path(scratch).glob("*.whl")), part)
 
 
