@@ -9,7 +9,8 @@ import pytest
 from sample_images import TINY_MODEL
 
 from bench.cli import main
-from bench.pi4b import actions, board, count, counter, estimate, programs, time_model
+from bench.commands import pi4b as command
+from bench.pi4b import board, count, counter, estimate, programs, rootfs, time_model
 from bench.pi4b.count import Cost
 from bench.pi4b.pieces import Spec
 from bench.pi4b.programs import Pi4bError
@@ -171,7 +172,7 @@ def gate(monkeypatch, tmp_path):
     """`edge-bench pi4b --baseline` where everything but the counting is real: (baseline, counts) -> exit status."""
     versions = {"python": "3.11", "qemu": "7.2.22", "numpy": "2"}
     monkeypatch.setattr(programs, "require", lambda *names: None)
-    monkeypatch.setattr(actions, "_versions", lambda arguments: versions)
+    monkeypatch.setattr(rootfs, "versions", lambda *arguments: versions)
     done = []
 
     def stand_in(costs):
@@ -179,7 +180,7 @@ def gate(monkeypatch, tmp_path):
             done.append("tree")
             return SimpleNamespace(debian_packages=lambda: {"libc6": "1"})
 
-        monkeypatch.setattr(actions, "build_tree", build)
+        monkeypatch.setattr(rootfs, "build_tree", build)
         monkeypatch.setattr(count, "check", lambda tree: None)
         monkeypatch.setattr(count, "count_regions", lambda *arguments: costs)
 
@@ -237,7 +238,7 @@ def test_gate_goes_by_the_published_times_alone(gate, monkeypatch):
     monkeypatch.setattr(board, "read", lambda path: {})
     monkeypatch.setattr(board, "check", lambda *arguments: None)
     monkeypatch.setattr(board, "photo_ratios", lambda reports, costs, formula, photos: used.append(formula))
-    monkeypatch.setattr(actions, "check_files", lambda *arguments: None)
+    monkeypatch.setattr(command, "check_files", lambda *arguments: None)
     options = ["--calibrate", "any.json"]
     assert gate([region()], [region()], options=options)[0] == 0
     assert used[1] == before and used[0] != before
@@ -245,17 +246,16 @@ def test_gate_goes_by_the_published_times_alone(gate, monkeypatch):
 
 def test_a_report_that_says_nothing_of_photos_is_named(monkeypatch, tmp_path, capsys):
     """And the published range stays."""
-    photos = [(str(tmp_path / "a.jpg"), "a.jpg", 1.0)]
     (tmp_path / "a.jpg").write_bytes(b"photo")
     costs = [region("a.jpg", kind="decode"), region("a.jpg", kind="resize"), region(TINY_MODEL.name)]
     monkeypatch.setattr(programs, "require", lambda *names: None)
-    monkeypatch.setattr(actions, "_versions", lambda arguments: {})
-    monkeypatch.setattr(actions, "build_tree", lambda *a, **o: SimpleNamespace(debian_packages=lambda: {}))
-    monkeypatch.setattr(actions, "_contest_photos", lambda folder: photos)
+    monkeypatch.setattr(rootfs, "versions", lambda *arguments: {})
+    monkeypatch.setattr(rootfs, "build_tree", lambda *a, **o: SimpleNamespace(debian_packages=lambda: {}))
+    monkeypatch.setattr(estimate, "write_photos", lambda folder: [(tmp_path / "a.jpg", 1.0)])
     monkeypatch.setattr(count, "check", lambda tree: None)
     monkeypatch.setattr(count, "count_regions", lambda *arguments: costs)
     sha256 = Classifier.load(TINY_MODEL).sha256
-    for name, digest in (("same", board.digests([photos[0][0]])["a.jpg"]), ("other", "f00")):
+    for name, digest in (("same", board.digests([str(tmp_path / "a.jpg")])["a.jpg"]), ("other", "f00")):
         report = {
             "schema": board.SCHEMA, "valid": True, "model": {"name": "net", "sha256": sha256}, "reasons": [],
             "machine": {"before": {"board": board.BOARD, "clock_max_mhz": 1800}}, "photos": {"a.jpg": digest},
@@ -294,7 +294,7 @@ def test_inputs_are_looked_at_before_the_work(options, status, said, monkeypatch
     def work(*arguments, **others):
         raise AssertionError("work before the inputs are known to be good")
 
-    places = (programs, "require"), (actions, "build_tree"), (count, "count_regions"), (estimate, "write_photos")
+    places = (programs, "require"), (rootfs, "build_tree"), (count, "count_regions"), (estimate, "write_photos")
     for place, name in places:
         monkeypatch.setattr(place, name, work)
     options = [option.format(model=TINY_MODEL, copy="copy.onnx") for option in options]
@@ -318,7 +318,7 @@ def test_a_damaged_baseline_is_refused_with_one_line(content, monkeypatch, tmp_p
 def test_both_versions_of_qemu_are_named_before_the_count(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(programs, "require", lambda *names: None)
     monkeypatch.setattr(programs, "qemu_version", lambda: "10.0.8")
-    monkeypatch.setattr(actions, "build_tree", lambda folder, **options: pytest.fail("built"))
+    monkeypatch.setattr(rootfs, "build_tree", lambda folder, **options: pytest.fail("built"))
     assert main(["pi4b", "--cache", str(tmp_path / "cache"), "--baseline", str(BASELINE)]) == 5
     then = json.loads(BASELINE.read_bytes())["versions"]["qemu"]
     assert f"counted with QEMU {then}, here is QEMU 10.0.8" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import pytest
 
 from bench.cli import main
 from bench.photos import images
-from bench.pi4b import actions, count, programs
+from bench.pi4b import count, estimate, programs
 from bench.pi4b import time_model as model_of_times
 from bench.pi4b.count import count_regions
 from bench.pi4b.emulator import run
@@ -152,7 +152,7 @@ def test_check_passes_and_names_the_board(tree):
 def test_everything_imports_and_nothing_from_here(tree, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
-    ours = "edge.cli, edge.pipeline, bench.cli, bench.speed.latency, bench.results.document, bench.pi4b.actions"
+    ours = "edge.cli, edge.pipeline, bench.cli, bench.speed.latency, bench.results.document, bench.pi4b.board"
     modules = f"{ours}, numpy, PIL, psutil"
     program = f"import os, sys, edge, {modules}; print(edge.__file__, sys.path, dict(os.environ))"
     said = there(tree, "-c", program).stdout
@@ -199,8 +199,7 @@ def test_two_counts_of_a_region_agree(counting_tree, photos):
 def test_a_failing_region_gives_one_line(counting_tree, photos, monkeypatch, capsys):
     """What fails inside, while it is counted, reaches the person as one line with its reason."""
     whole, broken = photos / "small.jpg", photos / "broken.jpg"
-    found = [(str(path), path.name, 0.5) for path in (whole, broken)]
-    monkeypatch.setattr(actions, "_contest_photos", lambda folder: found)
+    monkeypatch.setattr(estimate, "write_photos", lambda folder: [(whole, 0.5), (broken, 0.5)])
     monkeypatch.setattr(count, "check", lambda tree: None)  # as done for this machine
     assert main(["pi4b", "-q"]) == 5
     said = capsys.readouterr()

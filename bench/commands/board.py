@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, positive
+from edge.exit import DONE, say
 
-from .arguments import add_talk
+from .arguments import PROGRAM, add_talk, check_files
 
 HELP = "measure on a Raspberry Pi 4B, in one go"
 DESCRIPTION = (
@@ -29,7 +30,21 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
-    """Runs the command; returns its exit status."""
-    from ..pi4b.actions import run_board  # onnxruntime, which --help does without
+    """Measures on the board that this runs on."""
+    from edge.classifier import DEFAULT_MODEL
 
-    return run_board(arguments)
+    from ..pi4b import board, count
+    from ..results.document import write_json
+
+    path = arguments.model or DEFAULT_MODEL
+    check_files(arguments, [path, *([] if arguments.counts is None else [arguments.counts])])
+    counts, costs = (None, []) if arguments.counts is None else count.read_costs(arguments.counts)
+    if counts is not None:
+        board.check_counts(arguments.counts, counts, path)
+    report = board.measure(path, arguments.photos, runs=arguments.runs, quiet=arguments.quiet)
+    write_json(arguments.output, report)
+    for line in board.table(report, counts, costs):
+        print(line)
+    if not arguments.quiet:
+        say(PROGRAM, f"wrote {arguments.output}: edge-bench pi4b --calibrate {arguments.output} uses it")
+    return DONE

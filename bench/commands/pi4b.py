@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edge.arguments import ArgumentParser, natural, positive
+from edge.errors import DecodeError, InputError
+from edge.exit import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 
-from .arguments import add_output, add_talk
+from .arguments import PROGRAM, add_output, add_talk, check_files
+
+if TYPE_CHECKING:
+    from edge.classifier import Classifier
+
+    from ..pi4b.count import Cost
+    from ..pi4b.time_model import Formula
 
 HELP = "what it will cost on a Raspberry Pi 4B, without one"
 DESCRIPTION = (
@@ -36,7 +48,154 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
-    """Runs the command; returns its exit status."""
-    from ..pi4b.actions import run_pi4b  # onnxruntime, which --help does without
+    """Counts, and turns counts into modelled times."""
+    from edge.classifier import DEFAULT_MODEL, Classifier
 
-    return run_pi4b(arguments, parser)
+    from ..pi4b import board, count, decoding, estimate, programs, rootfs, time_model
+    from ..pi4b.pieces import Spec
+    from ..results.document import write_json
+
+    _check_usage(arguments, parser)
+    published = time_model.read_points()
+    if arguments.validate:
+        print("\n".join(decoding.validation(published)))
+        return DONE
+    models, reports = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
+    check_files(arguments, [*models, *reports, *filter(None, [arguments.baseline, arguments.images])])
+    baseline = None if arguments.baseline is None else count.read_costs(arguments.baseline)
+    boards = [(path, board.read(path)) for path in reports]
+    loaded = [Classifier.load(path) for path in models]
+    digests = _digests(loaded)
+    batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH]))
+    for path, report in boards:
+        board.check(path, report, digests, batches)
+    folder = (arguments.cache or rootfs.default_folder()).resolve()
+    rootfs.check_folder(folder)
+    photos, num_unusable = _users_photos(arguments, loaded[0])
+    programs.require(*programs.NEEDED)
+    packages = (*rootfs.RUNTIME, *(["opencv-python-headless"] if arguments.peer else []))
+    requirements = rootfs.pinned(packages, python=arguments.python)
+    versions = rootfs.versions(arguments.python, requirements)
+    if baseline and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
+        return status
+    tree = rootfs.build_tree(folder, python=arguments.python, site_requirements=requirements)
+    count.check(tree)
+    if arguments.images is None and not arguments.no_photos:
+        photos = [(str(path), path.name, share) for path, share in estimate.write_photos(folder / "photos")]
+    spec = Spec(
+        tuple(path for path, _, _ in photos), loaded[0].preprocess.to_json(),
+        tuple(str(path.resolve()) for path in models), batches, winners=bool(arguments.peer),
+    )
+    names = {str(path.resolve()): path.name for path in models} | {path: name for path, name, _ in photos}
+    costs = count.count_regions(tree, spec, names)
+    contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
+    scale, validation = board.calibrated(published, [report for _, report in boards], costs, digests, contents)
+    for path, report in boards if photos else ():
+        if board.photo_ratios([report], costs, scale.formula, contents) is None:
+            say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
+    estimates = estimate.estimates(costs, {name: share for _, name, share in photos}, scale)
+    result = {
+        "schema": count.SCHEMA,
+        "note": estimate.MODELLED,
+        "versions": versions,
+        "debian_packages": tree.debian_packages(),
+        "models": digests,
+        "photos": contents,
+        **scale.as_json(costs, validation),
+        "contest": [asdict(each) for each in estimates],
+    }
+    if arguments.output is not None:
+        write_json(arguments.output, result)
+    for line in estimate.table(costs, scale, validation, estimates, is_mix=arguments.images is None):
+        print(line)
+    if baseline is not None:
+        return _gate(arguments.baseline, baseline, costs, result, time_model.fit(published))
+    return SOME_FAILED if num_unusable else DONE
+
+
+def _check_usage(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """An option that would do nothing is a mistake."""
+    if arguments.no_photos and (arguments.images is not None or arguments.peer):
+        parser.error("--no-photos: got --images or --peer as well, expected one or the other")
+    if not arguments.validate:
+        return
+    plain = vars(parser.parse_args(["pi4b", "--validate"]))
+    talk = ("quiet", "verbose")
+    if given := [name for name, value in vars(arguments).items() if value != plain[name] and name not in talk]:
+        parser.error(f"--validate: got {', '.join(given)} as well, expected no other option")
+
+
+def _digests(loaded: Sequence[Classifier]) -> dict[str, str]:
+    """Name -> SHA-256 of each model; results go by the one, reports of boards by the other."""
+    names: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for classifier in loaded:
+        name, digest = classifier.path.name, classifier.sha256
+        if name in found:
+            raise InputError(f"models: got the name {name} twice, expected different ones: results go by name")
+        if digest in names:
+            raise InputError(f"models: {name} has the same content as {names[digest]}, expected different models")
+        found[name], names[digest] = digest, name
+    return found
+
+
+def _users_photos(
+    arguments: argparse.Namespace, classifier: Classifier
+) -> tuple[list[tuple[str, str, float]], int]:
+    """(path, name, share) of each of the user's photos, if any, and how many cannot be used."""
+    if arguments.images is None:
+        return [], 0
+    import numpy as np
+
+    from edge.image_list import collect
+
+    inputs = collect([str(arguments.images)], recursive=True)
+    order = np.random.default_rng(arguments.seed).permutation(len(inputs.paths))[: arguments.sample]
+    usable: list[int] = []
+    for i in sorted(order.tolist()):
+        try:
+            classifier.preprocess.load(inputs.paths[i])
+            usable.append(i)
+        except DecodeError as error:
+            say(PROGRAM, f"left out: {error}")
+    if not usable:
+        raise InputError(f"{arguments.images}: none of {len(order)} images can be used")
+    found = [(str(Path(inputs.paths[i]).resolve()), inputs.names[i], 1 / len(usable)) for i in usable]
+    return found, len(order) - len(usable)
+
+
+def _other_inputs(
+    path: Path, before: Mapping[str, Any], versions: Mapping[str, str], digests: Mapping[str, str]
+) -> int:
+    """The exit status, not 0, when counts cannot be compared with a baseline: found before the count, not after it."""
+    then, here = before["versions"].get("qemu"), versions["qemu"]
+    if then != here:  # each emulates a program in its own way
+        problem = f"{path}: counted with QEMU {then}, here is QEMU {here}: their counts cannot be compared"
+        return fail(PROGRAM, problem, ENVIRONMENT)
+    for what, new in (("versions", versions), ("models", digests)):
+        if before[what] != new:
+            names = ", ".join(sorted({name for name, _ in {*before[what].items()} ^ {*new.items()}}))
+            return fail(PROGRAM, f"{path}: counted with other {what} ({names}): make a new baseline with -o", GATE)
+    return DONE
+
+
+def _gate(
+    path: Path, baseline: tuple[dict[str, Any], list[Cost]], costs: Sequence[Cost], now: Mapping[str, Any],
+    formula: Formula,
+) -> int:
+    """The exit status of a comparison with a baseline of the same versions and models.
+
+    `formula` is of the published times only, so that no board's report moves what matters.
+    """
+    from ..pi4b import count
+
+    before, old = baseline
+    if worse := list(count.compare(old, costs, formula)):
+        for line in worse:
+            say(PROGRAM, f"{path}: {line}")
+        others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
+        hint = f" (counted with other {' and '.join(others)})" if others else ""
+        what = f"{len(worse)} counts are over {count.TOLERANCE:.0%} above {path}, or in only one of the two"
+        return fail(PROGRAM, f"{what}{hint}", GATE)
+    say(PROGRAM, f"{len(old)} regions cost no more than in {path}")
+    return DONE

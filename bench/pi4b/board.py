@@ -22,12 +22,13 @@ from edge.progress import Progress
 
 from ..photos import images
 from ..speed import latency, machine_watch
-from . import estimate
+from . import decoding, estimate
 from .count import Cost
+from .estimate import Scale
 from .hardware import CLOCK_HZ
 from .pieces import Region, Spec, regions
 from .programs import Pi4bError
-from .time_model import Formula, Point, checked, fit, read_points
+from .time_model import Formula, Point, Range, Validation, checked, fit, read_points, validate
 
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
@@ -191,9 +192,29 @@ def network_points(report: Mapping[str, Any], costs: Sequence[Cost], models: Map
     return [checked(Point(cost.label, ms, cost.counts, _GROUP), "board") for cost, ms in found]
 
 
+def calibrated(
+    published: Sequence[Point], reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost],
+    models: Mapping[str, str], photos: Mapping[str, str],
+) -> tuple[Scale, Validation]:
+    """What turns counts into times, fitted to what is published and to reports of boards.
+
+    Args:
+      published: Networks.
+      reports: That have passed `check`.
+      costs: Counts.
+      models: SHA-256 of each model that was counted, by name.
+      photos: The same of each photo.
+    """
+    points = [*published, *(point for report in reports for point in network_points(report, costs, models))]
+    formula, validation = fit(points), validate(points)
+    factors = decoding.decoding_range(decoding.read_decodes(), formula)
+    own = photo_ratios(reports, costs, formula, photos) or factors
+    return Scale(formula, photos=own, winners=factors, network=validation.factors()), validation
+
+
 def photo_ratios(
     reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula, photos: Mapping[str, str]
-) -> tuple[float, float] | None:
+) -> Range | None:
     """Lowest and highest ratio of measured to modelled time of our decoding and resizing.
 
     Args:

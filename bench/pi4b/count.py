@@ -150,20 +150,6 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         raise EdgeError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
 
 
-def other_qemu(path: Path, result: Mapping[str, Any], here: str) -> str | None:
-    """Why counts of this QEMU cannot be compared with a results file, if so: each emulates a program in its own way.
-
-    Args:
-      path: Of the file.
-      result: What is in it.
-      here: Version of the QEMU that is here.
-    """
-    then = result["versions"].get("qemu")
-    if then == here:
-        return None
-    return f"{path}: counted with QEMU {then}, here is QEMU {here}: their counts cannot be compared"
-
-
 def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
     """One line for everything that got worse.
 

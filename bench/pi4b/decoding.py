@@ -26,7 +26,19 @@ from . import layers
 from .count import count_regions
 from .pieces import Spec
 from .rootfs import RUNTIME, build_tree, default_folder, pinned
-from .time_model import CYCLES_PER_MS, Counts, Formula, Point, checked, table_rows
+from .time_model import (
+    CYCLES_PER_MS,
+    Counts,
+    Formula,
+    Point,
+    Range,
+    checked,
+    fit,
+    percents,
+    table_rows,
+    validate,
+    without,
+)
 
 DECODING = Path(__file__).with_name("decoding.csv")
 _TERMS = ("instructions", "simd", "l1_misses", "l2_misses", "branch_misses")
@@ -67,7 +79,7 @@ class Decode:
     high_ms: float
     counts: Counts
 
-    def ratios(self, formula: Formula, *, branch_cycles: float = 0) -> tuple[float, float]:
+    def ratios(self, formula: Formula, *, branch_cycles: float = 0) -> Range:
         """Published over modelled time, low and high.
 
         Args:
@@ -98,10 +110,28 @@ def read_decodes(path: Path = DECODING) -> list[Decode]:
     return found
 
 
-def decoding_range(decodes: Sequence[Decode], formula: Formula) -> tuple[float, float]:
+def decoding_range(decodes: Sequence[Decode], formula: Formula) -> Range:
     """Lowest and highest ratio of published to modelled time: what a modelled time is multiplied with."""
     ratios = [ratio for decode in decodes for ratio in decode.ratios(formula)]
     return min(ratios), max(ratios)
+
+
+def validation(points: Sequence[Point]) -> Iterator[str]:
+    """How well the formula gives published times of networks, and of photos."""
+    formula = fit(points)
+    coefficients = f"{formula.per_instruction:.3f} instructions + {formula.per_l1_miss:.1f} (L1 - L2 misses)"
+    yield f"cycles = max({coefficients} + {formula.per_l2_miss:.1f} L2 misses, SIMD operations)"
+    yield "network             published ms   modelled   left out of the fit"
+    for point in points:
+        fitted, left_out = formula.ms(point.counts), without(points, point.group).ms(point.counts)
+        yield f"  {point.name:17} {point.ms:12.1f} {fitted:10.1f} {left_out:10.1f} ({left_out / point.ms - 1:+.1%})"
+    errors = validate(points)
+    yield (
+        f"error: {errors.fit_mean:.1%} on average, {errors.fit_max:.1%} at most; left out of the fit, "
+        f"{errors.left_out_mean:.1%} and {errors.left_out_max:.1%}"
+    )
+    yield f"a time is therefore given as {percents(errors.factors())}"
+    yield from table(read_decodes(), formula)
 
 
 def table(decodes: Sequence[Decode], formula: Formula) -> Iterator[str]:
@@ -113,7 +143,7 @@ def table(decodes: Sequence[Decode], formula: Formula) -> Iterator[str]:
         yield f"  {decode.name:25} {ms:12}   {plain:16} {with_branches}"
 
 
-def _pair(ratios: tuple[float, float]) -> str:
+def _pair(ratios: Range) -> str:
     low, high = ratios
     return f"{low:.2f}" + (f" to {high:.2f}" if high > low else "")
 

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..photos.images import ESFAIR, encode
 from ..photos.scene import draw
 from ..speed.latency import latency_score
 from . import layers
 from .count import Cost
-from .time_model import GAIN_OF_4_CORES, Formula
+from .time_model import GAIN_OF_4_CORES, Formula, Range, Validation, percents
 
+MODELLED = "modelled, not measured: one Cortex-A72 core of a Raspberry Pi 4B at 1.8 GHz"
 BATCH = 4
 """Images per call of the network, as edge-infer's default; the winners' runtime has 1."""
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What turns counts into a range of milliseconds of one thread."""
+    """What turns counts into a range of milliseconds of one thread: a formula, and factors, low and high, on it."""
 
     formula: Formula
     photos: Range
-    """Factors, low and high, on what decode and resize are modelled to cost."""
+    """On what decode and resize are modelled to cost."""
     winners: Range
-    """The same for what the winners do to a photo: other code, so boards that measured ours say nothing of it."""
+    """On what the winners do to a photo: other code, so boards that measured ours say nothing of it."""
     network: Range
-    """The same for networks."""
-
-    def ms(self, cost: Cost) -> float:
-        """Modelled, as the formula says it."""
-        return self.formula.ms(cost.counts)
 
     def range_ms(self, cost: Cost) -> Range:
         """Between which the true value is believed to lie."""
         low, high = {"infer": self.network, "winners": self.winners}.get(cost.kind, self.photos)
-        return low * self.ms(cost), high * self.ms(cost)
+        modelled = self.formula.ms(cost.counts)
+        return low * modelled, high * modelled
+
+    def as_json(self, costs: Sequence[Cost], validation: Validation) -> dict[str, Any]:
+        """What a results file says of regions and of how far their times are to be trusted."""
+        regions = []
+        for each in costs:
+            modelled, (low, high) = self.formula.ms(each.counts), self.range_ms(each)
+            times = {"modelled_ms": round(modelled, 4), "range_ms": [round(low, 4), round(high, 4)]}
+            regions.append({**each.as_json(), **times})
+        return {
+            "regions": regions,
+            "formula": asdict(self.formula),
+            "validation": asdict(validation),
+            "network_factors": list(self.network),
+            "photo_factors": list(self.photos),
+            "winners_factors": list(self.winners),
+        }
 
 
 @dataclass(frozen=True)
@@ -106,3 +118,39 @@ def estimates(costs: Sequence[Cost], shares: Mapping[str, float], scale: Scale) 
             score = latency_score(four[1]), latency_score(four[0])
             found.append(Estimate(runtime, network.name, (low, high), four, score))
     return found
+
+
+def table(
+    costs: Sequence[Cost], scale: Scale, validation: Validation, found: Sequence[Estimate], *, is_mix: bool
+) -> Iterator[str]:
+    """The lines a person reads."""
+    yield MODELLED
+    width = max(len(each.label) for each in costs)
+    yield f"{'region':{width}}  instructions  L1 misses  L2 misses  mispredicted   modelled ms"
+    for each in costs:
+        counts, (low, high) = each.counts, scale.range_ms(each)
+        misses = f"{counts.l1_misses:10,.0f} {counts.l2_misses:10,.0f} {counts.branch_misses:13,.0f}"
+        yield f"{each.label:{width}} {counts.instructions:13,.0f} {misses}   {low:.1f} to {high:.1f}"
+    yield (
+        f"networks: {validation.points} measured times are told within {validation.fit_mean:.1%} on average, "
+        f"{validation.fit_max:.1%} at most; left out of the fit, {validation.left_out_mean:.1%} and "
+        f"{validation.left_out_max:.1%}: a time is given as {percents(scale.network)}"
+    )
+    (low, high), (low_of_winners, high_of_winners) = scale.photos, scale.winners
+    kinds = {each.kind for each in costs}
+    if kinds & {"decode", "resize"}:
+        yield f"photos: between {low:.2f} and {high:.2f} times the formula, as published (--validate) or measured"
+    if "winners" in kinds:
+        yield f"photos of the winners: between {low_of_winners:.2f} and {high_of_winners:.2f} times, as published"
+    if found:
+        yield f"100 photos of {'the contest mix' if is_mix else 'these'}, modelled seconds:"
+    for one in found:
+        (low, high), (low4, high4), (worst, best) = one.one_thread_s, one.four_cores_s, one.score
+        yield (
+            f"  {one.runtime}, {one.model}: one thread {low:.1f} to {high:.1f}, four cores {low4:.1f} to "
+            f"{high4:.1f}, latency score {worst:.3f} to {best:.3f}"
+        )
+    for ours, theirs in ((a, b) for a in found for b in found if a.model == b.model):
+        if (ours.runtime, theirs.runtime) == ("ours", "winners"):
+            low, high = compared(ours, theirs, scale)
+            yield f"  winners / ours, {ours.model}: {low:.1f} to {high:.1f}"

@@ -153,6 +153,12 @@ def pinned(names: Sequence[str], *, python: str = "3.11") -> list[str]:
     return [f"{name}=={versions[name]}" for name in names]
 
 
+def versions(python: str, requirements: Sequence[str]) -> dict[str, str]:
+    """What changes counts: name -> version."""
+    packages = dict(requirement.split("==") for requirement in requirements)
+    return {"python": python, "debian": SUITES[python], "qemu": programs.qemu_version(), **packages}
+
+
 def _debian_inputs() -> list[object]:
     return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
 

@@ -24,14 +24,15 @@ from edge.errors import EdgeError
 from .hardware import CLOCK_HZ
 
 CALIBRATION = Path(__file__).with_name("calibration.csv")
-
 CYCLES_PER_MS = CLOCK_HZ / 1000
-
 GAIN_OF_4_CORES = (2.5, 4.0)
 """How many times faster four cores are than one, low and high, when each works on photos of its own.
 
 Low: the best of the same networks with four threads inside (calibration.csv); high: no loss. The winners of the
 contest report 3.4 for photos in parallel."""
+
+Range = tuple[float, float]
+"""Low and high."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class Validation:
     left_out_mean: float
     """Each point told by a formula fitted to the other groups."""
     left_out_max: float
+    points: int = 0
+    """How many there are."""
 
-    def factors(self) -> tuple[float, float]:
+    def factors(self) -> Range:
         """Between which multiples of a modelled time the true one lies, if no error is larger than those left out.
 
         Modelled = true (1 - e) to true (1 + e), so true = modelled / (1 + e) to modelled / (1 - e).
@@ -134,12 +137,17 @@ def validate(points: Sequence[Point]) -> Validation:
     formula = fit(points)
     fitted = [_error(formula, point) for point in points]
     left_out = [_error(without(points, point.group), point) for point in points]
-    return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out))
+    return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out), len(points))
 
 
 def without(points: Sequence[Point], group: str) -> Formula:
     """The formula fitted to the other groups."""
     return fit([point for point in points if point.group != group])
+
+
+def percents(factors: Range) -> str:
+    """Factors in words."""
+    return "/".join(f"{factor - 1:+.1%}" for factor in factors)
 
 
 def read_points(path: Path = CALIBRATION) -> list[Point]:
