@@ -145,11 +145,7 @@ def read(path: Path) -> dict[str, Any]:
 def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
     """Says before the count that nothing of a report will be counted.
 
-    Args:
-      path: Of the report.
-      report: As `read` gives it.
-      models: SHA-256 of each model that will be counted, by name.
-      batches: Batch sizes that will be.
+    `models` (name -> SHA-256) and `batches` will be.
 
     Raises:
       EdgeError: the report is of another model, or of other batch sizes.
@@ -165,12 +161,7 @@ def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batc
 
 
 def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
-    """Says before the measurement that counts are of another model.
-
-    Args:
-      path: Of the counts.
-      counts: As `cost.read_costs` gives them.
-      model: That will be measured.
+    """Says before the measurement of a model that counts, as of `count.read_costs`, are of another one.
 
     Raises:
       EdgeError: they are.
@@ -181,13 +172,7 @@ def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
 
 
 def network_points(report: Mapping[str, Any], costs: Sequence[Cost], models: Mapping[str, str]) -> list[Point]:
-    """The networks of a report as points to fit to: counted here, timed there, scaled to 1.8 GHz.
-
-    Args:
-      report: That has passed `check`.
-      costs: Counts, with its network's.
-      models: SHA-256 of each model, by name.
-    """
+    """The networks of a report that has passed `check`, to fit to: counted here, timed there, scaled to 1.8 GHz."""
     found = _matched(report, [cost for cost in costs if cost.kind == "infer"], models)
     return [checked(Point(cost.label, ms, cost.counts, _GROUP), "board") for cost, ms in found]
 
@@ -198,12 +183,7 @@ def calibrated(
 ) -> tuple[Scale, Validation]:
     """What turns counts into times, fitted to what is published and to reports of boards.
 
-    Args:
-      published: Networks.
-      reports: That have passed `check`.
-      costs: Counts.
-      models: SHA-256 of each model that was counted, by name.
-      photos: The same of each photo.
+    `models` and `photos`: name -> SHA-256 of what was counted.
     """
     points = [*published, *(point for report in reports for point in network_points(report, costs, models))]
     formula, validation = fit(points), validate(points)
@@ -217,14 +197,7 @@ def photo_ratios(
 ) -> Range | None:
     """Lowest and highest ratio of measured to modelled time of our decoding and resizing.
 
-    Args:
-      reports: Of boards.
-      costs: Counts.
-      formula: Turns them into times.
-      photos: SHA-256 of each photo that was counted, by name.
-
-    Returns:
-      None where no report is of a photo that was counted.
+    None where no report is of a photo that was counted; `photos` has those, name -> SHA-256.
     """
     ours = [cost for cost in costs if cost.kind in ("decode", "resize")]
     ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, ours, photos)]
@@ -232,13 +205,7 @@ def photo_ratios(
 
 
 def table(report: Mapping[str, Any], counts: Mapping[str, Any] | None, costs: Sequence[Cost]) -> Iterator[str]:
-    """The lines a person reads.
-
-    Args:
-      report: Of this board.
-      counts: As `cost.read_costs` gives them, None without.
-      costs: The regions of `counts`.
-    """
+    """The lines a person reads; `counts` and `costs` as `count.read_costs` gives them, None and empty without."""
     yield from report["check"]
     yield from latency.table({**report, "peak_memory_mb": latency.peak_memory_mb()})
     modelled = {(cost.kind, cost.name, cost.batch): cost.counts for cost in costs}
@@ -246,15 +213,13 @@ def table(report: Mapping[str, Any], counts: Mapping[str, Any] | None, costs: Se
     formula = fit(read_points())
     yield "region                         measured ms   (fastest to slowest)   modelled ms"
     for region in report["regions"]:
-        label = f"{region['kind']} {region['name']}" + (
-            f" batch {region['batch']}" if region["kind"] == "infer" else ""
-        )
-        counted = modelled.get((region["kind"], names.get(region["name"], ""), region["batch"]))
+        kind, name, batch = region["kind"], region["name"], region["batch"]
+        label = Cost(kind, name, batch, {}).label
+        counted = modelled.get((kind, names.get(name, ""), batch))
         told = "          -" if counted is None else f"{formula.ms(counted):11.2f}"
         yield f"  {label:28} {region['ms']:10.2f}   ({region['low_ms']:.2f} to {region['high_ms']:.2f}) {told}"
-    slowest = sorted(report["layers"], key=lambda layer: -layer["ms"])[:10]
     yield f"slowest of {len(report['layers'])} layers:"
-    for layer in slowest:
+    for layer in sorted(report["layers"], key=lambda layer: -layer["ms"])[:10]:
         yield f"  {layer['ms']:8.3f} ms  {layer['operator']:16} {layer['name']}"
 
 

@@ -41,14 +41,10 @@ Several times what the dearest take on one busy core: 24 megapixels decoded in f
 class Cost:
     """One region, counted."""
 
-    kind: str
-    """As `Region.kind`."""
-    name: str
-    """Name of the photo or of the model file."""
-    batch: int
-    """Images per call of the network."""
-    counted: Mapping[str, int]
-    """What the counter wrote, by name."""
+    kind: str  # as `Region.kind`
+    name: str  # of the photo or of the model file
+    batch: int  # images per call of the network
+    counted: Mapping[str, int]  # what the counter wrote, by name
 
     @property
     def label(self) -> str:
@@ -57,7 +53,7 @@ class Cost:
 
     @property
     def counts(self) -> Counts:
-        """What the model takes."""
+        """What the model of times takes."""
         return Counts.of(self.counted)
 
     def as_json(self) -> dict[str, Any]:
@@ -66,12 +62,9 @@ class Cost:
 
 
 def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
-    """Counts the regions of a spec, once each, with the packages that run here.
+    """Counts the regions of a spec in a tree, once each, with the packages that run here.
 
-    Args:
-      tree: Where they run.
-      spec: What to run.
-      names: What each photo and model is called in the results, by its path.
+    `names`: what each photo and model is called in the results, by its path.
 
     Raises:
       Pi4bError: a program is absent, or a region failed, or all took far longer than they should.
@@ -89,10 +82,8 @@ def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost
             raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
         lines = counter.read(counted)
     found = [json.loads(line) for line in result.stdout.splitlines()]
-    return [
-        Cost(kind, names[path], batch, {name: value for name, value in lines[tag].items() if name != "tag"})
-        for tag, (kind, path, batch) in enumerate(found)
-    ]
+    counts = [{name: value for name, value in lines[tag].items() if name != "tag"} for tag in range(len(found))]
+    return [Cost(kind, names[path], batch, one) for (kind, path, batch), one in zip(found, counts, strict=True)]
 
 
 def check(tree: Tree) -> None:
@@ -138,9 +129,9 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         for what in ("versions", "models", "photos"):
             if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
                 raise TypeError(f"{what}: expected names and values")
-        labels = Counter(cost.label for cost in costs)
-        if twice := [label for label, number in labels.items() if number > 1]:
-            raise ValueError(f"{twice[0][:80]} is there twice")
+        label, number = max(Counter(cost.label for cost in costs).items(), key=lambda item: item[1], default=("", 0))
+        if number > 1:
+            raise ValueError(f"{label[:80]} is there twice")
         if not costs:
             raise ValueError("there is no region")
         return result, costs

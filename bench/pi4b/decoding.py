@@ -20,10 +20,8 @@ from pathlib import Path
 
 from edge.errors import EdgeError
 
-from ..photos.images import encode
-from ..photos.scene import draw
-from . import layers
 from .count import count_regions
+from .estimate import draw_photo
 from .pieces import Spec
 from .rootfs import RUNTIME, build_tree, default_folder, pinned
 from .time_model import (
@@ -48,26 +46,14 @@ _A57 = 3072 * 2048 / 1e3 * 1.82 / 1.8
 """Thousands of pixels, scaled to 1.8 GHz: divided by megapixels a second gives ms."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """One published time."""
-
-    source: str
-    width: int
-    height: int
-    quality: int
-    """Of the JPEG that we count; not told by the slides."""
-    low_ms: float
-    high_ms: float
-
-
 PUBLISHED = (
-    Published("highport", 600, 450, 90, 25, 25),
-    Published("highport", 2592, 1936, 90, 300, 300),
-    Published("highport", 5184, 3456, 90, 800, 800),
-    Published("highport", 6000, 4000, 90, 950, 950),
-    Published("libjpeg-turbo", 3072, 2048, 95, _A57 / 80, _A57 / 50),
+    ("highport", 600, 450, 90, 25, 25),
+    ("highport", 2592, 1936, 90, 300, 300),
+    ("highport", 5184, 3456, 90, 800, 800),
+    ("highport", 6000, 4000, 90, 950, 950),
+    ("libjpeg-turbo", 3072, 2048, 95, _A57 / 80, _A57 / 50),
 )
+"""(source, width, height, quality of the JPEG that we count, which the slides do not say, lowest and highest ms)."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +66,7 @@ class Decode:
     counts: Counts
 
     def ratios(self, formula: Formula, *, branch_cycles: float = 0) -> Range:
-        """Published over modelled time, low and high.
-
-        Args:
-          formula: Of networks.
-          branch_cycles: Added for each mispredicted branch.
-        """
+        """Published over modelled time, low and high; `branch_cycles` are added for each mispredicted branch."""
         modelled = formula.ms(self.counts) + branch_cycles * self.counts.branch_misses / CYCLES_PER_MS
         return self.low_ms / modelled, self.high_ms / modelled
 
@@ -152,23 +133,15 @@ def main() -> int:
     """Prints the table; see the module's first lines."""
     folder = default_folder()
     tree = build_tree(folder, site_requirements=pinned((*RUNTIME, "opencv-python-headless")))
-    names: dict[str, Published] = {}
-    for published in PUBLISHED:
-        path = folder / "photos" / f"decoding-{published.width}x{published.height}-q{published.quality}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            picture = draw(published.width, published.height, seed=0, index=0)
-            data = encode(picture, quality=published.quality)
-            layers.put(path, lambda part: part.write_bytes(data))
-        names[str(path)] = published
-    costs = count_regions(tree, Spec(photos=tuple(names), winners=True), {path: path for path in names})
+    rows: dict[str, list[str]] = {}
+    for source, width, height, quality, low_ms, high_ms in PUBLISHED:
+        path = folder / "photos" / f"decoding-{width}x{height}-q{quality}.jpg"
+        draw_photo(path, width, height, quality=quality)
+        rows[str(path)] = [f"{source} {width}x{height}", f"{low_ms:.4g}", f"{high_ms:.4g}"]
+    costs = count_regions(tree, Spec(photos=tuple(rows), winners=True), {path: path for path in rows})
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["photo", "ms_low", "ms_high", *_TERMS])
-    for cost in costs:
-        if cost.kind == "winners":
-            p = names[cost.name]
-            name = f"{p.source} {p.width}x{p.height}"
-            table.writerow([name, f"{p.low_ms:.4g}", f"{p.high_ms:.4g}", *map(int, cost.counts.terms())])
+    table.writerows([*rows[cost.name], *map(int, cost.counts.terms())] for cost in costs if cost.kind == "winners")
     return 0
 
 

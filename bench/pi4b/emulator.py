@@ -23,13 +23,8 @@ _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR")
 
 
 def run(
-    tree: Tree,
-    argv: Sequence[str | os.PathLike[str]],
-    *,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout_s: float | None = None,
-    count: str | os.PathLike[str] | None = None,
+    tree: Tree, argv: Sequence[str | os.PathLike[str]], *, cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None, timeout_s: float | None = None, count: str | os.PathLike[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python to its end; what it printed is text.
 

@@ -87,22 +87,25 @@ def mix() -> dict[tuple[int, int], float]:
 
 def write_photos(folder: Path) -> Iterator[tuple[Path, float]]:
     """One photo of each size of the mix with its share; drawn unless it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
     for index, ((width, height), share) in enumerate(mix().items()):
         path = folder / f"{width}x{height}.jpg"
-        if not path.exists():
-            data = encode(draw(width, height, seed=0, index=index))
-            layers.put(path, lambda part: part.write_bytes(data))
+        draw_photo(path, width, height, index=index)
         yield path, share
+
+
+def draw_photo(path: Path, width: int, height: int, *, index: int = 0, quality: int = 90) -> None:
+    """Makes a generated photo of seed 0 unless it is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = encode(draw(width, height, seed=0, index=index), quality=quality)
+        layers.put(path, lambda part: part.write_bytes(data))
 
 
 def estimates(costs: Sequence[Cost], shares: Mapping[str, float], scale: Scale) -> list[Estimate]:
     """Ours with every model that was counted, and the winners' runtime where it was.
 
-    Args:
-      costs: With the photos' regions, and each network at the batch size of its runtime; without, nothing is said.
-      shares: Of each photo, by name; they add up to 1.
-      scale: Turns counts into times.
+    `costs` need the photos' regions, and each network at the batch size of its runtime. `shares` are of the photos, by
+    name, and add up to 1.
     """
     kinds = {"ours": (("decode", "resize"), BATCH), "winners": (("winners",), 1)}
     found = []

@@ -27,13 +27,9 @@ _LEFTOVER_S = 6 * 3600
 
 
 def layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None]) -> Path:
-    """The folder that `build` fills, built unless it is there.
+    """The folder below `folder` that `build` fills, built unless it is there.
 
-    Args:
-      folder: Where it is kept.
-      name: Start of its name.
-      inputs: All that its content depends on, JSON-ready: a change of it gives another folder.
-      build: Fills an empty folder.
+    Its name starts with `name`; a change of `inputs`, JSON-ready, on which its content depends, gives another one.
 
     Raises:
       Pi4bError: it has to be built where nothing can be written.
@@ -59,11 +55,7 @@ def layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None]
 
 
 def put(path: Path, make: Callable[[Path], object]) -> None:
-    """Makes a file whole; two processes may do so at once.
-
-    Args:
-      path: The file; one that is there is replaced.
-      make: Writes the content to the path that it is given.
+    """Makes a file whole, or replaces it; two processes may do so at once. `make` writes to the path that it is given.
 
     Raises:
       Pi4bError: nothing can be written there.

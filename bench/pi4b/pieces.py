@@ -24,9 +24,6 @@ from edge.photo.preprocess import Preprocess
 
 from . import counter
 
-PHOTO_KINDS = ("decode", "resize", "winners")
-"""What is done to a photo: ours in two steps, and all that the contest's winners do before the network."""
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -55,12 +52,9 @@ class Spec:
 class Region:
     """One piece of work."""
 
-    kind: str
-    """One of `PHOTO_KINDS`, or "infer"."""
-    path: str
-    """The photo or the model."""
-    batch: int
-    """Images per call of the network; 1 for photos."""
+    kind: str  # "decode", "resize": ours in two steps; "winners": all that they do before the network; "infer"
+    path: str  # of the photo or the model
+    batch: int  # images per call of the network; 1 for photos
     run: Callable[[], object]
     """Does it; a second call does the same again."""
 

@@ -51,10 +51,7 @@ class Unavailable(Pi4bError):
 
 
 def require(*names: str) -> None:
-    """Says before the work what is absent.
-
-    Args:
-      names: Of `NEEDED`.
+    """Says before the work which of some names of `NEEDED` are absent.
 
     Raises:
       Unavailable: at least one is absent; the message names the package of each and the command that installs them.
@@ -88,30 +85,24 @@ def qemu_version() -> str:
       Unavailable: there is no QEMU, or it says something else.
     """
     require("qemu-aarch64")
-    said = subprocess.run(
-        ["qemu-aarch64", "--version"], capture_output=True, text=True, errors="replace", timeout=60
-    ).stdout
+    said = _output(["qemu-aarch64", "--version"])
     if (found := re.search(r"\bversion (\d+\.\d[\w.]*)", said)) is None:
         raise Unavailable(f"qemu-aarch64 --version: got {last_line(said)!r}, expected a version")
     return found[1]
 
 
 def call(
-    command: Sequence[str | Path],
-    *,
-    what: str,
-    timeout_s: float,
-    env: Mapping[str, str] | None = None,
+    command: Sequence[str | Path], *, what: str, timeout_s: float, env: Mapping[str, str] | None = None,
     fetches: bool = False,
 ) -> None:
     """Runs a program to its end, quietly.
 
     Args:
       command: The program and its arguments.
-      what: What it is for, for the message.
-      timeout_s: After so many seconds it is killed.
-      env: Its environment, in which its messages are made English; None: this process's.
-      fetches: Whether it needs the network: then the machine, and not the project, is what failed.
+      what: It is for, in the message.
+      timeout_s: After so long it is killed.
+      env: Its environment; None: this process's. Its messages are made English.
+      fetches: It needs the network: then the machine, and not the project, is what failed.
 
     Raises:
       Unavailable: it fetches, and failed or was not done before the time was over; the message has its reason.
@@ -129,10 +120,7 @@ def call(
 
 
 def execute(
-    command: Sequence[str],
-    *,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
+    command: Sequence[str], *, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None,
     timeout_s: float | None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program and what it starts, without standard input; what it printed is text.
@@ -142,15 +130,8 @@ def execute(
       KeyboardInterrupt: Ctrl-C, or SIGTERM or SIGHUP to this process.
     """
     with terminations_as_interrupts(), subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="backslashreplace",
-        start_new_session=True,
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="backslashreplace", start_new_session=True,
     ) as process:
         try:
             output, error = process.communicate(timeout=timeout_s)

@@ -76,10 +76,7 @@ class Tree:
 
 
 def build_tree(
-    folder: str | os.PathLike[str],
-    *,
-    python: str = "3.11",
-    wheels: Sequence[str | os.PathLike[str]] = (),
+    folder: str | os.PathLike[str], *, python: str = "3.11", wheels: Sequence[str | os.PathLike[str]] = (),
     site_requirements: Sequence[str] | None = None,
 ) -> Tree:
     """Builds a tree, or finds it where an earlier call has left it.
@@ -103,13 +100,13 @@ def build_tree(
     layers.clear_leftovers(folder)
     requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
     suite = SUITES[python]
-    root = layers.layer(folder, f"debian-{suite}", _debian_inputs(), lambda part: _unpack_debian(part, suite))
+    inputs: list[object] = [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
+    root = layers.layer(folder, f"debian-{suite}", inputs, lambda part: _unpack_debian(part, suite))
     _write_launcher(Tree(root, python, ()))
     site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
     if requirements:
-        site.append(
-            layers.layer(folder, "wheels", [python, *requirements], lambda part: _fetch(part, python, requirements))
-        )
+        inputs = [python, *requirements]
+        site.append(layers.layer(folder, "wheels", inputs, lambda part: _fetch(part, python, requirements)))
     return Tree(root, python, tuple(site))
 
 
@@ -159,10 +156,6 @@ def versions(python: str, requirements: Sequence[str]) -> dict[str, str]:
     return {"python": python, "debian": SUITES[python], "qemu": programs.qemu_version(), **packages}
 
 
-def _debian_inputs() -> list[object]:
-    return [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
-
-
 def _unpack_debian(part: Path, suite: str) -> None:
     programs.require("mmdebstrap", "Debian's keys")
     packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
@@ -190,12 +183,12 @@ def _write_launcher(tree: Tree) -> None:
     """The kernel of this machine executes the script itself, whoever asks: no binfmt registration is needed."""
     text = f'#!/bin/sh\nexec {shlex.join([*tree.emulator(), str(tree.interpreter)])} "$@"\n'
     if not tree.launcher.exists() or tree.launcher.read_text() != text:  # a tree may have been moved
-        layers.put(tree.launcher, lambda part: _write_program(part, text))
 
+        def write(part: Path) -> None:
+            part.write_text(text)
+            part.chmod(0o755)
 
-def _write_program(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)
+        layers.put(tree.launcher, write)
 
 
 def _wheel_layer(folder: Path, wheel: Path) -> Path:

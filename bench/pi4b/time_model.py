@@ -12,7 +12,6 @@ Source of the times: github.com/Tencent/ncnn, benchmark/README.md of 2023-06-15,
 from __future__ import annotations
 
 import csv
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +153,7 @@ def read_points(path: Path = CALIBRATION) -> list[Point]:
     """The points of a calibration table.
 
     Raises:
-      EdgeError: no such file, a column is missing, or a value is no positive number.
+      EdgeError: the file or a column is absent, or a value is no positive number.
     """
     points = []
     for number, row in table_rows(path):
@@ -202,9 +201,9 @@ def _row(counts: Counts) -> np.ndarray:
 def _non_negative(rows: np.ndarray) -> np.ndarray:
     """The x >= 0 with the least |rows x - 1|: the best of the few fits in which some of the three are 0."""
     fits = []
-    for used in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in (1, 2, 3)):
+    for used in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
         x = np.zeros(3)
-        x[list(used)] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)))[0]
+        x[used] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)))[0]
         if x.min() >= 0:
             fits.append((float(np.linalg.norm(rows @ x - 1)), x))
     return min(fits, key=lambda found: found[0])[1]
