@@ -17,9 +17,9 @@ from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.metrics.score import PROFILES
 from bench.report import report
 from bench.robustness import changes as table_of_changes
-from bench.robustness import gates, measure, run, text
+from bench.robustness import measure, text
 from bench.robustness.changes import CHANGES, Change
-from bench.robustness.result import robustness, seen_images
+from bench.robustness.result import ask, robustness, seen_images
 from edge.classifier import Classifier
 from edge.errors import ModelError
 
@@ -69,7 +69,7 @@ def result(classifier, data):
 
 def test_the_answers_are_those_of_the_runtime_to_the_changed_files(classifier, data):
     samples = dataset.index(data)[:3]
-    found = list(run.ask(classifier, data, samples, FEW, workers=1))
+    found = list(ask(classifier, data, samples, FEW, workers=1))
     for sample, probabilities in zip(samples, found, strict=True):
         assert probabilities.shape == (1 + len(FEW), 3)
         with Image.open(data / sample.path) as image:
@@ -98,14 +98,14 @@ def test_it_streams(classifier, data):
             taken.append(sample)
             yield sample
 
-    answers = run.ask(classifier, data, samples(), FEW[:1], workers=2)
+    answers = ask(classifier, data, samples(), FEW[:1], workers=2)
     next(answers)
     assert len(taken) <= 5  # two for each worker, and the one that is out
     answers.close()
 
 
 def test_every_change_of_the_table_can_be_asked_about(classifier, data):
-    one, = run.ask(classifier, data, dataset.index(data)[:1], CHANGES)
+    one, = ask(classifier, data, dataset.index(data)[:1], CHANGES)
     assert one.shape == (57, 3) and np.isfinite(one).all()
 
 
@@ -120,7 +120,7 @@ def test_a_picture_held_sideways_and_one_with_transparency(classifier, data, tmp
     clear.save(tmp_path / "clear.png")
     Image.new("RGB", (64, 48), "white").save(tmp_path / "white.png")
     samples = [dataset.Sample(name, "ash", "g", name) for name in ("side.png", "up.png", "clear.png", "white.png")]
-    side, up, transparent, white = run.ask(classifier, tmp_path, samples, FEW)
+    side, up, transparent, white = ask(classifier, tmp_path, samples, FEW)
     np.testing.assert_allclose(side[1:], up[1:], atol=1e-6)
     np.testing.assert_allclose(transparent[1:], white[1:], atol=1e-6)
 
@@ -246,7 +246,7 @@ def test_one_group_has_no_worst(classifier, data, tmp_path):
     assert "fewer than two groups to compare: no worst group" in part["remarks"]
     assert any("fewer than two groups" in line for line in text.remarks(found))
     assert len(list(text.table(part))) == 3
-    checked, = gates.check(part, {"worst_group": 0.1})
+    checked, = measure.check_gates(part, {"worst_group": 0.1})
     assert not checked["passed"] and checked["reason"] == "not defined"
 
 
@@ -300,7 +300,7 @@ def test_a_gate_looks_at_the_least_of_what_it_names():
     }
     minima = {"accuracy": 0.5, "border.accuracy": 0.51, "border-edge.accuracy": 0.6, "border-edge-1:1.unchanged": 0.9,
               "turn-mean.unchanged": 0.75, "turn.unchanged": 0.75}
-    checked = gates.check(part, minima)
+    checked = measure.check_gates(part, minima)
     assert [gate["value"] for gate in checked] == [0.5, 0.5, 0.6, 0.9, 0.75, pytest.approx(0.7)]
     assert [gate["passed"] for gate in checked] == [True, False, True, True, True, False]
 
@@ -405,4 +405,4 @@ def test_what_a_model_was_trained_on_is_found_or_said_to_be_unknown(data, tmp_pa
 def test_logits_that_are_no_numbers_stop_the_run(classifier, data, monkeypatch):
     monkeypatch.setattr(Classifier, "logits", lambda self, batch: np.full((len(batch), 3), np.nan, np.float32))
     with pytest.raises(ModelError, match="tiny.onnx: gives logits that are not finite, for .*img0.jpg"):
-        list(run.ask(classifier, data, dataset.index(data)[:2], FEW[:1]))
+        list(ask(classifier, data, dataset.index(data)[:2], FEW[:1]))

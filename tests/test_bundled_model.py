@@ -8,7 +8,7 @@ from bench.dataset import Sample, index, read_subset
 from bench.photos.images import encode
 from bench.photos.scene import draw
 from bench.robustness.changes import CHANGES
-from bench.robustness.run import ask
+from bench.robustness.result import ask
 from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.cli import main
 from edge.predictions import read

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
     from .. import dataset
     from ..results import document, terminal
-    from ..robustness import gates, text
+    from ..robustness import measure, text
     from ..robustness.changes import CHANGES
     from ..robustness.result import robustness
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     minima = dict(arguments.fail_under)
     refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
     for name in minima:
-        if (problem := gates.problem(name, changes)) is not None:
+        if (problem := measure.gate_problem(name, changes)) is not None:
             parser.error(f"--fail-under {name}: {problem}")
     model = arguments.model or DEFAULT_MODEL
     subsets = [] if arguments.subset is None else [arguments.subset]
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         classifier, arguments.data, changes, subset=subset, label_column=arguments.label, group_column=arguments.group,
         allow_seen=arguments.allow_seen, workers=arguments.workers, quiet=arguments.quiet,
     )
-    result["gates"] = gates.check(result["robustness"], minima)
+    result["gates"] = measure.check_gates(result["robustness"], minima)
     if arguments.output is not None:
         document.write_json(arguments.output, result)
     for line in text.table(result["robustness"]):

@@ -1,6 +1,6 @@
 """The table of changes: what each is called, how strong it is, and the function that makes it.
 
-Names and strengths are told, with their sources, in docs/robustness.md; a test holds the two together.
+docs/robustness.md has names and strengths with their sources; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ saving as JPEG alone changes some answers."""
 class Change:
     """One change of one strength."""
 
-    kind: str
-    """What it is; the strengths of a kind are drawn in one picture."""
-    strength: str
-    """How much of it, in words."""
-    apply: Callable[[Image.Image], Image.Image] = Image.Image.copy
-    """Upright RGB picture -> the changed one."""
+    kind: str  # the strengths of a kind are drawn in one picture
+    strength: str  # in words
+    apply: Callable[[Image.Image], Image.Image] = Image.Image.copy  # upright RGB picture -> the changed one
     quality: int | None = None
     """JPEG quality that the changed picture is saved with; None: exactly where it is small, else at 95."""
 

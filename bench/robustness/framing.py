@@ -19,10 +19,7 @@ _LONGEST = 3
 def border(image: Image.Image, ratio: Ratio, colour: str) -> Image.Image:
     """The picture in the middle of the smallest frame of this ratio that holds it.
 
-    Args:
-      image: RGB.
-      ratio: Of the result.
-      colour: Of the border: "black", "white", or "edge", which is `edge_colour`.
+    The border's `colour` is "black", "white", or "edge", which is `edge_colour`.
     """
     (width, height), (across, down) = image.size, ratio
     if width * down >= height * across:

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from ..srgb import to_linear, to_srgb
 
 SIDE_PX = 224
-"""Short side on which blur and grain are told: that of the pictures of ImageNet-C."""
+"""Short side on which blur and grain are measured: that of the pictures of ImageNet-C."""
 
 DAYLIGHT_K = 6504
 """Light that a picture is taken to be balanced for: that of the white of sRGB."""
@@ -65,7 +65,7 @@ def saturation(image: Image.Image, factor: float) -> Image.Image:
 def blur(image: Image.Image, sigma: float) -> Image.Image:
     """Gaussian blur, sigma in pixels of a short side of `SIDE_PX`.
 
-    Source: Hendrycks and Dietterich, ImageNet-C, `gaussian_blur`, told there in pixels of 224. Differs: as Pillow makes
+    Source: Hendrycks and Dietterich, ImageNet-C, `gaussian_blur`, there in pixels of 224. Differs: as Pillow makes
     it, by three box blurs.
     """
     return image.filter(ImageFilter.GaussianBlur(sigma * min(image.size) / SIDE_PX))
@@ -77,12 +77,8 @@ def noise(image: Image.Image, photons: float) -> Image.Image:
     The noise follows from the pixels: equal pictures get equal noise. Its grain is a pixel of a short side of `SIDE_PX`
     (of the picture where that is smaller): noise of single pixels of a large photo is gone once it is made small.
 
-    Args:
-      image: RGB.
-      photons: Counted at white; fewer is more noise.
-
-    Source: Hendrycks and Dietterich, ImageNet-C, `shot_noise`, whose photons these are. Differs: in linear light, where
-    photons are counted, and normal, which a count of photons nearly is.
+    Source: Hendrycks and Dietterich, ImageNet-C, `shot_noise`, whose photons, counted at white, these are. Differs: in
+    linear light, where photons are counted, and normal, which a count of photons nearly is.
     """
     width, height = image.size
     share = min(1.0, SIDE_PX / min(image.size))

@@ -19,10 +19,16 @@ from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import Bootstrap, bootstrap_interval
 from ..metrics.joint_draws import joint_draws
+from ..results.gates import judge
 from .changes import TURN, Change
 
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "worst_group": "fairness.worst_group"}
-"""What is told of each change -> its name in `Frame.statistics`."""
+"""What is measured of each change -> its name in `Frame.statistics`."""
+UNCHANGED = "unchanged"
+"""Share of the answers that stay."""
+
+NAMES = (*METRICS, UNCHANGED)
+"""What can be asked for, all better when larger; behind CHANGE and a dot of that change alone."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,6 @@ def measure(answers: Answers, changes: Sequence[Change], data: Observations, fra
     rows = []
     for k, (change, copy) in enumerate(zip(changes, copies, strict=True), start=1):
         both = joint_draws([data, copy], [frame, frame], names=METRICS.values())
-        moved = np.abs(answers.confidences[:, k] - answers.confidences[:, 0])
         rows.append({
             "name": change.name,
             "kind": change.kind,
@@ -74,7 +79,7 @@ def measure(answers: Answers, changes: Sequence[Change], data: Observations, fra
             **_metrics(copy, frame, both[1]),
             "difference": _differences([copy], data, frame, both[1:], both[0]),
             "changed": data.rate(copy.y_pred != data.y_pred),
-            "confidence_change": _median(moved),
+            "confidence_change": _median(np.abs(answers.confidences[:, k] - answers.confidences[:, 0])),
         })
     turned = [k for k, change in enumerate(changes) if change.kind == TURN]
     return {
@@ -82,6 +87,45 @@ def measure(answers: Answers, changes: Sequence[Change], data: Observations, fra
         "changes": rows,
         "turn_mean": _mean([copies[k] for k in turned], data, frame, [rows[k] for k in turned]) if turned else None,
     }
+
+
+def gate_problem(name: str, changes: Sequence[Change]) -> str | None:
+    """Why nothing can be asked for by this name; None where it can."""
+    what, _, metric = name.rpartition(".")
+    if metric not in NAMES:
+        return f"got {metric!r}, expected one of {', '.join(NAMES)}"
+    is_mean = what == f"{TURN}-mean" and any(change.kind == TURN for change in changes)
+    if not any(_is_meant(what, change.name, change.kind) for change in changes) and not is_mean:
+        kinds = ", ".join(dict.fromkeys(change.kind for change in changes))
+        return f"got {what!r}, expected a change by its name in the table, or its kind, one of {kinds}"
+    return None
+
+
+def check_gates(part: dict[str, Any], minima: dict[str, float]) -> list[dict[str, Any]]:
+    """As `bench.results.gates.check`: the least value among the changes that are meant has to reach the minimum.
+
+    Args:
+      part: What `measure` gives.
+      minima: Name -> minimum: a metric for all changes, KIND.METRIC, or CHANGE.METRIC.
+    """
+    checked = []
+    for name, minimum in minima.items():
+        what, _, metric = name.rpartition(".")
+        rows = [row for row in part["changes"] if _is_meant(what, row["name"], row["kind"])]
+        values = [_gated(row, metric) for row in rows or [part["turn_mean"]]]
+        known = [value for value in values if value is not None]
+        checked.append(judge(name, minimum, min(known) if len(known) == len(values) else None))
+    return checked
+
+
+def _is_meant(what: str, name: str, kind: str) -> bool:
+    """Nothing means all; "border" all colours of borders, "border-edge" one, "border-edge-1:1" one change."""
+    return what in ("", name, kind) or kind.startswith(f"{what}-")
+
+
+def _gated(row: dict[str, Any], metric: str) -> float | None:
+    value: float | None = row["changed" if metric == UNCHANGED else metric]["value"]
+    return 1 - value if metric == UNCHANGED and value is not None else value
 
 
 def _metrics(data: Observations, frame: Frame, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -126,13 +170,12 @@ def _mean(
     resampled = Bootstrap.of(clean.group * steps + times, clusters=clean.cluster, sensitive_features=clean.group)
     counts = np.concatenate(list(resampled.draw(frame.setting.draws, seed=frame.setting.seed)))
     shares = counts @ (resampled.cells % steps) / (counts.sum(-1) * len(copies))
+    known = [value for row in rows if (value := row["confidence_change"]["value"]) is not None]
+    mean_change = round(float(np.mean(known)), 6) if known else None
     return metrics | {
         "difference": _differences(copies, clean, frame, both[1:], both[0]),
         "changed": _metric(float(times.mean() / len(copies)), shares, [len(times)]),
-        "confidence_change": {
-            **rows[0]["confidence_change"],
-            "value": _mean_or_none([row["confidence_change"]["value"] for row in rows]),
-        },
+        "confidence_change": {**rows[0]["confidence_change"], "value": mean_change},
     }
 
 
@@ -157,8 +200,3 @@ def _median(moved: np.ndarray) -> Metric:
     usable = moved[~np.isnan(moved)]
     value = round(float(np.median(usable)), 6) if len(usable) else None
     return {"value": value, "low": None, "high": None, "n": len(usable)}
-
-
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 6) if known else None

@@ -6,8 +6,9 @@ with one key more, `robustness`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from edge.classifier import Classifier
-from edge.device import versions
-from edge.errors import DecodeError
+from edge.device import memory_mb, usable_cores, versions
+from edge.errors import DecodeError, ModelError
+from edge.memory_gate import MemoryGate, plan_memory
+from edge.photo.decode import PixelLimits, decode
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress
 
@@ -31,7 +34,10 @@ from ..results import document
 from ..results.pairing import class_order
 from .changes import Change
 from .measure import Answers, measure
-from .run import ask
+
+_BATCH_SIZE = 8
+_LIMITS = PixelLimits(full=PixelLimits().any)
+"""A change needs every pixel, also of a JPEG so large that the runtime would refuse it but for decoding it smaller."""
 
 
 def robustness(
@@ -46,12 +52,12 @@ def robustness(
       root: Folder of the data set.
       changes: What is done to each picture.
       subset: Paths of the pictures; None: all.
-      label_column: Column of the manifest that holds the class.
-      group_column: Column of the manifest that holds the group.
-      allow_seen: Whether pictures that the model was trained on are measured on.
-      workers: As for `ask`.
+      label_column: Of the manifest, with the class.
+      group_column: Of the manifest, with the group.
+      allow_seen: Also pictures that the model was trained on.
+      workers: Threads that each decode, change, encode and run; None: the usable cores.
       draws: Of the bootstrap.
-      quiet: Whether no progress is shown.
+      quiet: No progress is shown.
 
     Returns:
       JSON-ready.
@@ -108,6 +114,61 @@ def robustness(
         **document.metrics(pairs, classes, setting),
         "robustness": _part(classifier, seen, pairs, found, changes, setting),
     }
+
+
+def ask(
+    classifier: Classifier, root: Path, samples: Iterable[Sample], changes: Sequence[Change], *,
+    workers: int | None = None,
+) -> Iterator[np.ndarray | DecodeError]:
+    """Asks a model about pictures of a data set and their changed copies.
+
+    A picture is decoded at full size and changed; each copy becomes a photo file in memory, and the runtime reads that
+    file as it reads any other: scaled decoding and resizing are a part of what is measured. Equal pictures get equal
+    answers. `samples` are consumed as needed, at most two per worker ahead of what is taken from here.
+
+    Yields:
+      Per picture, in order, (1 + K, C) float32 probabilities, of the file itself and of its K changed copies; or why
+      the file cannot be used.
+
+    Raises:
+      ModelError: the network cannot run, or gives logits that are not finite.
+    """
+    num_workers = workers or usable_cores()
+    available_mb = memory_mb().get("MemAvailable")
+    plan = plan_memory(num_workers, available_bytes=None if available_mb is None else available_mb * 1_000_000)
+    gate = MemoryGate(plan.gate_bytes)
+    pending: deque[Future[np.ndarray | DecodeError]] = deque()
+    executor = ThreadPoolExecutor(num_workers)
+    try:
+        for sample in samples:
+            pending.append(executor.submit(_ask_of_one, classifier, root / sample.path, changes, gate))
+            if len(pending) > 2 * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _ask_of_one(
+    classifier: Classifier, path: Path, changes: Sequence[Change], gate: MemoryGate
+) -> np.ndarray | DecodeError:
+    preprocess = classifier.preprocess
+    pixels = np.empty((1 + len(changes), preprocess.size_px, preprocess.size_px, 3), np.uint8)
+    try:
+        with gate.image() as admit:  # held until the last change: each makes a copy
+            decoded = decode(path, limits=_LIMITS, admit=admit)
+            image = preprocess.upright(decoded.image, decoded.orientation)
+            preprocess.load(path, out=pixels[0])
+            for change, out in zip(changes, pixels[1:], strict=True):
+                preprocess.load(change.file_of(image), out=out)
+    except DecodeError as error:
+        return error
+    batches = [pixels[start : start + _BATCH_SIZE] for start in range(0, len(pixels), _BATCH_SIZE)]
+    logits = np.concatenate([classifier.logits(batch) for batch in batches])
+    if not np.isfinite(logits).all():
+        raise ModelError(f"{classifier.path}: gives logits that are not finite, for {path} or a change of it")
+    return classifier.probabilities(logits)
 
 
 def seen_images(

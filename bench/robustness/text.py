@@ -31,11 +31,7 @@ def table(part: dict[str, Any]) -> Iterator[str]:
 
 
 def remarks(result: dict[str, Any]) -> Iterator[str]:
-    """What a person should know who reads the table, one line each.
-
-    Args:
-      result: A results file of `edge-bench robustness`.
-    """
+    """What a person should know who reads the table, one line each, of a results file of `edge-bench robustness`."""
     part = result["robustness"]
     yield from part["remarks"]
     num_stars = len(part["changes"]) * len(METRICS)
