@@ -1,19 +1,15 @@
-"""MobileNetV2, MobileNetV3-Small and EfficientNet-Lite0 to 2 as bodies: inverted residuals in three tables.
+"""MobileNetV2 and MobileNetV3-Small as bodies: the networks of the organisers' sample code and of Li et al.
 
-The layers come in the order of the published weights, so `weights.py` maps the names of those by rule. The weights of
-Lite come from TensorFlow, so its strided convolutions pad as there.
+Written from the papers, for comparison with them; `MobileNet` is the form that EfficientNet-Lite shares. The layers
+come in the order of the published weights, so `weights.py` maps the names of those by rule.
 
 Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv 1801.04381; Howard et al.,
-Searching for MobileNetV3, 2019, arXiv 1905.02244; Tan and Le, EfficientNet, 2019, arXiv 1905.11946; TensorFlow's
-repository tpu, models/official/efficientnet/lite, for what Lite changes: no squeeze-and-excitation, ReLU6 for swish,
-stem and last convolution of one width, first and last bottleneck never repeated more often.
+Searching for MobileNetV3, 2019, arXiv 1905.02244.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -62,32 +58,8 @@ _V3_SMALL_BLOCKS = (
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
 )
-
-
-@dataclass(frozen=True)
-class LiteVariant:
-    """One member of the EfficientNet-Lite family."""
-
-    width: float
-    """Factor on the channels of every bottleneck."""
-    depth: float
-    """Factor on the repeats of every bottleneck but the first and the last."""
-
-
-LITE_VARIANTS = {"lite0": LiteVariant(1.0, 1.0), "lite1": LiteVariant(1.0, 1.1), "lite2": LiteVariant(1.1, 1.2)}
-
-# Source: arXiv 1905.11946, table 1: kernel, expansion, channels, repeats, stride of the first.
-_LITE_STAGES = (
-    (3, 1, 16, 1, 1),
-    (3, 6, 24, 2, 2),
-    (5, 6, 40, 2, 2),
-    (3, 6, 80, 3, 2),
-    (5, 6, 112, 3, 1),
-    (5, 6, 192, 4, 2),
-    (3, 6, 320, 1, 1),
-)
-_TENSORFLOW_EPSILON = 1e-3
-"""Under the root of BatchNorm: the published weights of V3 and Lite were trained with it."""
+_V3_EPSILON = 1e-3
+"""Under the root of BatchNorm: the published weights of V3 were trained with it."""
 
 
 class _ConvBNAct(ConvBN):
@@ -234,44 +206,7 @@ class MobileNetV3Small(MobileNet):
         super().__init__(_V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=functional.hardswish)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eps = _TENSORFLOW_EPSILON
-
-
-class EfficientNetLite(MobileNet):
-    """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features.
-
-    Differs: no stochastic depth in training; BatchNorm's momentum is PyTorch's 0.1, where 0.01 would take longer to
-    settle than a short run lasts.
-    """
-
-    def __init__(self, variant: str) -> None:
-        """Builds it with random weights.
-
-        Args:
-          variant: "lite0", "lite1" or "lite2".
-
-        Raises:
-          KeyError: no such variant.
-        """
-        blocks: list[Block] = []
-        in_channels = 32
-        for stage, (kernel_size, factor, base, repeats, stride) in enumerate(_LITE_STAGES):
-            is_outer = stage in (0, len(_LITE_STAGES) - 1)
-            channels = multiple_of_8(base * LITE_VARIANTS[variant].width)
-            for i in range(repeats if is_outer else math.ceil(repeats * LITE_VARIANTS[variant].depth)):
-                expanded = factor * in_channels
-                blocks.append(Block(kernel_size, expanded, channels, 1 if i else stride, functional.relu6))
-                in_channels = channels
-        super().__init__(
-            tuple(blocks),
-            stem_channels=32,
-            num_features=1280,
-            activation=functional.relu6,
-            pads_like_tensorflow=True,
-        )
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = _TENSORFLOW_EPSILON
+                module.eps = _V3_EPSILON
 
 
 def _same_padding(shape: torch.Size, conv: nn.Conv2d) -> list[int]:

@@ -22,7 +22,8 @@ from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
-from .mobilenet import EfficientNetLite, MobileNetV2
+from .efficientnet_lite import EfficientNetLite
+from .mobilenet import MobileNetV2
 from .mobileone import ConvBN, MobileOne
 from .network import Network
 from .pretrained import describe
