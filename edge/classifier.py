@@ -20,6 +20,7 @@ import onnxruntime as ort
 from .errors import ModelError
 from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source
 from .photo.preprocess import Preprocess
+from .pipeline import RunOptions, run
 from .predictions import UNCERTAIN, Prediction
 from .profile import Profile
 
@@ -122,51 +123,26 @@ class Classifier:
         check_source(image, "image")
         return next(self.predict([image], workers=1, batch_size=1, limits=limits))
 
-    def predict(
-        self,
-        sources: Iterable[Source],
-        *,
-        workers: int | None = None,
-        batch_size: int = 4,
-        limits: PixelLimits = PixelLimits(),
-        min_confidence: float = 0.0,
-        max_memory_bytes: int | None = None,
-    ) -> Generator[Prediction, None, None]:
+    def predict(self, sources: Iterable[Source], **options: Any) -> Generator[Prediction, None, None]:
         """Classifies images, in input order and in bounded memory.
 
         Args:
           sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed.
             Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded
             picture: a file is decoded to no more pixels than are needed.
-          workers: Threads that each decode and run. None: the usable cores.
-          batch_size: Images per call of the network, at least 1.
-          limits: Largest accepted pictures.
-          min_confidence: Below it the label is "uncertain" and its index -1.
-          max_memory_bytes: What the process should stay within: fewer workers, fewer large photos at once, and an error
-            row for a photo that cannot fit. None: all workers; large photos share at most 160 MB or a quarter of the
-            available memory.
+          options: Fields of `edge.pipeline.RunOptions`: workers, batch_size, limits, min_confidence, max_memory_bytes.
 
         Yields:
           One `Prediction` per source; an image that cannot be used has `status == "error"`.
 
         Raises:
           ModelError: the network cannot run.
-          TypeError: `sources` is a single image, or one of them is none.
-          ValueError: one of them is an array of another shape or dtype.
+          TypeError: `sources` is a single image, or one of them is none; an option of another name.
+          ValueError: an array of another shape or dtype, or an option out of its range.
         """
-        from .pipeline import run
-
         if isinstance(sources, FILE_TYPES) or hasattr(sources, "__array_interface__"):
             raise TypeError(f"sources: got one {type(sources).__name__}, expected an iterable of images, as [source]")
-        return run(
-            self,
-            sources,
-            workers=workers,
-            batch_size=batch_size,
-            limits=limits,
-            min_confidence=min_confidence,
-            max_memory_bytes=max_memory_bytes,
-        )
+        return run(self, sources, RunOptions(**options))
 
 
 def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.InferenceSession:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from .output_files import refuse_input
 if TYPE_CHECKING:
     from .classifier import Classifier
     from .image_list import Inputs
-    from .photo.decode import PixelLimits
+    from .pipeline import RunOptions
     from .predictions import Layout
     from .predictions_writer import PredictionsWriter
     from .summary import Summary
@@ -117,11 +117,24 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _infer(arguments: argparse.Namespace) -> int:
     with quiet_interrupts(_PROGRAM):
-        run_images = _prepare(arguments)
-    return run_images()
+        job = _prepare(arguments)
+    return _write_all(job, arguments)
 
 
-def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
+@dataclass
+class _Job:
+    """A run that is ready for its first image."""
+
+    classifier: Classifier
+    options: RunOptions
+    inputs: Inputs
+    summary: Summary
+    writer: PredictionsWriter
+    kept: int
+    """Rows that an interrupted run has left."""
+
+
+def _prepare(arguments: argparse.Namespace) -> _Job:
     """Everything up to the first image: the list, the model, the output file."""
     from .image_list import collect
 
@@ -132,27 +145,51 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
         say(_PROGRAM, remark)
     import warnings
 
-    from .classifier import DEFAULT_MODEL, Classifier
-    from .device import usable_cores
-    from .photo.decode import PixelLimits
-    from .predictions import Layout
     from .summary import Summary
 
     warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
-    cores = usable_cores()
-    num_workers = arguments.workers or cores
+    options = _options(arguments)
+    classifier = _load(arguments, options, num_images=len(inputs.paths))
+    summary = Summary(classifier.profile, classifier.preprocess)
+    writer, kept = _open_writer(arguments, classifier, options, inputs, summary)
+    if kept and not arguments.quiet:
+        say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
+    return _Job(classifier, options, inputs, summary, writer, kept)
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    from .device import usable_cores
+    from .photo.decode import PixelLimits
+    from .pipeline import RunOptions
+
+    limits = {"any": arguments.max_pixels, "full": arguments.max_pixels_full}
+    return RunOptions(
+        workers=arguments.workers or usable_cores(),
+        batch_size=arguments.batch_size,
+        limits=PixelLimits(**{name: value for name, value in limits.items() if value is not None}),
+        min_confidence=arguments.min_confidence,
+        max_memory_bytes=arguments.max_memory,
+    )
+
+
+def _load(arguments: argparse.Namespace, options: RunOptions, *, num_images: int) -> Classifier:
+    from .classifier import DEFAULT_MODEL, Classifier
+    from .device import usable_cores
+
     # One image cannot be shared by workers, so the network gets their cores instead.
-    threads = min(num_workers, cores) if len(inputs.paths) == 1 else 1
+    threads = min(options.workers or 1, usable_cores()) if num_images == 1 else 1
     classifier = Classifier.load(arguments.model or DEFAULT_MODEL, intra_op_threads=threads)
     if arguments.full_decode:
         classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
-    limits = PixelLimits(
-        **{
-            name: value
-            for name, value in (("any", arguments.max_pixels), ("full", arguments.max_pixels_full))
-            if value is not None
-        }
-    )
+    return classifier
+
+
+def _open_writer(
+    arguments: argparse.Namespace, classifier: Classifier, options: RunOptions, inputs: Inputs, summary: Summary
+) -> tuple[PredictionsWriter, int]:
+    from .predictions import Layout
+    from .predictions_writer import PredictionsWriter
+
     default_format = "jsonl" if arguments.output and arguments.output.suffix.lower() == ".jsonl" else "csv"
     layout = Layout(
         classes=classifier.classes,
@@ -161,64 +198,38 @@ def _prepare(arguments: argparse.Namespace) -> Callable[[], int]:
         probs=arguments.probs,
         timing=not arguments.no_timing,
     )
-    meta = _meta(classifier, layout, inputs, limits, arguments)
-    summary = Summary(classifier.profile, classifier.preprocess)
-    writer, kept = _open_writer(arguments, layout, meta, inputs, summary)
-    if kept and not arguments.quiet:
-        say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
-    return lambda: _write_all(arguments, classifier, writer, inputs, limits, num_workers, kept, summary)
-
-
-def _open_writer(
-    arguments: argparse.Namespace, layout: Layout, meta: dict[str, object], inputs: Inputs, summary: Summary
-) -> tuple[PredictionsWriter, int]:
-    from .predictions_writer import PredictionsWriter
-
+    meta = _meta(classifier, layout, inputs.root, options)
     if arguments.resume:
         return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
     return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0
 
 
-def _write_all(
-    arguments: argparse.Namespace,
-    classifier: Classifier,
-    writer: PredictionsWriter,
-    inputs: Inputs,
-    limits: PixelLimits,
-    num_workers: int,
-    kept: int,
-    summary: Summary,
-) -> int:
+def _write_all(job: _Job, arguments: argparse.Namespace) -> int:
+    """Classifies the images and writes their rows."""
+    from .pipeline import run as run_images
     from .predictions_writer import part_path
     from .progress import Progress
 
-    total = len(inputs.paths)
-    progress = Progress(total - kept, quiet=arguments.quiet)
-    results = classifier.predict(
-        inputs.paths[kept:],
-        workers=num_workers,
-        batch_size=arguments.batch_size,
-        limits=limits,
-        min_confidence=arguments.min_confidence,
-        max_memory_bytes=arguments.max_memory,
-    )
-    done = kept
+    names, summary, done = job.inputs.names, job.summary, job.kept
+    total = len(names)
+    progress = Progress(total - done, quiet=arguments.quiet)
+    results = run_images(job.classifier, job.inputs.paths[done:], job.options)
     try:
         for prediction in results:
-            name = inputs.names[done]
-            writer.write(replace(prediction, path=name))
+            prediction.path = names[done]
+            job.writer.write(prediction)
             summary.add(prediction)
             done += 1
             if prediction.status == "error":
                 if not arguments.quiet:
                     progress.close()
-                    say(_PROGRAM, f"{name}: {prediction.error}")
+                    say(_PROGRAM, f"{prediction.path}: {prediction.error}")
                 if arguments.on_error == "fail":
                     text = f"stopped at the first unusable image ({done} of {total} rows written)"
                     return fail(_PROGRAM, text, SOME_FAILED)
-            progress.update(done - kept, summary.errors)
+            progress.update(done - job.kept, summary.errors)
         with uninterrupted():  # all rows are written; fsync does not stop for a signal, and after it comes a rename
-            writer.finish(summary.totals)
+            job.writer.finish(summary.totals)
     except KeyboardInterrupt:
         ignore_interrupts()
         results.close()
@@ -230,33 +241,31 @@ def _write_all(
         results.close()
         progress.close()
         if done < total:
-            writer.close()
+            job.writer.close()
     for line in () if arguments.quiet else summary.lines(total):
         say(_PROGRAM, line)
     return SOME_FAILED if summary.errors else DONE
 
 
-def _meta(
-    classifier: Classifier, layout: Layout, inputs: Inputs, limits: PixelLimits, arguments: argparse.Namespace
-) -> dict[str, Any]:
+def _meta(classifier: Classifier, layout: Layout, root: str, options: RunOptions) -> dict[str, Any]:
     """What changes the rows, and nothing else: no command line, host or absolute path."""
     from . import device
     from .predictions import SCHEMA
 
     return {
         "schema": SCHEMA,
-        "root": inputs.root,
+        "root": root,
         "model_sha256": classifier.sha256,
         "preprocess": asdict(classifier.preprocess),
         "temperature": classifier.temperature,
         "classes": list(classifier.classes),
         "columns": ["path", "label_index"] if layout.format == "esfair" else list(layout.columns),
         "limits": {
-            "max_pixels": limits.any,
-            "max_pixels_full": limits.full,
-            "max_memory": arguments.max_memory,
+            "max_pixels": options.limits.any,
+            "max_pixels_full": options.limits.full,
+            "max_memory": options.max_memory_bytes,
         },
-        "min_confidence": arguments.min_confidence,
+        "min_confidence": options.min_confidence,
         "versions": device.versions(),
     }
 

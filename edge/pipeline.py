@@ -18,10 +18,11 @@ import os
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from queue import SimpleQueue
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -29,28 +30,47 @@ from .device import memory_mb, usable_cores
 from .errors import DecodeError
 from .memory_gate import MemoryGate, MemoryPlan, plan_memory
 from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
-from .photo.preprocess import Loaded
+from .photo.preprocess import Loaded, Preprocess
 from .predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction
-
-if TYPE_CHECKING:
-    from .classifier import Classifier
-
 
 _END = object()
 """After the last source."""
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How images are worked through."""
+
+    workers: int | None = None
+    """Threads that each decode and run. None: the usable cores."""
+    batch_size: int = 4
+    """Images per call of the network, at least 1."""
+    limits: PixelLimits = PixelLimits()
+    """Largest accepted pictures."""
+    min_confidence: float = 0.0
+    """Below it the label is "uncertain" and its index -1."""
+    max_memory_bytes: int | None = None
+    """What the process should stay within: fewer workers, fewer large photos at once, and an error row for a photo that
+    cannot fit. None: all workers; large photos share at most 160 MB or a quarter of the available memory."""
+
+
+class Model(Protocol):
+    """What a run needs of a `Classifier`."""
+
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """(N, S, S, 3) uint8 RGB -> (N, C) float32."""
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """(N, C) logits -> (N, C) float32."""
+
+
 def run(
-    classifier: Classifier,
-    sources: Iterable[Source],
-    *,
-    workers: int | None = None,
-    batch_size: int = 4,
-    limits: PixelLimits = PixelLimits(),
-    min_confidence: float = 0.0,
-    max_memory_bytes: int | None = None,
+    model: Model, sources: Iterable[Source], options: RunOptions = RunOptions()
 ) -> Generator[Prediction, None, None]:
-    """Classifies `sources`; arguments and results as in `Classifier.predict`.
+    """Classifies `sources`; results as of `Classifier.predict`.
 
     Closing the iterator, or an exception in the consumer (Ctrl-C), stops the workers within one batch.
 
@@ -58,13 +78,13 @@ def run(
       ValueError: `workers` or `batch_size` below 1, or too little memory for one worker.
       Exception: whatever a worker raised that is not a DecodeError; the run ends.
     """
-    num_workers = usable_cores() if workers is None else workers
-    if num_workers < 1 or batch_size < 1:
-        raise ValueError(f"got {num_workers} workers, batch size {batch_size}; expected at least 1 of each")
+    num_workers = usable_cores() if options.workers is None else options.workers
+    if num_workers < 1 or options.batch_size < 1:
+        raise ValueError(f"got {num_workers} workers, batch size {options.batch_size}; expected at least 1 of each")
     available_mb = memory_mb().get("MemAvailable")
     available = None if available_mb is None else available_mb * 1_000_000
-    plan = plan_memory(num_workers, max_bytes=max_memory_bytes, available_bytes=available)
-    return _Run(classifier, sources, plan, batch_size, limits, min_confidence).results()
+    plan = plan_memory(num_workers, max_bytes=options.max_memory_bytes, available_bytes=available)
+    return _Run(model, sources, options, plan).results()
 
 
 def _file_bytes(source: Source) -> int:
@@ -80,21 +100,10 @@ def _file_bytes(source: Source) -> int:
 class _Run:
     """The state that workers and consumer share; everything below `_changed` is guarded by it."""
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        sources: Iterable[Source],
-        plan: MemoryPlan,
-        batch_size: int,
-        limits: PixelLimits,
-        min_confidence: float,
-    ) -> None:
-        self._classifier = classifier
-        self._batch_size = batch_size
-        self._limits = limits
-        self._min_confidence = min_confidence
+    def __init__(self, model: Model, sources: Iterable[Source], options: RunOptions, plan: MemoryPlan) -> None:
+        self._model, self._options = model, options
         self._gate = MemoryGate(plan.gate_bytes, is_strict=plan.is_strict)
-        self._window = plan.workers * max(2 * batch_size, 16)
+        self._window = plan.workers * max(2 * options.batch_size, 16)
         # Each worker holds its own while it is inside the network.
         self._busy = [threading.RLock() for _ in range(plan.workers)]
         self._threads = [
@@ -181,8 +190,9 @@ class _Run:
         self._changed.notify_all()
 
     def _decode_and_run(self, busy: threading.RLock) -> None:
-        side = self._classifier.preprocess.size_px
-        buffer = np.empty((self._batch_size, side, side, 3), np.uint8)
+        preprocess, options = self._model.preprocess, self._options
+        side = preprocess.size_px
+        buffer = np.empty((options.batch_size, side, side, 3), np.uint8)
         held: list[tuple[int, str, Loaded]] = []
         while True:
             task = self._take(may_wait=not held)
@@ -190,14 +200,12 @@ class _Run:
                 index, source = task
                 try:
                     with self._gate.image() as admit:
-                        loaded = self._classifier.preprocess.load(
-                            source, out=buffer[len(held)], limits=self._limits, admit=admit
-                        )
+                        loaded = preprocess.load(source, out=buffer[len(held)], limits=options.limits, admit=admit)
                 except DecodeError as error:
                     self._publish({index: Prediction.failed(error)})
                 else:
                     held.append((index, describe(source), loaded))
-            if held and (task is None or len(held) == self._batch_size):
+            if held and (task is None or len(held) == options.batch_size):
                 with busy:
                     if self._is_stopped:
                         return
@@ -252,9 +260,9 @@ class _Run:
 
     def _infer(self, batch: np.ndarray, held: list[tuple[int, str, Loaded]]) -> dict[int, Prediction]:
         start = perf_counter()
-        logits = self._classifier.logits(batch)
+        logits = self._model.logits(batch)
         infer_ms = 1e3 * (perf_counter() - start) / len(held)
-        probabilities = self._classifier.probabilities(logits)
+        probabilities = self._model.probabilities(logits)
         return {
             index: self._prediction(name, loaded, infer_ms, row)
             for (index, name, loaded), row in zip(held, probabilities, strict=True)
@@ -266,10 +274,10 @@ class _Run:
             return Prediction.failed(error)
         best = int(probabilities.argmax())
         confidence = float(probabilities[best])
-        is_certain = confidence >= self._min_confidence
+        is_certain = confidence >= self._options.min_confidence
         return Prediction(
             path=name,
-            label=self._classifier.classes[best] if is_certain else UNCERTAIN,
+            label=self._model.classes[best] if is_certain else UNCERTAIN,
             label_index=best if is_certain else UNCERTAIN_INDEX,
             confidence=confidence,
             width=loaded.width,

@@ -18,6 +18,7 @@ from bench.cli import main
 from bench.speed import latency, machine_watch, peers
 from edge import Classifier
 from edge.errors import EdgeError
+from edge.pipeline import RunOptions
 from edge.predictions import Prediction
 
 ROOT = Path(__file__).parents[1]
@@ -81,15 +82,15 @@ def test_the_shipped_pipeline_is_what_is_timed(tmp_path, monkeypatch):
     calls = []
     real = latency.run
 
-    def spy(classifier, sources, **options):
+    def spy(classifier, sources, options):
         calls.append(options)
-        return real(classifier, sources, **options)
+        return real(classifier, sources, options)
 
     monkeypatch.setattr(latency, "run", spy)
     folder = folder_of_photos(tmp_path / "photos", 3)
     paths = [str(p) for p in sorted(folder.iterdir())]
     runs = list(latency.timings(Classifier.load(TINY_MODEL), paths, latency.Protocol(runs=2, workers=2, batch_size=3)))
-    assert calls == [{"workers": 2, "batch_size": 3}] * 2
+    assert calls == [RunOptions(workers=2, batch_size=3)] * 2
     assert all([p.path for p in timing.predictions] == paths for timing in runs)
     assert all(t.wall_s > 0 and t.cpu_s > 0 and t.bound_s > 0 for t in runs)
 

@@ -13,7 +13,7 @@ from sample_images import TINY_MODEL, encoded, photo
 from edge import Classifier
 from edge.memory_gate import BASE_BYTES, FREE_BYTES
 from edge.photo.preprocess import Loaded, Preprocess
-from edge.pipeline import run
+from edge.pipeline import RunOptions, run
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def rows(predictions):
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_results_do_not_depend_on_workers_or_batch(classifier, workers, batch_size):
     sources = [*PHOTOS[:9], b"broken", *PHOTOS[9:], b""]
-    expected = rows(run(classifier, sources, workers=1, batch_size=1))
-    assert rows(run(classifier, sources, workers=workers, batch_size=batch_size)) == expected
+    expected = rows(run(classifier, sources, RunOptions(workers=1, batch_size=1)))
+    assert rows(run(classifier, sources, RunOptions(workers=workers, batch_size=batch_size))) == expected
     assert [i for i, row in enumerate(expected) if row[2] == "error"] == [9, 24]
 
 
@@ -44,7 +44,7 @@ def test_no_images_give_no_rows(classifier):
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"batch_size": 0}])
 def test_nonsense_is_refused_at_once(classifier, arguments):
     with pytest.raises(ValueError, match="expected at least 1"):
-        run(classifier, PHOTOS, **arguments)
+        run(classifier, PHOTOS, RunOptions(**arguments))
 
 
 class SlowFirst(Preprocess):
@@ -72,7 +72,7 @@ def test_a_slow_first_image_stalls_the_window_not_the_run():
             taken.append(i)
             yield PHOTOS[i % len(PHOTOS)]
 
-    results = run(with_preprocess(SlowFirst(size_px=32)), sources(), workers=3, batch_size=4)
+    results = run(with_preprocess(SlowFirst(size_px=32)), sources(), RunOptions(workers=3, batch_size=4))
     next(results)
     assert len(taken) <= 3 * 16 + 1  # the window, and what one step lets in
     assert len(list(results)) == 200
@@ -89,7 +89,7 @@ def test_the_largest_file_of_the_window_goes_first(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Preprocess, "load", lambda self, source, **options: order.append(source) or load(self, source, **options)
     )
-    predictions = list(run(Classifier.load(TINY_MODEL), paths, workers=1, batch_size=4))
+    predictions = list(run(Classifier.load(TINY_MODEL), paths, RunOptions(workers=1, batch_size=4)))
     assert [p.path for p in predictions] == [str(p) for p in paths]  # results stay in input order
     first_window = [sizes[paths.index(path)] for path in order[:16]]
     assert first_window[:15] == sorted(sizes[:16], reverse=True)[:15]
@@ -106,7 +106,7 @@ def test_a_source_that_waits_for_its_own_results(classifier):
             yield PHOTOS[i]
 
     num_results = 0
-    for _ in run(classifier, sources(), workers=2, batch_size=4):
+    for _ in run(classifier, sources(), RunOptions(workers=2, batch_size=4)):
         num_results += 1
         answered.release()
     assert num_results == 6
@@ -119,7 +119,7 @@ def test_closing_while_the_source_waits(classifier):
         yield PHOTOS[0]
         never.wait(20)
 
-    results = run(classifier, sources(), workers=2)
+    results = run(classifier, sources(), RunOptions(workers=2))
     next(results)
     start = time.monotonic()
     results.close()
@@ -135,11 +135,11 @@ def test_bytes_are_not_read_ahead(classifier):
             taken.append(i)
             yield PHOTOS[0]
 
-    results = run(classifier, sources(), workers=1, batch_size=1)
+    results = run(classifier, sources(), RunOptions(workers=1, batch_size=1))
     next(results)
     results.close()
     assert len(taken) <= 18
-    assert rows(run(classifier, PHOTOS, workers=3)) == rows(run(classifier, PHOTOS, workers=1))
+    assert rows(run(classifier, PHOTOS, RunOptions(workers=3))) == rows(run(classifier, PHOTOS, RunOptions(workers=1)))
 
 
 def test_workers_take_no_more_than_the_window_ahead_of_a_slow_consumer(classifier):
@@ -150,7 +150,7 @@ def test_workers_take_no_more_than_the_window_ahead_of_a_slow_consumer(classifie
             taken.append(i)
             yield PHOTOS[0]
 
-    results = run(classifier, sources(), workers=2, batch_size=4)
+    results = run(classifier, sources(), RunOptions(workers=2, batch_size=4))
     next(results)
     time.sleep(0.3)
     assert len(taken) <= 1 + 2 * 16
@@ -166,7 +166,7 @@ def test_an_unexpected_exception_ends_the_run(classifier, workers):
                 raise ZeroDivisionError("a bug")
             return super().load(source, **options)
 
-    results = run(with_preprocess(Broken(size_px=32)), PHOTOS, workers=workers, batch_size=4)
+    results = run(with_preprocess(Broken(size_px=32)), PHOTOS, RunOptions(workers=workers, batch_size=4))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(results)
     assert not [t for t in threading.enumerate() if t.name.startswith("edge-worker")]
@@ -183,7 +183,7 @@ def test_interrupted_among_the_starts(classifier, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(run(classifier, PHOTOS, workers=3))
+        list(run(classifier, PHOTOS, RunOptions(workers=3)))
     assert len(started) == 2 and not any(thread.is_alive() for thread in started)
 
 
@@ -197,7 +197,7 @@ def test_interrupted_while_stopping(classifier, monkeypatch, step):
             raise KeyboardInterrupt
         return usual(thread)
 
-    results = run(classifier, PHOTOS, workers=2)
+    results = run(classifier, PHOTOS, RunOptions(workers=2))
     next(results)  # so that both have work to finish
     monkeypatch.setattr(threading.Thread, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -224,7 +224,7 @@ def test_a_second_interrupt_leaves_no_worker_inside_the_network(classifier, monk
         released.set()
 
     monkeypatch.setattr(Classifier, "logits", lambda self, batch: slow(batch))
-    results = run(classifier, [PHOTOS[0]], workers=1)
+    results = run(classifier, [PHOTOS[0]], RunOptions(workers=1))
     threading.Timer(0.5, interrupt).start()  # the first while the consumer waits, the second while it stops the worker
     with pytest.raises(KeyboardInterrupt):
         next(results)
@@ -246,7 +246,7 @@ def test_an_abandoned_run_is_collected_by_a_worker_that_holds_the_lock(monkeypat
             collected.set()
 
     def abandon():
-        results = run(with_preprocess(Slow(size_px=32)), PHOTOS * 2, workers=2, batch_size=1)
+        results = run(with_preprocess(Slow(size_px=32)), PHOTOS * 2, RunOptions(workers=2, batch_size=1))
         cycle = [results]
         cycle.append(cycle)
         next(results)
@@ -283,12 +283,12 @@ def test_every_image_is_decoded_into_the_workers_buffer(classifier):
             buffers.add(id(out.base))
             return Loaded(out, 1, 1, 0.0, 0.0)
 
-    list(run(with_preprocess(Spy(size_px=32)), PHOTOS, workers=2, batch_size=4))
+    list(run(with_preprocess(Spy(size_px=32)), PHOTOS, RunOptions(workers=2, batch_size=4)))
     assert 1 <= len(buffers) <= 2
 
 
 def test_times_are_positive_and_shared_by_the_batch(classifier):
-    predictions = list(run(classifier, PHOTOS[:4], workers=1, batch_size=4))
+    predictions = list(run(classifier, PHOTOS[:4], RunOptions(workers=1, batch_size=4)))
     assert len({p.infer_ms for p in predictions}) == 1
     assert all(p.decode_ms > 0 and p.infer_ms > 0 for p in predictions)
 
@@ -309,7 +309,7 @@ def test_a_large_image_is_held_until_it_is_resized(classifier, monkeypatch):
     monkeypatch.setattr(Preprocess, "_place", slow_place)
     monkeypatch.setattr("edge.memory_gate.FREE_BYTES", 1)
     monkeypatch.setattr("edge.memory_gate.GATE_BYTES", 1)
-    list(run(classifier, [encoded(photo(64, 64), "PNG")] * 6, workers=3))
+    list(run(classifier, [encoded(photo(64, 64), "PNG")] * 6, RunOptions(workers=3)))
     assert max(most) == 1
 
 
@@ -318,15 +318,15 @@ def test_batches_are_full_when_there_are_enough_images(monkeypatch):
     sizes = []
     logits = classifier.logits
     monkeypatch.setattr(classifier, "logits", lambda batch: sizes.append(len(batch)) or logits(batch))
-    list(run(classifier, PHOTOS[:10], workers=1, batch_size=4))
+    list(run(classifier, PHOTOS[:10], RunOptions(workers=1, batch_size=4)))
     assert sizes == [4, 4, 2]
     assert np.sum(sizes) == 10
 
 
 def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier):
     large = encoded(photo(64, 48).resize((3000, 2000)), "PNG")
-    (prediction,) = run(classifier, [large], max_memory_bytes=BASE_BYTES + 2 * FREE_BYTES, workers=1)
+    (prediction,) = run(classifier, [large], RunOptions(max_memory_bytes=BASE_BYTES + 2 * FREE_BYTES, workers=1))
     assert prediction.error == "needs about 48 MB to decode, at most 17 (see --max-memory)"
     assert prediction.width == 3000
-    (prediction,) = run(classifier, [large], max_memory_bytes=BASE_BYTES + 8 * FREE_BYTES, workers=1)
+    (prediction,) = run(classifier, [large], RunOptions(max_memory_bytes=BASE_BYTES + 8 * FREE_BYTES, workers=1))
     assert prediction.status == "ok"

@@ -28,7 +28,7 @@ from PIL import Image
 
 from edge.classifier import Classifier
 from edge.errors import EdgeError
-from edge.pipeline import run
+from edge.pipeline import RunOptions, run
 from edge.predictions import Prediction
 
 SIZE_CLASSES = (("small", 1_000_000), ("medium", 9_000_000), ("large", math.inf))
@@ -95,7 +95,7 @@ def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tu
     while waiting and len(usable) < protocol.sample:
         tried, waiting = waiting[: protocol.sample - len(usable)], waiting[protocol.sample - len(usable) :]
         start = perf_counter()
-        for prediction in run(classifier, tried, workers=protocol.workers, batch_size=protocol.batch_size):
+        for prediction in run(classifier, tried, RunOptions(protocol.workers, protocol.batch_size)):
             first_s = perf_counter() - start if first_s is None else first_s
             if prediction.status == "ok":
                 usable.append(prediction.path)
@@ -114,7 +114,7 @@ def timings(classifier: Classifier, paths: Sequence[str], protocol: Protocol) ->
     for _ in range(protocol.runs):
         gc.collect()
         wall, cpu = perf_counter(), process_time()
-        predictions = list(run(classifier, paths, workers=protocol.workers, batch_size=protocol.batch_size))
+        predictions = list(run(classifier, paths, RunOptions(protocol.workers, protocol.batch_size)))
         wall, cpu = perf_counter() - wall, process_time() - cpu
         yield Timing(wall, cpu, _bound_s(classifier, session, contents, protocol.batch_size), predictions)
 
