@@ -43,7 +43,7 @@ def test_borders_of_the_pictures_own_colour_change_little(tmp_path):
         path = tmp_path / f"{seed}-{number}.jpg"
         path.write_bytes(encode(draw(320, 240, seed=seed, index=number)))
         samples.append(Sample(path.name, "NV", "all", path.name))
-    assert_borders_change_little(tmp_path, samples, unchanged=0.85)  # drawn ones are near ties: it never saw such
+    assert_borders_change_little(tmp_path, samples, unchanged=0.88)  # drawn ones are near ties: it never saw such
 
 
 @pytest.mark.data

@@ -145,11 +145,7 @@ class AugmentConfig(_Section):
     p_bars: float = _flag(
         0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
     )
-    bars: float = _setting(
-        0.8,
-        "largest width of bars: 0.8 shrinks the picture to 1/1.8 of the side",
-        _within(0, 1),
-    )
+    bars: float = _setting(0.8, "largest width of bars: 0.8 shrinks the picture to 1/1.8 of the side", _within(0, 1))
     p_cutout: float = _setting(0.0, "black squares", _within(0, 1))
     cutout_holes: int = _setting(1, "cutout: number of squares", _at_least(1))
     cutout_size: float = _setting(0.15, "cutout: their side, as a share of the picture's", _within(0, 1))
@@ -206,9 +202,7 @@ class LossConfig(_Section):
     group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
     triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
     triplet_margin: float = _setting(0.6, "triplet loss: margin", _at_least(0))
-    turn_weight: float = _setting(
-        0.0, "weight of the divergence between the answers to a picture and to its turned twin", _at_least(0)
-    )
+    turn_weight: float = _setting(0.0, "divergence of the answers to a picture and its turned twin", _at_least(0))
 
 
 @dataclass(frozen=True)

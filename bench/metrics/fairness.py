@@ -6,10 +6,7 @@ model is the same line of code that a bootstrap runs on thousands of resampled d
 
 NaN stands for "not defined" and becomes null in a results file: a group without images is left out; a cell of group
 and class without images has no recall, and a class with fewer than two such cells is left out; a class that nobody
-predicts has no ratio of selection rates. With fewer than two groups nothing is defined: one group is not fair, it is
-alone.
-
-Letters (N, H, Q, acc) are those of `bench.metrics.rates`.
+predicts has no ratio of selection rates; with fewer than two groups nothing is. Letters are those of `rates`.
 """
 
 from __future__ import annotations
