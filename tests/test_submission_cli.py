@@ -195,7 +195,7 @@ def test_pack_writes_and_says_what_is_broken(submission, tmp_path, capsys, monke
     other = tmp_path / "ours.onnx"
     from edge.classifier import DEFAULT_MODEL
 
-    other.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"no medical device", b"no medical Device"))
+    other.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"HAM10000", b"HAM10001"))
     packed = build(tmp_path / "out.zip", samples_of=submission, model=other)
     monkeypatch.setattr("export.submission.pack.pack", lambda order, tell: packed)
     assert main(["pack", "-m", str(other), "-o", str(tmp_path / "out.zip"), "-q"]) == GATE

@@ -192,7 +192,7 @@ def test_a_model_of_another_task_is_refused(tmp_path):
 def other_model(folder):
     """The bundled model's copy under another name, with another byte: no longer the bundled one."""
     path = folder / "ours.onnx"
-    path.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"no medical device", b"no medical Device"))
+    path.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"HAM10000", b"HAM10001"))
     assert path.read_bytes() != DEFAULT_MODEL.read_bytes()
     return path
 
