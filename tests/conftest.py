@@ -4,6 +4,7 @@ A Raspberry Pi has no PyTorch: there `make test` runs the tests of `edge` and `b
 """
 
 import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,3 +49,18 @@ def submission(tmp_path_factory):
 def pytest_terminal_summary(terminalreporter):
     for name, missing in sorted(_left_out.items()):
         terminalreporter.write_line(f"LEFT OUT tests/{name}: {', '.join(missing)} not installed")
+
+
+@pytest.fixture
+def forget_modules(monkeypatch):
+    """Has the modules of a package imported anew until the test ends; then also their parents' attributes are back."""
+
+    def forget(package, *, kept=()):
+        names = [name for name in sys.modules if name.startswith(f"{package}.") and name not in kept]
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            monkeypatch.setattr(sys.modules[parent], child, sys.modules[name], raising=False)
+        for name in names:
+            monkeypatch.delitem(sys.modules, name)
+
+    return forget

@@ -195,9 +195,8 @@ def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):
     assert Classifier.load(tmp_path / "t.onnx").temperature == 1.75
 
 
-def test_without_its_packages(run_folder, capsys, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("export.") and name != "export.cli"]:
-        monkeypatch.delitem(sys.modules, name)
+def test_without_its_packages(run_folder, capsys, monkeypatch, forget_modules):
+    forget_modules("export", kept=("export.cli",))
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["onnx", str(run_folder), "-o", str(run_folder / "x.onnx")]) == 5
     assert capsys.readouterr().err == "edge-export: needs onnx: pip install '.[export]' in the checkout\n"

@@ -156,10 +156,8 @@ def test_bad_data_is_one_line(tmp_path, data, capsys):
     assert f"class_weights: got numbers for ash, birch, {expected}" in lines[3]
 
 
-def test_without_pytorch(tmp_path, data, capsys, monkeypatch):
-    kept = ("train.cli", "train.config", "train.recipes")
-    for name in [name for name in sys.modules if name.startswith("train.") and name not in kept]:
-        monkeypatch.delitem(sys.modules, name)
+def test_without_pytorch(tmp_path, data, capsys, monkeypatch, forget_modules):
+    forget_modules("train", kept=("train.cli", "train.config", "train.recipes"))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
     assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install '.[train]' in the checkout\n"
