@@ -123,26 +123,35 @@ class Classifier:
         check_source(image, "image")
         return next(self.predict([image], workers=1, batch_size=1, limits=limits))
 
-    def predict(self, sources: Iterable[Source], **options: Any) -> Generator[Prediction, None, None]:
+    def predict(
+        self,
+        sources: Iterable[Source],
+        *,
+        workers: int | None = None,
+        batch_size: int = 4,
+        limits: PixelLimits = PixelLimits(),
+        min_confidence: float = 0.0,
+        max_memory_bytes: int | None = None,
+    ) -> Generator[Prediction, None, None]:
         """Classifies images, in input order and in bounded memory.
 
         Args:
           sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed.
             Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded
             picture: a file is decoded to no more pixels than are needed.
-          options: Fields of `edge.pipeline.RunOptions`: workers, batch_size, limits, min_confidence, max_memory_bytes.
+          workers, batch_size, limits, min_confidence, max_memory_bytes: As the fields of `edge.pipeline.RunOptions`.
 
         Yields:
           One `Prediction` per source; an image that cannot be used has `status == "error"`.
 
         Raises:
           ModelError: the network cannot run.
-          TypeError: `sources` is a single image, or one of them is none; an option of another name.
+          TypeError: `sources` is a single image, or one of them is none.
           ValueError: an array of another shape or dtype, or an option out of its range.
         """
         if isinstance(sources, FILE_TYPES) or hasattr(sources, "__array_interface__"):
             raise TypeError(f"sources: got one {type(sources).__name__}, expected an iterable of images, as [source]")
-        return run(self, sources, RunOptions(**options))
+        return run(self, sources, RunOptions(workers, batch_size, limits, min_confidence, max_memory_bytes))
 
 
 def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.InferenceSession:

@@ -15,9 +15,11 @@ from edge.output_files import check_output, refuse_input
 PROGRAM = "edge-bench"
 
 
-def add_output(parser: argparse.ArgumentParser, *, what: str = "the results as JSON") -> None:
+def add_output(
+    parser: argparse.ArgumentParser, text: str = "write the results as JSON here", *, required: bool = False
+) -> None:
     """Adds -o and --force."""
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"write {what} here")
+    parser.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="replace FILE")
 
 

@@ -22,7 +22,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder with a manifest.csv, or with images at any depth")
     add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images (default 4)")
-    add_output(parser, what="the angles as CSV")
+    add_output(parser, "write the angles as CSV here")
     add_talk(parser)
 
 

@@ -135,7 +135,7 @@ def table(
         misses = f"{counts.l1_misses:10,.0f} {counts.l2_misses:10,.0f} {counts.branch_misses:13,.0f}"
         yield f"{each.label:{width}} {counts.instructions:13,.0f} {misses}   {low:.1f} to {high:.1f}"
     yield (
-        f"networks: {validation.points} measured times are told within {validation.fit_mean:.1%} on average, "
+        f"networks: {validation.points} measured times are reproduced within {validation.fit_mean:.1%} on average, "
         f"{validation.fit_max:.1%} at most; left out of the fit, {validation.left_out_mean:.1%} and "
         f"{validation.left_out_max:.1%}: a time is given as {percents(scale.network)}"
     )

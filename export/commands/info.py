@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output
-from train.commands.arguments import add_output
 
 from .arguments import report
 
@@ -18,7 +18,7 @@ HELP = "tell what a model file says of itself, layer by layer"
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model file")
-    add_output(parser, "write everything as JSON", required=False)
+    add_output(parser, "write everything as JSON")
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser, natural, whole
 from edge.errors import EdgeError
 from edge.exit import DONE, say
 from edge.output_files import check_output
-from train.commands.arguments import add_columns, add_output
+from train.commands.arguments import add_columns
 
 from .arguments import PROGRAM, write_model
 

@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import Any
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.errors import EdgeError
 from edge.exit import DONE, say
 from edge.output_files import check_output
-from train.commands.arguments import add_output
 
 from .arguments import PROGRAM, add_run, write_model
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE, GATE, say
 from edge.output_files import check_output
-from train.commands.arguments import add_columns, add_output
+from train.commands.arguments import add_columns
 
 from .arguments import PROGRAM, report
 
@@ -29,7 +30,7 @@ def add_flags(parser: ArgumentParser) -> None:
         help="another fold's models and images, judged together with the first; repeatable",
     )
     add("--allow-leak", action="store_true", help="also on images that a model was trained on")
-    add_output(parser, "write everything as JSON", required=False)
+    add_output(parser, "write everything as JSON")
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:

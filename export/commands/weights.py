@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output
-from train.commands.arguments import add_output
 
 from .arguments import add_run, write_model
 

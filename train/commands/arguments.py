@@ -31,12 +31,6 @@ def add_data(to: argparse.ArgumentParser) -> None:
     add_columns(to)
 
 
-def add_output(to: argparse.ArgumentParser, text: str, *, required: bool) -> None:
-    """Adds -o and --force."""
-    to.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
-    to.add_argument("--force", action="store_true", help="replace FILE")
-
-
 def add_derived_run(to: argparse.ArgumentParser) -> None:
     """Adds --out and --force of a command that makes a run from finished ones."""
     to.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE, GATE
 from edge.output_files import check_output, write_output
 
-from .arguments import add_data, add_output
+from .arguments import add_data
 
 HELP = "look for leaks and shortcuts"
 
@@ -20,7 +21,7 @@ def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add_data(parser)
-    add_output(parser, "write everything as JSON", required=False)
+    add_output(parser, "write everything as JSON")
     add("--external", type=Path, action="append", default=[], metavar="MORE", help="a further data set")
     add("--folds", type=Path, metavar="FILE", help="folds file (else the manifest's column split)")
 

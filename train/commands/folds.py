@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser, natural
 from edge.exit import DONE, say
 from edge.output_files import check_output, write_output
 
-from .arguments import PROGRAM, add_data, add_output
+from .arguments import PROGRAM, add_data
 
 HELP = "split a data set into folds"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 
+from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output, write_output
 
-from .arguments import add_data, add_output, add_recipe, config_of
+from .arguments import add_data, add_recipe, config_of
 
 HELP = "draw what a recipe makes of the pictures"
 _NUM_SHOWN = 8

@@ -32,6 +32,8 @@ class EpochLog:
     """Its part from the triplet loss; None without one."""
     distill: float | None
     """Its part from the teacher; None without one."""
+    turn: float | None
+    """Its part from turned twins; None without them."""
     seconds: float
     """Wall time."""
     images_per_second: float

@@ -49,8 +49,8 @@ class Objective(nn.Module):
         targets: torch.Tensor,
         groups: torch.Tensor,
         teacher: torch.Tensor | None,
-        turned: torch.Tensor | None = None,
         *,
+        turned: torch.Tensor | None = None,
         progress: float,
     ) -> dict[str, torch.Tensor]:
         """The loss of one batch.

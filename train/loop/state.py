@@ -30,7 +30,6 @@ from .epoch_log import EpochLog
 from .loss_sum import Objective
 from .schedule import build_optimizer
 
-
 _TURNS = 0x5EED_7A2  # keeps these numbers apart from the augmentation's and the sampler's of the same seed
 
 
@@ -165,7 +164,7 @@ class Session:
             self._labels[chosen],
             self._groups[chosen],
             teacher,
-            *views[1:],
+            turned=views[1] if self.config.loss.turn_weight else None,
             progress=self.step / self.num_steps,
         )
         values = {name: float(part.detach()) for name, part in parts.items()}
@@ -223,6 +222,7 @@ class Session:
             hard=mean["hard"],
             triplet=mean.get("triplet"),
             distill=mean.get("distill"),
+            turn=mean.get("turn"),
             seconds=round(seconds, 1),
             images_per_second=round(sums["images"] / seconds, 1),
             input_share=round(sums["waited_s"] / seconds, 3),
