@@ -24,7 +24,8 @@ from bench.cli import main
 from bench.dataset import NOT_STATED
 from bench.metrics import score
 from bench.metrics.evaluation import Setting
-from bench.report import figures, page_text, report
+from bench.report import page as report
+from bench.report import plots
 from bench.results import comparison, document, groupings, timing
 from edge.errors import EdgeError
 
@@ -50,8 +51,21 @@ def large() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def page(small: dict[str, Any]) -> str:
-    return report.render({"small": small})["index.html"]
+def contents(small: dict[str, Any]) -> dict[str, str]:
+    """The files of a report of one result, with its pictures."""
+    return report.render({"small": small})
+
+
+@pytest.fixture(scope="module")
+def page(contents: dict[str, str]) -> str:
+    return contents["index.html"]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has no picture drawn but those of several results: they are most of what a page costs."""
+    for function in ("accuracies", "fairness", "reliability", "percentiles", "stages", "_strengths"):
+        monkeypatch.setattr(plots, function, lambda name, *_, **__: f'<svg aria-labelledby="{name}"></svg>')
 
 
 def saved(folder: Path, name: str, content: Any) -> Path:
@@ -126,7 +140,7 @@ def numbers_of(contents: dict[str, str]) -> set[str]:
             for row in csv.reader(io.StringIO(text)):
                 for field in row:
                     try:
-                        found |= {page_text.number(float(field), digits) for digits in (1, 2, 3)}
+                        found |= {report.number(float(field), digits) for digits in (1, 2, 3)}
                     except ValueError:
                         pass
     return found
@@ -136,7 +150,9 @@ def numbers_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w.])\N{MINUS SIGN}?\d+\.\d+(?![\w.])", text))
 
 
-def test_every_number_is_in_the_tables_and_in_the_json(small: dict[str, Any], large: dict[str, Any]) -> None:
+def test_every_number_is_in_the_tables_and_in_the_json(
+    small: dict[str, Any], large: dict[str, Any], undrawn: None
+) -> None:
     contents = report.render({"small": small, "large": large})
     known = numbers_of(contents) | {"0.667", "0.05", "0.2"}  # the most that two thirds can be, and what prose says
     for name in ("index.html", "summary.md"):
@@ -150,8 +166,7 @@ def test_every_number_is_in_the_tables_and_in_the_json(small: dict[str, Any], la
             assert float(row["value"]) in in_json
 
 
-def test_tables_hold_the_results(small: dict[str, Any]) -> None:
-    contents = report.render({"small": small})
+def test_tables_hold_the_results(small: dict[str, Any], contents: dict[str, str]) -> None:
     assert set(contents) == set(report.FILES)
     rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
     (spd,) = [row for row in rows if row["metric"] == "score.spd"]
@@ -171,15 +186,11 @@ def test_tables_hold_the_results(small: dict[str, Any]) -> None:
     assert sum(int(row["images"]) for row in bins if row["group"] == "") == sum(SIZES.values())
 
 
-def test_equal_input_gives_equal_bytes(small: dict[str, Any], tmp_path: Path) -> None:
-    path = saved(tmp_path, "small", small)
-    report.write(report.load([path]), tmp_path / "a")
-    command = [sys.executable, "-m", "bench", "report", str(path), "-o", str(tmp_path / "b"), "-q"]
+def test_equal_input_gives_equal_bytes(small: dict[str, Any], contents: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "report", saved(tmp_path, "small", small), "-o", tmp_path / "out", "-q"]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}
     subprocess.run(command, check=True, env=environment, cwd=Path(bench.__file__).parent.parent)
-    written = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    assert written == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert set(written) == set(report.FILES)
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == contents
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
@@ -211,17 +222,17 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     assert {row["class"] for row in rows} >= {HOSTILE}
 
 
-def test_invalid_is_said_loudly(small: dict[str, Any]) -> None:
-    made = changed(result("small", draws=50, with_latency=False))
+def test_invalid_is_said_loudly(page: str, undrawn: None) -> None:
+    made = result("small", draws=50, with_latency=False)
     timing.add(made, latency(3.0, reasons=("governor is ondemand",)))
     contents = report.render({"small": made})
     assert contents["index.html"].count("valid: NO") == 2
     assert "latency: governor is ondemand" in contents["index.html"]
     assert "**valid: NO**" in contents["summary.md"]
-    assert "valid: NO" not in report.render({"small": small})["index.html"]
+    assert "valid: NO" not in page
 
 
-def test_what_is_absent_is_said() -> None:
+def test_what_is_absent_is_said(undrawn: None) -> None:
     made = result("levelled", draws=50, probabilities=False, sizes={"G7": 80, "G10": 80})
     contents = report.render({"x": made})
     page = contents["index.html"]
@@ -262,7 +273,9 @@ def test_deep_nesting_is_refused(small: dict[str, Any], tmp_path: Path, monkeypa
         report.load([tmp_path / "r.json"])
 
 
-def test_the_page_is_written_last(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_written_last(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
+) -> None:
     def fill(path: Path, content: str) -> None:
         if path.name == "metrics.csv":
             raise OSError(28, "No space left on device", str(path))
@@ -283,7 +296,7 @@ def by_columns(made: dict[str, Any], *columns: str) -> dict[str, Any]:
     return changed(made, groupings=found)
 
 
-def test_further_columns_have_a_section_each(small: dict[str, Any]) -> None:
+def test_further_columns_have_a_section_each(small: dict[str, Any], undrawn: None) -> None:
     small = {key: value for key, value in small.items() if key != "robustness"}  # of `edge-bench score`
     made = by_columns(small, "sex", HOSTILE)
     contents = report.render({"x": made, "plain": small})
@@ -295,7 +308,7 @@ def test_further_columns_have_a_section_each(small: dict[str, Any]) -> None:
     part = made["groupings"]["sex"]
     worst = min(("female", "male"), key=lambda name: part["by_group"][name]["accuracy"]["value"])
     assert f"Groups by sex {worst} is the group served worst" in text
-    assert f"gap of {page_text.number(part['null']['equal_accuracy']['gap']['value'])} on these images" in text
+    assert f"gap of {report.number(part['null']['equal_accuracy']['gap']['value'])} on these images" in text
     assert "not stated not compared" in text and "is not stated: they are compared with no other" in text
     assert numbers_in(text) <= numbers_of(contents) | {"0.667", "0.05", "0.2"}
     rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
@@ -308,7 +321,9 @@ def test_further_columns_have_a_section_each(small: dict[str, Any]) -> None:
     assert "--exclude-group" not in contents["index.html"]
 
 
-def test_sections_can_be_chosen(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sections_can_be_chosen(
+    small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: None
+) -> None:
     path, out = saved(tmp_path, "r", by_columns(small, "sex", "age")), tmp_path / "out"
     assert run("report", path, "-o", out, "--group", "age", "-q") == 0
     page = (out / "index.html").read_text()
@@ -320,7 +335,7 @@ def test_sections_can_be_chosen(small: dict[str, Any], tmp_path: Path, capsys: p
         assert message in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
-def test_results_by_other_columns_are_not_ranked(small: dict[str, Any]) -> None:
+def test_results_by_other_columns_are_not_ranked(small: dict[str, Any], undrawn: None) -> None:
     other = changed(small)
     other["data"]["group_column"] = "sex"
     assert "differ in column of groups:" in report.render({"a": small, "b": other})["index.html"]
@@ -331,7 +346,9 @@ def test_large_groups_are_not_hatched() -> None:
     assert "Hatched" not in page and "<pattern" not in page
 
 
-def test_several_results_are_held_against_each_other(small: dict[str, Any], large: dict[str, Any]) -> None:
+def test_several_results_are_held_against_each_other(
+    small: dict[str, Any], large: dict[str, Any], undrawn: None
+) -> None:
     levelled = result("levelled", draws=200)
     page = report.render({"small": small, "large": large, "levelled": levelled})["index.html"]
     outline = Outline(page)
@@ -342,7 +359,7 @@ def test_several_results_are_held_against_each_other(small: dict[str, Any], larg
     assert "edge-bench compare" in page and "Not comparable.</strong> These results" not in page
 
 
-def test_results_of_other_images_are_not_ranked(small: dict[str, Any]) -> None:
+def test_results_of_other_images_are_not_ranked(small: dict[str, Any], undrawn: None) -> None:
     other = changed(result("large", draws=50, seed=1))
     other["score"]["profile"] = "esfair2023-page"
     contents = report.render({"a": small, "b": other})
@@ -363,9 +380,9 @@ def test_page_carries_its_caveats(page: str) -> None:
 
 
 def test_letters_and_names() -> None:
-    assert page_text.letters(28)[24:] == ["Y", "Z", "A1", "B1"]
-    assert page_text.number(None) == "\N{EN DASH}" and page_text.number(-0.25) == "\N{MINUS SIGN}0.250"
-    assert figures._short("a\x00b" + 20 * "c", 5) == "a\N{REPLACEMENT CHARACTER}bc…"
+    assert report.letters(28)[24:] == ["Y", "Z", "A1", "B1"]
+    assert report.number(None) == "\N{EN DASH}" and report.number(-0.25) == "\N{MINUS SIGN}0.250"
+    assert plots._short("a\x00b" + 20 * "c", 5) == "a\N{REPLACEMENT CHARACTER}bc…"
 
 
 def test_file_names_tell_results_apart(small: dict[str, Any], tmp_path: Path) -> None:
@@ -378,7 +395,7 @@ def test_file_names_tell_results_apart(small: dict[str, Any], tmp_path: Path) ->
         report.load([paths[0], paths[0]])
 
 
-def test_command(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: None) -> None:
     path, out = saved(tmp_path, "small", small), tmp_path / "deep" / "out"
     assert run("report", path, "-o", out) == 0
     captured = capsys.readouterr()
@@ -402,7 +419,7 @@ def test_missing_packages_are_one_line(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    for name in ("report", "figures"):
+    for name in ("page", "plots"):
         monkeypatch.delitem(sys.modules, f"bench.report.{name}")
         monkeypatch.delattr(bench.report, name)
     assert run("report", "x.json", "-o", tmp_path / "out") == 5
@@ -432,7 +449,7 @@ def spoil(made: dict[str, Any], *keys: str, value: Any = None) -> dict[str, Any]
 ])
 def test_damaged_results_are_one_line(
     keys: tuple[str, ...], value: Any, message: str, small: dict[str, Any], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], undrawn: None,
 ) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(spoil(small, *keys, value=value)))

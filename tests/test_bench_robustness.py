@@ -15,7 +15,7 @@ from bench import dataset, provenance
 from bench.cli import main
 from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.metrics.score import PROFILES
-from bench.report import report
+from bench.report import page as report
 from bench.robustness import changes as table_of_changes
 from bench.robustness import measure, text
 from bench.robustness.changes import CHANGES, Change

@@ -12,8 +12,8 @@ CHAIN = ("edge", "bench", "train", "export", "research")
 
 RUNTIME = {"numpy", "onnxruntime", "PIL", "psutil"}
 MORE = {
-    "bench/report/report.py": {"jinja2"},
-    "bench/report/figures.py": {"matplotlib"},
+    "bench/report/page.py": {"jinja2"},
+    "bench/report/plots.py": {"matplotlib"},
     "bench/speed/peers.py": {"cv2", "torch", "MNN"},
 }
 """What single files of the slim packages may import besides."""
@@ -81,7 +81,7 @@ def test_no_import_against_the_chain():
         ("edge/planted.py", "import importlib\nimportlib.import_module('torch.nn')"),
         ("edge/planted.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import jinja2"),
         ("bench/planted.py", "import matplotlib.pyplot as plt"),
-        ("bench/report/report.py", "import torch"),
+        ("bench/report/page.py", "import torch"),
         ("bench/pi4b/planted.py", "from ...train import data"),
         ("train/planted.py", "import numpy, export.to_onnx"),
         ("train/planted.py", "from .. import export"),
@@ -98,7 +98,7 @@ def test_checker_finds_a_planted_violation(path, source):
     ("path", "source"),
     [
         ("edge/fine.py", "import os.path, numpy as np\nfrom .decode import decode\nfrom . import errors"),
-        ("bench/report/report.py", "from jinja2 import Template\nfrom edge import Preprocess"),
+        ("bench/report/page.py", "from jinja2 import Template\nfrom edge import Preprocess"),
         ("bench/pi4b/fine.py", "from ..score import total\nfrom . import model"),
         ("export/fine.py", "import onnx, torch, train.config, bench.metrics.score, edge"),
         ("research/fine.py", "import onnx, torch, export.to_onnx, train.config, bench.metrics.score, edge"),

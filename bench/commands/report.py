@@ -31,13 +31,13 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     refuse_twice("--group", arguments.group, parser)
     check_folder(out, force=arguments.force)
     try:
-        from ..report import report
+        from ..report import page
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("matplotlib", "jinja2"):
             raise
         text = "report needs matplotlib and jinja2: pip install '.[report]' in the checkout"
         return fail(PROGRAM, text, ENVIRONMENT)
-    names = report.write(report.load(arguments.results, arguments.group), out)
+    names = page.write(page.load(arguments.results, arguments.group), out)
     if not arguments.quiet:
         say(PROGRAM, f"wrote {out / names[0]}, beside it {', '.join(names[1:])}")
     return DONE

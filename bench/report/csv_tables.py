@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 Row = tuple[Any, ...]
+_ACCURACIES = ("accuracy", "balanced_accuracy", "macro_f1")
+_CELLS = ("value", "low", "high", "n")
 
 
 def of_results(results: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -35,7 +37,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def metrics(result: dict[str, Any]) -> Iterator[Row]:
     """(metric, group, class, value, low, high, n): everything that is a number in a result."""
-    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+    for name in _ACCURACIES:
         yield _row(name, result[name])
     contest = result["score"]
     for name in ("accuracy", "fairness", "spd", "latency", "total", "total_of_two_thirds"):
@@ -46,7 +48,7 @@ def metrics(result: dict[str, Any]) -> Iterator[Row]:
             yield _row(f"score.thirds.{name}", third)
     for name, moments in (contest.get("over_permutations") or {}).items():
         if isinstance(moments, dict):
-            yield from (_plain(f"score.over_permutations.{name}.{key}", value) for key, value in moments.items())
+            yield from (_row(f"score.over_permutations.{name}.{key}", value) for key, value in moments.items())
     for label, rates in result["by_class"].items():
         yield from (_row(name, metric, label=label) for name, metric in rates.items())
     yield from _groups(result)
@@ -57,7 +59,7 @@ def metrics(result: dict[str, Any]) -> Iterator[Row]:
             yield _row("ece", bins["ece"], group=group)
     for part, key in (("data", "samples"), ("data", "left_out"), ("errors", "images"), ("interval", "draws"),
                       ("interval", "clusters"), ("interval", "seed")):
-        yield _plain(f"{part}.{key}", result[part][key])
+        yield _row(f"{part}.{key}", result[part][key])
 
 
 def _groups(part: dict[str, Any]) -> Iterator[Row]:
@@ -66,22 +68,28 @@ def _groups(part: dict[str, Any]) -> Iterator[Row]:
         if isinstance(metric, dict) and "value" in metric:
             yield _row(f"fairness.{name}", metric)
             yield from (_row(f"fairness.{name}", own, group=group) for group, own in metric.get("by_group", {}).items())
-            yield from (
-                _plain(f"fairness.{name}", value, label=label) for label, value in metric.get("by_class", {}).items()
-            )
+            yield from (_row(f"fairness.{name}", own, label=label) for label, own in metric.get("by_class", {}).items())
     for kind, null in (part["null"] or {}).items():
-        for name, value in null.items():
-            is_metric = isinstance(value, dict)
-            yield _row(f"null.{kind}.{name}", value) if is_metric else _plain(f"null.{kind}.{name}", value)
+        yield from (_row(f"null.{kind}.{name}", value) for name, value in null.items())
     for group, own in part["by_group"].items():
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "difference_to_reference"):
+        for name in (*_ACCURACIES, "difference_to_reference"):
             if own[name] is not None:
                 yield _row(name, own[name], group=group)
         yield from (_row("recall", metric, group=group, label=label) for label, metric in own["recall"].items())
-        yield _plain("clusters", own["clusters"], group=group)
+        yield _row("clusters", own["clusters"], group=group)
     if malignant := part["malignant"]:
         for group, rates in (("", malignant), *malignant["by_group"].items()):
             yield from (_row(f"malignant.{name}", rates[name], group=group) for name in ("sensitivity", "specificity"))
+
+
+def _row(name: str, value: dict[str, Any] | float | None, *, group: str = "", label: str = "") -> Row:
+    """Of a metric, or of a number that has no interval."""
+    metric = value if isinstance(value, dict) else {**dict.fromkeys(_CELLS), "value": value}
+    return name, group, label, *_cells(metric)
+
+
+def _cells(metric: dict[str, Any]) -> Row:
+    return tuple(metric[key] for key in _CELLS)
 
 
 def confusion(result: dict[str, Any]) -> Iterator[Row]:
@@ -129,24 +137,14 @@ def robustness(result: dict[str, Any]) -> Iterator[Row]:
         metrics |= {(f"difference.{name}", ""): value for name, value in row.get("difference", {}).items()}
         metrics |= {("accuracy", group): value for group, value in row.get("by_group", {}).items()}
         for (name, group), metric in metrics.items():
-            yield (*where, name, group, metric["value"], metric["low"], metric["high"], metric["n"])
+            yield *where, name, group, *_cells(metric)
 
 
 SHEETS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Iterator[Row]]]] = {
-    "metrics.csv": (("metric", "group", "class", "value", "low", "high", "n"), metrics),
+    "metrics.csv": (("metric", "group", "class", *_CELLS), metrics),
     "confusion.csv": (("group", "label", "prediction", "images"), confusion),
     "calibration.csv": (("group", "from", "to", "images", "confidence", "accuracy"), calibration),
     "latency.csv": (("part", "name", "quantity", "value"), latency),
-    "robustness.csv": (
-        ("change", "kind", "strength", "metric", "group", "value", "low", "high", "n"), robustness,
-    ),
+    "robustness.csv": (("change", "kind", "strength", "metric", "group", *_CELLS), robustness),
 }
 """File name -> its columns behind `result`, and the function that makes its rows."""
-
-
-def _row(name: str, metric: dict[str, Any], *, group: str = "", label: str = "") -> Row:
-    return name, group, label, metric["value"], metric["low"], metric["high"], metric["n"]
-
-
-def _plain(name: str, value: float | None, *, group: str = "", label: str = "") -> Row:
-    return name, group, label, value, None, None, None
