@@ -23,10 +23,13 @@ import numpy as np
 from edge.predictions import Prediction
 
 from .dataset import MALIGNANT, NOT_STATED, Sample
-from .metrics import score
+from .metrics import contest
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
-from .results import comparison, document, terminal
+from .results import build
+from .results import compare as comparison
+from .results.document import SCHEMA
+from .results.text import table
 from .speed.latency import latency_score
 
 ONE_GROUP = "all"
@@ -72,7 +75,7 @@ class Evaluation:
         return self.result
 
     def __repr__(self) -> str:
-        return "\n".join(terminal.table(self.result))
+        return "\n".join(table(self.result))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
@@ -130,7 +133,7 @@ class ContestScore(NamedTuple):
 
 def evaluate(
     y_true: Any, y_pred: Any, *, sensitive_features: Any = None, cluster: Any = None, y_prob: Any = None,
-    classes: Sequence[Any] | None = None, malignant: Collection[Any] = MALIGNANT, profile: str = score.DEFAULT,
+    classes: Sequence[Any] | None = None, malignant: Collection[Any] = MALIGNANT, profile: str = contest.DEFAULT,
     reference: str | None = None, draws: int = DRAWS, seed: int = 0,
 ) -> Evaluation:
     """Measures predictions: accuracy, every parity metric, the contest's parts, with 95 % intervals.
@@ -174,11 +177,11 @@ def evaluate(
             prediction.probabilities = row
     names = {"name": "arrays", "label_column": "y_true", "group_column": "sensitive_features", "split": None}
     return Evaluation({
-        "schema": document.SCHEMA,
+        "schema": SCHEMA,
         "data": {**names, "samples": len(pairs), "left_out": 0},
         "predictions": {"classes": columns.classes},
         "errors": {"policy": "wrong", "images": columns.answers.count(None)},
-        **document.metrics(pairs, columns.classes, setting),
+        **build.metrics(pairs, columns.classes, setting),
         "groupings": {},
         "gates": [],
     })
@@ -186,7 +189,7 @@ def evaluate(
 
 def contest_score(
     y_true: Any, y_pred: Any, *, sensitive_features: Any, seconds_per_100: float | None = None,
-    profile: str = score.DEFAULT, reference: str | None = None, seed: int = 0,
+    profile: str = contest.DEFAULT, reference: str | None = None, seed: int = 0,
 ) -> ContestScore:
     """The contest's score: (accuracy + fairness + latency) / 3. Without intervals, so in no time.
 
@@ -212,7 +215,6 @@ def contest_score(
         classes=columns.classes, reference=setting.reference,
     )
     frame = Frame(data.counts, data.groups, setting)
-    score.check_sizes([int(n) for n in frame.sizes[frame.compared]], frame.names, setting.profile)
     parts = frame.parts_of_data(data)
     fairness = None if np.isnan(parts.fairness) else float(parts.fairness)
     latency = None if seconds_per_100 is None else latency_score(seconds_per_100)
@@ -300,14 +302,14 @@ def _probabilities(y_prob: Any, columns: _Columns) -> np.ndarray:
     return values
 
 
-def _profile(name: str) -> score.Profile:
-    if name not in score.PROFILES:
-        raise ValueError(f"profile: got {name!r}, expected one of {', '.join(score.PROFILES)}")
-    return score.PROFILES[name]
+def _profile(name: str) -> contest.Profile:
+    if name not in contest.PROFILES:
+        raise ValueError(f"profile: got {name!r}, expected one of {', '.join(contest.PROFILES)}")
+    return contest.PROFILES[name]
 
 
 def _reference(columns: _Columns, profile: str, wanted: str | None) -> str:
-    return score.reference_group(columns.groups, profile=_profile(profile), wanted=wanted)
+    return contest.reference_group(columns.groups, profile=_profile(profile), wanted=wanted)
 
 
 def _ends(metric: dict[str, Any]) -> tuple[float, float] | None:

@@ -16,11 +16,11 @@ import numpy as np
 
 from bench import dataset
 from bench.dataset import Sample
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Observations, Setting
 from bench.metrics.fairness import MIN_CELL
 from bench.metrics.interval import DRAWS
-from bench.results import comparison, document, pairing
+from bench.results import build, compare, join
 from edge.errors import EdgeError
 from edge.predictions import Prediction, path_text
 from edge.progress import Progress
@@ -66,7 +66,7 @@ def verify(
 
     Returns:
       JSON-ready: `pairs`, `images`, `errors` (images that cannot be decoded: wrong in both), `agreement`, `logits`, `a`
-      and `b` (figures of each), `comparison` (`bench.results.comparison`, B minus A), `flips`, `failures` (`gate`),
+      and `b` (figures of each), `comparison` (`bench.results.compare`, B minus A), `flips`, `failures` (`gate`),
       `remarks`.
 
     Raises:
@@ -151,7 +151,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     )
     yield f"largest change of a logit {logits['max_change']:.2g}, {logits['relative']:.2g} of the largest logit"
     shown = {name: result["comparison"]["metrics"][name] for name in _SHOWN}
-    yield from comparison.table({**result["comparison"], "metrics": shown})
+    yield from compare.table({**result["comparison"], "metrics": shown})
     flips = sorted(result["flips"], key=lambda flip: -flip["a_margin"])
     for flip in flips[:_SHOWN_FLIPS]:
         yield f"flip: {flip['path']} ({flip['label']}): {flip['a']} -> {flip['b']}, margin {flip['a_margin']:.3f}"
@@ -182,15 +182,15 @@ def _compare(
     if not is_usable.any():
         raise EdgeError(f"none of {len(samples)} images can be used, first {samples[0].path}: {rows[0][0].error}")
     both = [list(zip(samples, own, strict=True)) for own in rows]
-    order = pairing.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
+    order = join.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
     sizes = Counter(sample.group for sample in samples)
     compared = sorted({*groups} - {dataset.NOT_STATED})
     small = tuple(name for name in compared if sizes[name] < MIN_CELL)
     excluded = small if len(small) < len(compared) else ()
-    profile = score.PROFILES[score.DEFAULT]
-    reference = score.reference_group(groups, profile=profile, excluded=excluded)
-    found = [document.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
-    difference = comparison.compare(*found, draws=draws)
+    profile = contest.PROFILES[contest.DEFAULT]
+    reference = contest.reference_group(groups, profile=profile, excluded=excluded)
+    found = [build.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
+    difference = compare.compare(*found, draws=draws)
     data = Observations.of(
         [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],
         [sample.cluster for sample in samples], classes=order, reference=reference,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.dataset import as_text, classes_of, index
-from bench.results.pairing import class_order, join
+from bench.results.join import class_order, join
 from edge.errors import EdgeError
 from edge.predictions import read
 

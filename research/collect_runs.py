@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import DatasetError, as_text, classes_of, index
-from bench.results.pairing import Pairs
+from bench.results.join import Pairs
 from train import checkpoint as checkpoints
 from train.after.prior_correction import held_out_pairs
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import MANIFEST, Sample
-from bench.results.pairing import has_answer
+from bench.results.join import has_answer
 from edge.errors import EdgeError
 from edge.output_files import check_output, write_output
 from edge.predictions import Prediction, json_object

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.dataset import Sample, as_text, classes_of, index, malignant_classes
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import comparison, document
-from bench.results.pairing import join
+from bench.results import build, compare, document
+from bench.results.join import join
 from edge.predictions import Prediction, read
 from train.checkpoint import CheckpointError
 from train.loop.distributed import Ranks
@@ -118,8 +118,8 @@ def evaluate(
     """
     indexed = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
     samples = [as_text(sample) for sample in indexed]
-    profile = score.PROFILES["esfair2023"]
-    reference = score.reference_group((sample.group for sample in samples), profile=profile, wanted=reference)
+    profile = contest.PROFILES["esfair2023"]
+    reference = contest.reference_group((sample.group for sample in samples), profile=profile, wanted=reference)
     setting = Setting(profile, reference, malignant=malignant_classes(samples))
     classes = list(classes_of(samples))
     steps: dict[str, dict[str, Any]] = {}
@@ -127,12 +127,12 @@ def evaluate(
         pairs: list[tuple[Sample, Prediction]] = []
         for part in (Part(name, fold, seed) for fold in folds for seed in range(num_seeds)):
             pairs += _pairs(samples, folder_of(plan.out, part) / PREDICTIONS, part.seed if num_seeds > 1 else None)
-        steps[name] = {"schema": document.SCHEMA, **document.metrics(pairs, classes, setting)}
+        steps[name] = {"schema": document.SCHEMA, **build.metrics(pairs, classes, setting)}
     names = list(steps)
     return {
         "steps": steps,
-        "to_previous": {b: comparison.compare(steps[a], steps[b]) for a, b in zip(names, names[1:])},
-        "to_first": {name: comparison.compare(steps[names[0]], steps[name]) for name in names[1:]},
+        "to_previous": {b: compare.compare(steps[a], steps[b]) for a, b in zip(names, names[1:])},
+        "to_first": {name: compare.compare(steps[names[0]], steps[name]) for name in names[1:]},
     }
 
 

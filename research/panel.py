@@ -11,11 +11,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from bench.dataset import malignant_classes
-from bench.metrics import fairness, score
+from bench.metrics import contest, fairness
 from bench.metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
 from bench.metrics.fair_null import null_of
 from bench.metrics.interval import bootstrap_interval
-from bench.metrics.joint_draws import joint_draws
+from bench.metrics.paired import joint_draws
 from edge.errors import EdgeError
 
 from .evidence import Evidence
@@ -31,11 +31,11 @@ class Panel:
         Raises:
           EdgeError: no such group.
         """
-        protocol, profile = folder.protocol, score.PROFILES[score.DEFAULT]
+        protocol, profile = folder.protocol, contest.PROFILES[contest.DEFAULT]
         groups = (sample.group for sample in folder.samples)
         self._folder = folder
         self._sample_of = {sample.path: sample for sample in folder.samples}
-        self.reference = score.reference_group(
+        self.reference = contest.reference_group(
             groups, profile=profile, wanted=protocol.reference, excluded=protocol.exclude
         )
         """Group that the contest's SPD compares against."""

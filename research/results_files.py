@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.results import document
+from bench.results import build, document
 from edge.predictions import Prediction
 
 from .evidence import Evidence
@@ -55,6 +55,6 @@ def _results(folder: Folder, panel: Panel, evidence: Evidence) -> dict[str, Any]
         },
         "predictions": {},
         "errors": {"policy": "wrong", "images": 0},
-        **document.metrics(pairs, classes, panel.setting),
+        **build.metrics(pairs, classes, panel.setting),
         "gates": [],
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.metrics.accuracy import NO_ANSWER
+from bench.metrics.contest import left_out
+from bench.metrics.counts import NO_ANSWER
 from bench.metrics.evaluation import Metric
-from bench.metrics.score import left_out
-from bench.results.comparison import SAME
+from bench.results.compare import SAME
 from edge.errors import EdgeError
 
 from .evidence import Evidence, RunRecord, read_record

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import Sample
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Frame, Observations, Setting
-from bench.results import document, timing
+from bench.results import build, document, timing
 from bench.robustness.changes import CHANGES
 from bench.robustness.measure import Answers, measure
 from edge.predictions import Prediction
@@ -69,7 +69,7 @@ def result(
     model: str = "small", *, draws: int = 2000, with_latency: bool = True, with_robustness: bool = False, **changes: Any
 ) -> dict[str, Any]:
     """What `edge-bench score`, or `edge-bench robustness`, would write of them."""
-    setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=draws)
+    setting = Setting(contest.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=draws)
     found = pairs(model, **changes)
     made = {
         "schema": document.SCHEMA,
@@ -82,7 +82,7 @@ def result(
             "versions": {"fairedge": "simulated"},
         },
         "errors": {"policy": "wrong", "images": 0},
-        **document.metrics(found, CLASSES, setting),
+        **build.metrics(found, CLASSES, setting),
         "gates": [],
     }
     if with_robustness:

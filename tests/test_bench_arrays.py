@@ -8,9 +8,9 @@ import pytest
 
 from bench import dataset
 from bench.arrays import ContestScore, compare, contest_score, evaluate
+from bench.metrics.contest import PROFILES
 from bench.metrics.evaluation import Setting
-from bench.metrics.score import PROFILES
-from bench.results import document, pairing
+from bench.results import build, join
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -32,9 +32,9 @@ def test_the_figures_are_those_of_the_command():
             zip(data.label, data.guess, data.group, data.cluster, strict=True)
         )
     ]
-    assert pairing.class_order({"classes": CLASSES}, CLASSES, pairs) == CLASSES
+    assert join.class_order({"classes": CLASSES}, CLASSES, pairs) == CLASSES
     setting = Setting(PROFILES["esfair2023"], "dark", malignant=("BCC", "MEL"), draws=100)
-    expected = document.metrics(pairs, CLASSES, setting)
+    expected = build.metrics(pairs, CLASSES, setting)
     found = evaluate(
         data.label, data.guess, sensitive_features=data.group, cluster=data.cluster, reference="dark", draws=100
     )

@@ -10,9 +10,9 @@ import pytest
 
 from bench.cli import main
 from bench.dataset import Sample
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import comparison, document
+from bench.results import build, compare, document
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -34,8 +34,8 @@ def result_of(
             path = f"{group}/{CLASSES[label]}/{i}.jpg"
             prediction = Prediction(path, CLASSES[guess], guess, 0.9)
             pairs.append((Sample(path, CLASSES[label], group, path), prediction))
-    setting = Setting(score.PROFILES[profile], "G10", draws=draws)
-    return {"schema": document.SCHEMA, "predictions": {}, **document.metrics(pairs, CLASSES, setting)}
+    setting = Setting(contest.PROFILES[profile], "G10", draws=draws)
+    return {"schema": document.SCHEMA, "predictions": {}, **build.metrics(pairs, CLASSES, setting)}
 
 
 def flat(accuracy: float) -> dict[str, float]:
@@ -44,7 +44,7 @@ def flat(accuracy: float) -> dict[str, float]:
 
 def test_equal_models_differ_by_nothing() -> None:
     a = result_of(flat(0.8), seed=1)
-    found = comparison.compare(a, copy.deepcopy(a))
+    found = compare.compare(a, copy.deepcopy(a))
     for entry in (*found["metrics"].values(), *found["by_group"].values()):
         assert entry["difference"]["value"] == 0 and entry["difference"]["low"] == entry["difference"]["high"] == 0
         assert entry["verdict"] == "no difference shown"
@@ -54,17 +54,17 @@ def test_equal_models_differ_by_nothing() -> None:
 
 def test_noise_is_no_difference_and_a_better_model_is_one() -> None:
     a, b, c = (result_of(flat(accuracy), seed=seed) for accuracy, seed in ((0.8, 1), (0.8, 4), (0.825, 3)))
-    assert comparison.compare(a, b)["metrics"]["accuracy"]["verdict"] == "no difference shown"
-    better = comparison.compare(a, c)
+    assert compare.compare(a, b)["metrics"]["accuracy"]["verdict"] == "no difference shown"
+    better = compare.compare(a, c)
     assert better["metrics"]["accuracy"]["verdict"] == "B better"
-    assert comparison.compare(c, a)["metrics"]["accuracy"]["verdict"] == "B worse"
+    assert compare.compare(c, a)["metrics"]["accuracy"]["verdict"] == "B worse"
     # Unpaired, the two intervals overlap: what they share is what makes the comparison sharp.
     assert a["accuracy"]["high"] > c["accuracy"]["low"]
 
 
 def test_the_paired_interval_is_that_of_a_naive_bootstrap() -> None:
     a, b = result_of(flat(0.8), seed=1), result_of({**flat(0.8), "G10": 0.7}, seed=2)
-    found = comparison.compare(a, b)["metrics"]
+    found = compare.compare(a, b)["metrics"]
     right = [np.array([s == p for s, p in zip(r["samples"]["label"], r["samples"]["prediction"])]) for r in (a, b)]
     group = np.array(a["samples"]["group"])
     members = {name: np.flatnonzero(group == name) for name in SIZES}
@@ -93,9 +93,9 @@ def test_the_paired_interval_is_that_of_a_naive_bootstrap() -> None:
 
 
 def test_values_are_those_of_the_results() -> None:
-    for profile in score.PROFILES:
+    for profile in contest.PROFILES:
         a, b = (result_of(flat(0.8), seed=seed, profile=profile) for seed in (1, 2))
-        found = comparison.compare(a, b, draws=50)["metrics"]
+        found = compare.compare(a, b, draws=50)["metrics"]
         for name in ("fairness", "total_of_two_thirds", "accuracy"):
             ends = found[f"score.{name}"]
             assert (ends["a"], ends["b"]) == (a["score"][name]["value"], b["score"][name]["value"])
@@ -107,17 +107,17 @@ def test_order_of_the_samples_does_not_matter() -> None:
     turned = copy.deepcopy(b)
     for column in turned["samples"].values():
         column.reverse()
-    assert comparison.compare(a, turned) == comparison.compare(a, b)
+    assert compare.compare(a, turned) == compare.compare(a, b)
 
 
 def test_levelling_down_is_flagged() -> None:
     a = result_of({**flat(0.9), "G10": 0.75}, seed=1)
     b = result_of(flat(0.75), seed=2)  # as bad for everyone
-    found = comparison.compare(a, b)
+    found = compare.compare(a, b)
     assert found["metrics"]["score.fairness"]["verdict"] == "B better"
     assert found["levelling_down"]["flag"] and found["levelling_down"]["groups"] == ["G6", "G7", "G8"]
-    assert any("levelling down: B is fairer, and worse for G6, G7, G8" in line for line in comparison.remarks(found))
-    up = comparison.compare(a, result_of(flat(0.9), seed=3))
+    assert any("levelling down: B is fairer, and worse for G6, G7, G8" in line for line in compare.remarks(found))
+    up = compare.compare(a, result_of(flat(0.9), seed=3))
     assert up["metrics"]["score.fairness"]["verdict"] == "B better" and not up["levelling_down"]["flag"]
 
 
@@ -125,7 +125,7 @@ def test_latencies_make_a_total() -> None:
     a, b = result_of(flat(0.8), seed=1), result_of(flat(0.8), seed=1)
     for result, value in ((a, 0.9), (b, 0.96)):
         result["score"]["latency"] = {"value": value, "low": None, "high": None, "n": 100}
-    total = comparison.compare(a, b)["metrics"]["score.total"]
+    total = compare.compare(a, b)["metrics"]["score.total"]
     assert total["difference"]["value"] == pytest.approx(0.02)
     assert total["a"] == pytest.approx(a["score"]["total_of_two_thirds"]["value"] + 0.3)
     assert total["verdict"] == "B better"
@@ -136,7 +136,7 @@ def test_a_tiny_group_leaves_parity_open() -> None:
     for result in (a, b):
         keep = [i for i, group in enumerate(result["samples"]["group"]) if group != "G7" or i % 60 == 0]
         result["samples"] = {name: [column[i] for i in keep] for name, column in result["samples"].items()}
-    found = comparison.compare(a, b)
+    found = compare.compare(a, b)
     assert found["metrics"]["score.fairness"]["verdict"] == "not known: too few images"
     assert found["by_group"]["G7"]["verdict"] == "not known: too few images"
     assert found["metrics"]["accuracy"]["verdict"] == "no difference shown"
@@ -171,14 +171,14 @@ def change(result: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 def test_what_is_not_of_the_same_images_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
     a = result_of(flat(0.8), seed=1)
     with pytest.raises(EdgeError, match=message):
-        comparison.compare(a, change(a, *path, value=value))
+        compare.compare(a, change(a, *path, value=value))
 
 
 def test_a_path_twice_is_refused() -> None:
     a = result_of(flat(0.8), seed=1)
     twice = change(a, "samples", "path", 0, value=a["samples"]["path"][1])
     with pytest.raises(EdgeError, match="the first result has a path twice"):
-        comparison.compare(twice, a)
+        compare.compare(twice, a)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "r.json").write_text(text)
     with pytest.raises(EdgeError, match=message):
-        comparison.load(tmp_path / "r.json")
+        document.load(tmp_path / "r.json")
 
 
 @pytest.mark.parametrize(
@@ -216,20 +216,20 @@ def test_load_refuses(text: str | None, message: str, tmp_path: Path) -> None:
 def test_load_refuses_what_was_edited(path: tuple[Any, ...], value: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(change(result_of(flat(0.8), seed=1), *path, value=value)))
     with pytest.raises(EdgeError, match=message):
-        comparison.load(tmp_path / "r.json")
+        document.load(tmp_path / "r.json")
 
 
 def test_a_damaged_part_is_one_line() -> None:
     a = change(result_of(flat(0.8), seed=1), "score", "latency", value={"value": "x"})
     with pytest.raises(EdgeError, match="not as `edge-bench score` writes them: TypeError"):
-        comparison.compare(a, a)
+        compare.compare(a, a)
 
 
 def test_load_refuses_a_profile_of_another_version(tmp_path: Path) -> None:
     a = change(result_of(flat(0.8), seed=1), "score", "profile", value="esfair2031")
     (tmp_path / "r.json").write_text(json.dumps(a))
     with pytest.raises(EdgeError, match="got profile 'esfair2031', expected one of esfair2023, "):
-        comparison.load(tmp_path / "r.json")
+        document.load(tmp_path / "r.json")
 
 
 # The command
@@ -263,7 +263,7 @@ def test_models_without_a_difference_are_told_apart_one_time_in_twenty() -> None
     told = {"accuracy": 0, "score.fairness": 0, "fairness.spd_accuracy": 0}
     for seed in range(200):
         a, b = (result_of(flat(0.85), seed=2 * seed + k, noise=1.0, draws=2) for k in (1, 2))
-        found = comparison.compare(a, b, draws=500, seed=seed)["metrics"]
+        found = compare.compare(a, b, draws=500, seed=seed)["metrics"]
         for name in told:
             told[name] += found[name]["verdict"] != "no difference shown"
     assert all(times <= 20 for times in told.values()), told  # 10 of 200 expected, sd 3

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from bench.metrics import fairness, rates
+from bench.metrics import counts as counting
+from bench.metrics import fairness
 
 GROUPS, CLASSES = 3, 4
 
@@ -18,7 +19,7 @@ def random_data(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def table(y_true: np.ndarray, y_pred: np.ndarray, group: np.ndarray, num_groups: int = GROUPS) -> np.ndarray:
-    return rates.counts(y_true, y_pred, sensitive_features=group, num_classes=CLASSES, num_groups=num_groups)
+    return counting.counts(y_true, y_pred, sensitive_features=group, num_classes=CLASSES, num_groups=num_groups)
 
 
 def all_cells(counts: np.ndarray) -> np.ndarray:
@@ -160,8 +161,8 @@ def test_against_fairlearn() -> None:
 
     frame = metrics.MetricFrame(metrics=accuracy, y_true=y_true, y_pred=y_pred, sensitive_features=group)
     tight = {"rel": 0, "abs": 1e-12}
-    assert rates.accuracies(counts) == pytest.approx(frame.by_group.to_numpy(), **tight)
-    assert float(rates.accuracy(counts)) == pytest.approx(frame.overall, **tight)
+    assert counting.accuracies(counts) == pytest.approx(frame.by_group.to_numpy(), **tight)
+    assert float(counting.accuracy(counts)) == pytest.approx(frame.overall, **tight)
     assert float(parity["gap"].overall) == pytest.approx(frame.difference(), **tight)
     assert float(parity["pqd"].overall) == pytest.approx(frame.ratio(), **tight)
     assert float(parity["worst_group"].overall) == pytest.approx(frame.group_min(), **tight)
@@ -182,7 +183,7 @@ def test_against_fairlearn() -> None:
         metrics={str(c): lambda t, p, c=c: float((np.asarray(p) == c).mean()) for c in range(CLASSES)},
         y_true=y_true, y_pred=y_pred, sensitive_features=group,
     ).by_group.to_numpy()
-    assert rates.selection_rates(counts) == pytest.approx(selection, **tight)
+    assert counting.selection_rates(counts) == pytest.approx(selection, **tight)
     assert float(parity["spd_selection"].overall) == pytest.approx(np.abs(selection - selection[0]).max(), **tight)
 
 
@@ -249,8 +250,8 @@ def test_mix_adjustment_removes_a_gap_that_is_all_mix() -> None:
 
 def test_no_answer_is_a_wrong_answer_and_no_selection() -> None:
     counts = table(np.array([0, 0, 1, 1]), np.array([0, -1, -1, -1]), np.array([0, 0, 1, 1]), 2)
-    assert rates.accuracies(counts).tolist() == [0.5, 0]
-    assert rates.selection_rates(counts).sum(-1).tolist() == [0.5, 0]
+    assert counting.accuracies(counts).tolist() == [0.5, 0]
+    assert counting.selection_rates(counts).sum(-1).tolist() == [0.5, 0]
 
 
 @pytest.mark.parametrize(

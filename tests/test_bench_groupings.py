@@ -10,14 +10,14 @@ import pytest
 
 from bench.cli import main
 from bench.dataset import NOT_STATED, Sample
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import document, groupings
+from bench.results import build
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
-OURS = score.PROFILES["esfair2023"]
+OURS = contest.PROFILES["esfair2023"]
 SEXES = ("female", "male", "male", NOT_STATED)
 
 
@@ -42,15 +42,15 @@ def sexes(pairs: list[tuple[Sample, Prediction]]) -> dict[str, str]:
 
 def by_sex(pairs: list[tuple[Sample, Prediction]], **changes: Any) -> dict[str, Any]:
     first = setting("q0", **changes)
-    made = document.metrics(pairs, CLASSES, first)
-    found = groupings.further(made["samples"], CLASSES, first, {"sex": sexes(pairs)})["sex"]
+    made = build.metrics(pairs, CLASSES, first)
+    found = build.further(made["samples"], CLASSES, first, {"sex": sexes(pairs)})["sex"]
     assert isinstance(found, dict)
     return found
 
 
 def test_a_further_column_has_the_form_and_the_numbers_of_the_first() -> None:
     found = by_sex(pairs_of())
-    expected = document.metrics(pairs_of(column="sex"), CLASSES, setting("male"))
+    expected = build.metrics(pairs_of(column="sex"), CLASSES, setting("male"))
     parts = ("fairness", "null", "malignant", "by_group", "warnings")
     assert {name: found[name] for name in parts} == {name: expected[name] for name in parts}
     assert found["samples"] == {"group": expected["samples"]["group"]}
@@ -59,9 +59,9 @@ def test_a_further_column_has_the_form_and_the_numbers_of_the_first() -> None:
 
 def test_what_is_not_stated_is_shown_and_compared_with_nothing() -> None:
     pairs = pairs_of(column="sex", wrong=NOT_STATED)
-    found = document.metrics(pairs, CLASSES, setting("female"))
+    found = build.metrics(pairs, CLASSES, setting("female"))
     stated = [pair for pair in pairs if pair[0].group != NOT_STATED]
-    expected = document.metrics(stated, CLASSES, setting("female"))
+    expected = build.metrics(stated, CLASSES, setting("female"))
     assert found["by_group"][NOT_STATED]["accuracy"]["value"] == 0
     assert found["by_group"][NOT_STATED]["accuracy"]["n"] == len(pairs) - len(stated) > 90
     assert found["accuracy"]["n"] == len(pairs) and found["accuracy"]["value"] < expected["accuracy"]["value"]
@@ -78,13 +78,13 @@ def test_what_is_not_stated_is_shown_and_compared_with_nothing() -> None:
 def test_the_reference_of_a_further_column_is_the_largest_group_that_is_compared() -> None:
     pairs = pairs_of()
     assert by_sex(pairs)["fairness"]["reference_group"] == "male"
-    made = document.metrics(pairs, CLASSES, setting("q0"))
+    made = build.metrics(pairs, CLASSES, setting("q0"))
     sizes = {"a": 20, NOT_STATED: 300, "G10": 30, "b": 50}
     names = [name for name, size in sizes.items() for _ in range(size)]
     of_path = {sample.path: name for (sample, _), name in zip(pairs, names, strict=True)}
 
     def reference(*excluded: str) -> str:
-        found = groupings.further(made["samples"], CLASSES, setting("q0"), {"site": of_path}, excluded=excluded)
+        found = build.further(made["samples"], CLASSES, setting("q0"), {"site": of_path}, excluded=excluded)
         return str(found["site"]["fairness"]["reference_group"])
 
     assert reference() == "G10" and reference("G10", "q1") == "b" and reference("G10", "b", "b") == "a"
@@ -93,7 +93,7 @@ def test_the_reference_of_a_further_column_is_the_largest_group_that_is_compared
 
 
 def test_every_image_of_a_further_column_counts_whatever_the_profile_drops() -> None:
-    found = by_sex(pairs_of(), profile=score.PROFILES["esfair2023-code"])
+    found = by_sex(pairs_of(), profile=contest.PROFILES["esfair2023-code"])
     assert sum(group["accuracy"]["n"] for group in found["by_group"].values()) == 400
     assert found["fairness"]["gap"]["n"] == 301
 
@@ -105,7 +105,7 @@ def test_the_gap_of_a_fair_model_is_that_of_two_binomials() -> None:
         guess = "NV" if i // 2 % 5 else "BCC"
         sample = Sample(f"{i}", "NV", f"g{i % 2}", f"{i}")
         pairs.append((sample, Prediction(f"{i}", guess, CLASSES.index(guess), 0.9)))
-    null = document.metrics(pairs, CLASSES, setting("g0", draws=4000))["null"]["equal_accuracy"]
+    null = build.metrics(pairs, CLASSES, setting("g0", draws=4000))["null"]["equal_accuracy"]
     deviation = math.sqrt(2 * p * (1 - p) / n)  # of the difference of two accuracies
     assert null["gap"]["value"] == pytest.approx(deviation * math.sqrt(2 / math.pi), rel=0.05)
     assert null["gap"]["high"] == pytest.approx(2.24 * deviation, rel=0.05)

@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench.metrics import fairness, score
+from bench.metrics import contest, fairness
 from bench.metrics.evaluation import Frame, Intervals, Observations, Setting
 from bench.metrics.fair_null import null_of
 from bench.metrics.interval import Bootstrap, bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
-from bench.metrics.joint_draws import joint_draws
+from bench.metrics.paired import joint_draws
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold
 
@@ -173,7 +173,7 @@ def test_a_perfectly_fair_model_scores_094_on_one_fold() -> None:
     # Study of the contest's noise: accuracy .9, fairness .942 +- .032, 5 % to 95 % .878 to .982.
     hits = fair_hits(FOLD[:, None], np.array([0.9]), num_draws=20_000)
     spd = fairness.spd_accuracy(hits[..., 0] / FOLD, reference=3).overall
-    fair = score.fairness_score(spd)
+    fair = contest.fairness_score(spd)
     assert fair.mean() == pytest.approx(0.942, abs=0.003)
     assert fair.std() == pytest.approx(0.032, abs=0.002)
     assert np.quantile(fair, (0.05, 0.95)) == pytest.approx([0.878, 0.982], abs=0.005)
@@ -200,7 +200,7 @@ def observations(
 
 
 def intervals(data: Observations) -> Intervals:
-    setting = Setting(score.PROFILES["esfair2023"], data.groups[-1], draws=1000)
+    setting = Setting(contest.PROFILES["esfair2023"], data.groups[-1], draws=1000)
     frame = Frame(data.counts, data.groups, setting)
     values = frame.statistics(data.counts, frame.parts_of_data(data))
     return Intervals(frame, values, joint_draws([data], [frame])[0], null_of(data, frame, values))
@@ -209,7 +209,7 @@ def intervals(data: Observations) -> Intervals:
 @pytest.mark.parametrize("name", ["accuracy", "score.spd", "fairness.gap_from_mix", "fairness.pqd.by_group"])
 def test_metrics_asked_for_by_name_are_the_same_as_all(name: str) -> None:
     data = observations(FOLD, np.array([[0.9, 0.8]] * 3 + [[0.8, 0.7]]), np.random.default_rng(0))
-    frame = Frame(data.counts, data.groups, Setting(score.PROFILES["esfair2023"], data.groups[-1], draws=50))
+    frame = Frame(data.counts, data.groups, Setting(contest.PROFILES["esfair2023"], data.groups[-1], draws=50))
     (every,), (named,) = joint_draws([data], [frame]), joint_draws([data], [frame], names=[name])
     assert name in named and len(named) < len(every)
     for metric, draws in named.items():
@@ -269,7 +269,7 @@ def test_eleven_thousand_images_take_under_two_seconds(num_clusters: int) -> Non
     cluster = np.unique(cluster, return_inverse=True)[1]
     group = cluster % 4
     data = Observations(list("abcdef"), list("0123"), y_true, y_pred, group, cluster)
-    frame = Frame(data.counts, data.groups, Setting(score.PROFILES["esfair2023"], "3"))
+    frame = Frame(data.counts, data.groups, Setting(contest.PROFILES["esfair2023"], "3"))
     start = time.process_time()
     Intervals(frame, frame.statistics(data.counts), joint_draws([data], [frame])[0], None)
     assert time.process_time() - start < 2

@@ -152,7 +152,7 @@ def test_check_passes_and_names_the_board(tree):
 def test_everything_imports_and_nothing_from_here(tree, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
-    ours = "edge.cli, edge.pipeline, bench.cli, bench.speed.latency, bench.results.document, bench.pi4b.board"
+    ours = "edge.cli, edge.pipeline, bench.cli, bench.speed.latency, bench.results.build, bench.pi4b.board"
     modules = f"{ours}, numpy, PIL, psutil"
     program = f"import os, sys, edge, {modules}; print(edge.__file__, sys.path, dict(os.environ))"
     said = there(tree, "-c", program).stdout

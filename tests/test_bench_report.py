@@ -22,11 +22,11 @@ from simulated_results import SIZES, latency, pairs, result
 import bench
 from bench.cli import main
 from bench.dataset import NOT_STATED
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
 from bench.report import page as report
 from bench.report import plots
-from bench.results import comparison, document, groupings, timing
+from bench.results import build, document, timing
 from edge.errors import EdgeError
 
 HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"
@@ -204,8 +204,8 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     ]
     made = result("small", draws=50, sizes={"G7": 60, "G10": 60})
     classes = [names.get(name, name) for name in made["classes"]]
-    setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=(HOSTILE,), draws=50)
-    made |= document.metrics(found, classes, setting)
+    setting = Setting(contest.PROFILES["esfair2023"], "G10", malignant=(HOSTILE,), draws=50)
+    made |= build.metrics(found, classes, setting)
     made["data"]["name"] = HOSTILE
     made |= {"valid": False, "reasons": [HOSTILE], "warnings": [HOSTILE]}
     made["predictions"] |= {"model_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}, "preprocess": {HOSTILE: HOSTILE}}
@@ -268,7 +268,7 @@ def test_deep_nesting_is_refused(small: dict[str, Any], tmp_path: Path, monkeypa
     nested: list[Any] = []
     for _ in range(5000):  # from Python 3.12 on its JSON reader goes deeper than Python itself
         nested = [nested]
-    monkeypatch.setattr(comparison, "load", lambda path: {**small, "x": nested})
+    monkeypatch.setattr(document, "load", lambda path: {**small, "x": nested})
     with pytest.raises(EdgeError, match="nested too deeply"):
         report.load([tmp_path / "r.json"])
 
@@ -291,8 +291,8 @@ def by_columns(made: dict[str, Any], *columns: str) -> dict[str, Any]:
     """The result scored by further columns: of every image one of two groups, or none that is stated."""
     names = ("female", "male", "male", NOT_STATED)
     group_of = {path: names[i % 4] for i, path in enumerate(made["samples"]["path"])}
-    setting = Setting(score.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=100)
-    found = groupings.further(made["samples"], made["classes"], setting, dict.fromkeys(columns, group_of))
+    setting = Setting(contest.PROFILES["esfair2023"], "G10", malignant=("BCC", "MEL"), draws=100)
+    found = build.further(made["samples"], made["classes"], setting, dict.fromkeys(columns, group_of))
     return changed(made, groupings=found)
 
 

@@ -12,15 +12,15 @@ from simulated_results import latency
 from bench import dataset
 from bench.cli import main
 from bench.dataset import Sample
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import document, terminal, timing
+from bench.results import build, text, timing
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "MEL", "NV"]
 META = {"schema": "edge-predictions/1", "model_sha256": "0" * 64, "classes": CLASSES}
-OURS = score.PROFILES["esfair2023"]
+OURS = contest.PROFILES["esfair2023"]
 
 
 def run(*arguments: object) -> int:
@@ -72,11 +72,11 @@ def walk(value: Any) -> Any:
 # The form
 
 
-@pytest.mark.parametrize("profile", list(score.PROFILES))
+@pytest.mark.parametrize("profile", list(contest.PROFILES))
 @pytest.mark.parametrize("cluster_size", [1, 3])
 def test_every_metric_is_value_low_high_n(profile: str, cluster_size: int) -> None:
     pairs = random_pairs(SIZES, probs=True, cluster_size=cluster_size)
-    result = document.metrics(pairs, CLASSES, setting(profile=score.PROFILES[profile], malignant=("BCC", "MEL")))
+    result = build.metrics(pairs, CLASSES, setting(profile=contest.PROFILES[profile], malignant=("BCC", "MEL")))
     json.dumps(result, allow_nan=False)
     found = [part for part in walk(result) if "value" in part]
     assert len(found) > 100
@@ -97,7 +97,7 @@ def test_every_metric_is_value_low_high_n(profile: str, cluster_size: int) -> No
 
 def test_the_numbers_are_those_of_the_formulas() -> None:
     pairs = random_pairs(SIZES)
-    result = document.metrics(pairs, CLASSES, setting())
+    result = build.metrics(pairs, CLASSES, setting())
     right = {group: [s.label == p.label for s, p in pairs if s.group == group] for group in SIZES}
     acc = {group: sum(hits) / len(hits) for group, hits in right.items()}
     spd = sum(abs(a - acc["G10"]) for a in acc.values()) / 3
@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_the_formulas() -> None:
 
 def test_equal_seeds_give_equal_results() -> None:
     pairs = random_pairs(SIZES)
-    one, two, other = (document.metrics(pairs, CLASSES, setting(seed=seed)) for seed in (1, 1, 2))
+    one, two, other = (build.metrics(pairs, CLASSES, setting(seed=seed)) for seed in (1, 1, 2))
     assert json.dumps(one) == json.dumps(two) != json.dumps(other)
 
 
@@ -123,7 +123,7 @@ def test_clusters_widen_the_intervals() -> None:
     copies = [
         (Sample(f"{s.path}-{k}", s.label, s.group, s.path), p) for s, p in pairs for k in range(3)
     ]  # three photos each, all read alike: no more is known than from one
-    alone, tripled = (document.metrics(these, CLASSES, setting(draws=1000)) for these in (pairs, copies))
+    alone, tripled = (build.metrics(these, CLASSES, setting(draws=1000)) for these in (pairs, copies))
     for name in ("accuracy", "macro_f1"):
         width, other = (result[name]["high"] - result[name]["low"] for result in (alone, tripled))
         assert other == pytest.approx(width, rel=0.1)
@@ -134,12 +134,12 @@ def test_clusters_widen_the_intervals() -> None:
 
 
 def test_the_drop_rule_is_told() -> None:
-    result = document.metrics(random_pairs(SIZES), CLASSES, setting(profile=score.PROFILES["esfair2023-code"], seed=3))
-    contest = result["score"]
-    assert contest["images_dropped"] == {"G10": 6, "G6": 56, "G7": 26}
-    assert contest["seed"] == 3 and contest["over_permutations"]["method"] in ("exact", "drawn")
-    assert abs(contest["accuracy"]["value"] - contest["over_permutations"]["accuracy"]["mean"]) < 0.1
-    assert contest["accuracy"]["n"] == contest["fairness"]["n"] == 64 + 64 + 64 and result["accuracy"]["n"] == 280
+    result = build.metrics(random_pairs(SIZES), CLASSES, setting(profile=contest.PROFILES["esfair2023-code"], seed=3))
+    score = result["score"]
+    assert score["images_dropped"] == {"G10": 6, "G6": 56, "G7": 26}
+    assert score["seed"] == 3 and score["over_permutations"]["method"] in ("exact", "drawn")
+    assert abs(score["accuracy"]["value"] - score["over_permutations"]["accuracy"]["mean"]) < 0.1
+    assert score["accuracy"]["n"] == score["fairness"]["n"] == 64 + 64 + 64 and result["accuracy"]["n"] == 280
 
 
 # Policies and edges
@@ -149,7 +149,7 @@ def test_error_rows_are_wrong_wherever_they_count() -> None:
     pairs = random_pairs(SIZES, probs=True)
     sample, _ = pairs[0]
     broken = [(sample, Prediction(sample.path, status="error", error="truncated")), *pairs[1:]]
-    before, after = (document.metrics(these, CLASSES, setting(malignant=("MEL",))) for these in (pairs[1:], broken))
+    before, after = (build.metrics(these, CLASSES, setting(malignant=("MEL",))) for these in (pairs[1:], broken))
     assert after["accuracy"]["n"] == before["accuracy"]["n"] + 1
     assert after["samples"]["prediction"][0] is None
     rates = ("sensitivity", "specificity")
@@ -161,7 +161,7 @@ def test_error_rows_are_wrong_wherever_they_count() -> None:
 
 def test_calibration_equals_its_loop_and_needs_probabilities() -> None:
     pairs = random_pairs(SIZES, probs=True)
-    result = document.metrics(pairs, CLASSES, setting())
+    result = build.metrics(pairs, CLASSES, setting())
     bins: dict[int, list[tuple[float, bool]]] = {}
     for sample, prediction in pairs:
         confidence = float(np.float64(prediction.probabilities.max()))  # type: ignore[union-attr]
@@ -173,7 +173,7 @@ def test_calibration_equals_its_loop_and_needs_probabilities() -> None:
     )
     assert result["calibration"]["ece"]["value"] == pytest.approx(expected)
     assert sum(result["calibration"]["by_group"]["G7"]["bins"]["n"]) == 90
-    assert document.metrics(random_pairs(SIZES), CLASSES, setting())["calibration"] is None
+    assert build.metrics(random_pairs(SIZES), CLASSES, setting())["calibration"] is None
 
 
 def test_malignant_takes_its_classes_as_one() -> None:
@@ -181,10 +181,10 @@ def test_malignant_takes_its_classes_as_one() -> None:
         (Sample(f"{i}", label, "g", f"{i}"), Prediction(f"{i}", guess, CLASSES.index(guess), 0.5))
         for i, (label, guess) in enumerate([("MEL", "BCC"), ("MEL", "NV"), ("BCC", "BCC"), ("NV", "NV"), ("NV", "MEL")])
     ]
-    result = document.metrics(pairs, CLASSES, setting(reference="g", malignant=("BCC", "MEL")))
+    result = build.metrics(pairs, CLASSES, setting(reference="g", malignant=("BCC", "MEL")))
     assert result["malignant"]["sensitivity"]["value"] == 2 / 3
     assert result["malignant"]["specificity"]["value"] == 1 / 2
-    assert document.metrics(pairs, CLASSES, setting(reference="g"))["malignant"] is None
+    assert build.metrics(pairs, CLASSES, setting(reference="g"))["malignant"] is None
 
 
 def test_malignant_classes() -> None:
@@ -197,7 +197,7 @@ def test_malignant_classes() -> None:
 
 
 def test_one_group_has_no_fairness() -> None:
-    result = document.metrics(random_pairs({"G10": 80}), CLASSES, setting())
+    result = build.metrics(random_pairs({"G10": 80}), CLASSES, setting())
     assert result["score"]["fairness"]["value"] is None
     assert result["score"]["total_of_two_thirds"]["value"] is None and result["null"] is None
     assert result["fairness"]["gap"] == {
@@ -205,15 +205,15 @@ def test_one_group_has_no_fairness() -> None:
         "by_group": {"G10": {"value": 0, "low": 0, "high": 0, "n": 80}},
     }
     assert any("fewer than two groups" in warning for warning in result["warnings"])
-    assert list(terminal.table(result)) and list(terminal.remarks(result))
+    assert list(text.table(result)) and list(text.remarks(result))
 
 
 def test_a_group_of_one_image_has_a_value_and_no_interval() -> None:
-    result = document.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting())
+    result = build.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting())
     assert result["score"]["fairness"]["value"] is not None and result["score"]["fairness"]["low"] is None
     assert result["balanced_accuracy"]["low"] is not None  # of all images: as sure as ever
     assert any("group G8 has 1 images, under 10: no interval" in warning for warning in result["warnings"])
-    without = document.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting(excluded=("G8",)))
+    without = build.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting(excluded=("G8",)))
     assert without["score"]["fairness"]["low"] is not None
     assert without["accuracy"]["n"] == 281 and without["fairness"]["gap"]["n"] == 280
     assert without["score"]["fairness"]["n"] == 280 and without["score"]["total_of_two_thirds"]["n"] == 281
@@ -221,7 +221,7 @@ def test_a_group_of_one_image_has_a_value_and_no_interval() -> None:
 
 
 def test_a_reference_without_scored_images_leaves_spd_undefined() -> None:
-    result = document.metrics(random_pairs({"G6": 120, "G7": 90}), CLASSES, setting())
+    result = build.metrics(random_pairs({"G6": 120, "G7": 90}), CLASSES, setting())
     assert result["score"]["fairness"]["value"] is None and result["fairness"]["gap"]["value"] is not None
     assert result["fairness"]["groups_without_images"] == ["G10"]
     assert result["by_group"]["G10"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 0}
@@ -231,7 +231,7 @@ def test_a_reference_without_scored_images_leaves_spd_undefined() -> None:
 
 def test_an_absent_and_a_never_predicted_class() -> None:
     pairs = [pair for pair in random_pairs(SIZES) if pair[0].label != "NV" and pair[1].label != "NV"]
-    result = document.metrics(pairs, CLASSES, setting())
+    result = build.metrics(pairs, CLASSES, setting())
     assert result["by_class"]["NV"] == {
         key: {"value": None, "low": None, "high": None, "n": 0} for key in ("recall", "precision")
     }
@@ -240,18 +240,18 @@ def test_an_absent_and_a_never_predicted_class() -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_very_few_images_give_a_result(size: int) -> None:
-    result = document.metrics(random_pairs({"G6": size, "G10": size}), CLASSES, setting())
+    result = build.metrics(random_pairs({"G6": size, "G10": size}), CLASSES, setting())
     json.dumps(result, allow_nan=False)
-    assert list(terminal.table(result))
+    assert list(text.table(result))
 
 
 def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(EdgeError, match="no sample is left"):
-        document.metrics([], CLASSES, setting())
+        build.metrics([], CLASSES, setting())
 
 
 def test_latency_completes_the_score() -> None:
-    result = {"predictions": META, **document.metrics(random_pairs(SIZES), CLASSES, setting())}
+    result = {"predictions": META, **build.metrics(random_pairs(SIZES), CLASSES, setting())}
     slow = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
     timing.add(result, slow)
     contest = result["score"]
@@ -266,18 +266,18 @@ def test_latency_completes_the_score() -> None:
 
 
 def test_a_latency_that_gives_no_reason_is_still_not_valid() -> None:
-    result = {"predictions": META, **document.metrics(random_pairs(SIZES), CLASSES, setting())}
+    result = {"predictions": META, **build.metrics(random_pairs(SIZES), CLASSES, setting())}
     timing.add(result, latency(9.4) | {"valid": False})
     assert result["reasons"] == ["latency: its file says no more than that it is not valid"]
     assert result["valid"] is False
 
 
 def test_a_small_p_is_no_zero() -> None:
-    result = document.metrics(random_pairs(SIZES), CLASSES, setting())
+    result = build.metrics(random_pairs(SIZES), CLASSES, setting())
     result["null"]["equal_accuracy"]["p_value"] = 1 / 2001
-    assert any(line.endswith("as low as this with p < 0.001") for line in terminal.remarks(result))
+    assert any(line.endswith("as low as this with p < 0.001") for line in text.remarks(result))
     result["null"]["equal_accuracy"]["p_value"] = 0.0312
-    assert any(line.endswith("as low as this with p = 0.031") for line in terminal.remarks(result))
+    assert any(line.endswith("as low as this with p = 0.031") for line in text.remarks(result))
 
 
 # The command
@@ -520,6 +520,6 @@ def test_a_million_rows() -> None:
         )
     ]
     start = time.process_time()
-    result = document.metrics(pairs, CLASSES, setting(reference="G0", draws=2000))
+    result = build.metrics(pairs, CLASSES, setting(reference="G0", draws=2000))
     assert time.process_time() - start < 10
     assert result["accuracy"]["n"] == 1_000_000 and result["score"]["fairness"]["low"] is not None

@@ -14,7 +14,7 @@ from sample_images import TINY_MODEL, encoded, photo
 from bench import dataset, provenance
 from bench.cli import main
 from bench.metrics.evaluation import Frame, Observations, Setting
-from bench.metrics.score import PROFILES
+from bench.metrics.contest import PROFILES
 from bench.report import page as report
 from bench.robustness import changes as table_of_changes
 from bench.robustness import measure, text

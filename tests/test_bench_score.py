@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics import score
+from bench.metrics import contest
 from edge.errors import EdgeError
 
-OURS, CODE, PAGE = (score.PROFILES[name] for name in ("esfair2023", "esfair2023-code", "esfair2023-page"))
+OURS, CODE, PAGE = (contest.PROFILES[name] for name in ("esfair2023", "esfair2023-code", "esfair2023-page"))
 
 
 @pytest.mark.parametrize(
     ("spd", "expected"), [(0.0, 1.0), (0.05, 0.75), (0.0525, 0.7375), (0.2, 0.0), (0.2001, 0.0), (1.0, 0.0)]
 )
 def test_fairness_is_clamped_at_0(spd: float, expected: float) -> None:
-    assert float(score.fairness_score(np.array(spd))) == pytest.approx(expected)
+    assert float(contest.fairness_score(np.array(spd))) == pytest.approx(expected)
 
 
 def test_fairness_without_floor_goes_below_0() -> None:
-    assert float(score.fairness_score(np.array(0.3), has_floor=False)) == pytest.approx(-0.5)
+    assert float(contest.fairness_score(np.array(0.3), has_floor=False)) == pytest.approx(-0.5)
 
 
 def test_li_et_al_s4() -> None:
     # Group accuracies .882 .753 .868 .848: SPD .0373, fairness .814. Their group sizes give .845 pooled.
     sizes = np.array([3564, 2350, 3291, 2007])
-    parts = score.parts(
+    parts = contest.parts(
         sizes * np.array([0.882, 0.753, 0.868, 0.848]), sizes, reference=3, compared=[0, 1, 2, 3], profile=OURS
     )
     assert round(float(parts.fairness), 3) == 0.814
@@ -36,7 +36,7 @@ def test_li_et_al_s4() -> None:
 
 def test_an_excluded_group_counts_in_accuracy_alone() -> None:
     hits, sizes = np.array([8, 6, 0]), np.array([10, 10, 20])
-    parts = score.parts(hits, sizes, reference=1, compared=[0, 1], profile=OURS)
+    parts = contest.parts(hits, sizes, reference=1, compared=[0, 1], profile=OURS)
     assert float(parts.accuracy) == 14 / 40
     assert float(parts.spd) == pytest.approx(0.2 / 2)
 
@@ -68,9 +68,9 @@ def groups(sizes: dict[str, int]) -> list[str]:
     ],
 )
 def test_reference_group(
-    sizes: dict[str, int], profile: score.Profile, wanted: str | None, excluded: tuple[str, ...], expected: str
+    sizes: dict[str, int], profile: contest.Profile, wanted: str | None, excluded: tuple[str, ...], expected: str
 ) -> None:
-    assert score.reference_group(groups(sizes), profile=profile, wanted=wanted, excluded=excluded) == expected
+    assert contest.reference_group(groups(sizes), profile=profile, wanted=wanted, excluded=excluded) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_reference_group(
 )
 def test_reference_group_refuses(wanted: str | None, excluded: tuple[str, ...], message: str) -> None:
     with pytest.raises(EdgeError, match=message):
-        score.reference_group(groups(SIZES), profile=OURS, wanted=wanted, excluded=excluded)
+        contest.reference_group(groups(SIZES), profile=OURS, wanted=wanted, excluded=excluded)
 
 
 # The organisers' code
@@ -125,32 +125,32 @@ def test_the_organisers_loop_and_ours_agree_on_the_same_permutation(seed: int) -
     sizes = [711, 468, 64, 127]  # a full batch exactly, and the 127 of which 64 are scored
     right = {name: rng.random(n) < 0.5 + 0.1 * seed for name, n in zip(names, sizes, strict=True)}
     orders = {name: rng.permutation(n) for name, n in zip(names, sizes, strict=True)}
-    kept = score.kept_hits([right[name] for name in names], [orders[name] for name in names], CODE)
-    scored = score.scored_sizes(np.array(sizes), CODE)
+    kept = contest.kept_hits([right[name] for name in names], [orders[name] for name in names], CODE)
+    scored = contest.scored_sizes(np.array(sizes), CODE)
     assert scored.tolist() == [704, 448, 64, 64]
-    ours = score.parts(kept, scored, reference=3, compared=[0, 1, 2, 3], profile=CODE)
+    ours = contest.parts(kept, scored, reference=3, compared=[0, 1, 2, 3], profile=CODE)
     expected = organisers_loop(right, orders)
     assert (float(ours.accuracy), float(ours.spd), float(ours.fairness)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("compared", [[0, 1, 2], [0, 2]])
 def test_moments_over_permutations_are_those_of_all_permutations(compared: list[int]) -> None:
-    profile = score.Profile("small", "", batch_size=2)
+    profile = contest.Profile("small", "", batch_size=2)
     right = [np.array([1, 1, 0, 1, 1], bool), np.array([1, 0, 1], bool), np.array([0, 0, 1], bool)]
     values: dict[str, list[float]] = {"accuracy": [], "fairness": [], "total_of_two_thirds": []}
-    wide = score.MAX_SPD  # the floor would bind on groups this small
-    score.MAX_SPD = 2.0
+    wide = contest.MAX_SPD  # the floor would bind on groups this small
+    contest.MAX_SPD = 2.0
     try:
         for orders in itertools.product(*(itertools.permutations(range(len(group))) for group in right)):
-            kept = score.kept_hits(right, [np.array(order) for order in orders], profile)
-            parts = score.parts(kept, np.array([4, 2, 2]), reference=2, compared=compared, profile=profile)
+            kept = contest.kept_hits(right, [np.array(order) for order in orders], profile)
+            parts = contest.parts(kept, np.array([4, 2, 2]), reference=2, compared=compared, profile=profile)
             for name, value in zip(values, (parts.accuracy, parts.fairness, parts.two_thirds), strict=True):
                 values[name].append(float(value))
-        found = score.over_permutations(
+        found = contest.over_permutations(
             np.array([g.sum() for g in right]), np.array([5, 3, 3]), reference=2, compared=compared, profile=profile
         )
     finally:
-        score.MAX_SPD = wide
+        contest.MAX_SPD = wide
     assert found["method"] == "exact"
     for name, drawn in values.items():
         assert found[name] == {"mean": pytest.approx(np.mean(drawn)), "sd": pytest.approx(np.std(drawn))}
@@ -159,14 +159,14 @@ def test_moments_over_permutations_are_those_of_all_permutations(compared: list[
 def test_moments_where_the_floor_may_bind_are_drawn() -> None:
     hits, sizes = np.array([600, 250, 400, 200]), np.array([711, 468, 655, 399])
     arguments: dict[str, Any] = {"reference": 3, "compared": [0, 1, 2, 3], "profile": CODE}
-    found = score.over_permutations(hits, sizes, **arguments)
+    found = contest.over_permutations(hits, sizes, **arguments)
     assert found["method"] == "exact"  # SPD .13
     hits = np.array([680, 250, 600, 200])  # SPD .2
-    found = score.over_permutations(hits, sizes, **arguments)
+    found = contest.over_permutations(hits, sizes, **arguments)
     assert found["method"] == "drawn"
     rng = np.random.default_rng(5)
-    drawn = score.parts(
-        score.drawn_hits(np.tile(hits, (20_000, 1)), sizes, CODE, rng), score.scored_sizes(sizes, CODE), **arguments
+    drawn = contest.parts(
+        contest.drawn_hits(np.tile(hits, (20_000, 1)), sizes, CODE, rng), contest.scored_sizes(sizes, CODE), **arguments
     )
     assert found["fairness"]["mean"] == pytest.approx(drawn.fairness.mean(), abs=0.002)
     assert found["fairness"]["sd"] == pytest.approx(drawn.fairness.std(), rel=0.05)
@@ -174,19 +174,19 @@ def test_moments_where_the_floor_may_bind_are_drawn() -> None:
 
 def test_nothing_is_dropped_of_whole_batches() -> None:
     sizes = np.array([128, 64])
-    found = score.over_permutations(np.array([100, 60]), sizes, reference=1, compared=[0, 1], profile=CODE)
+    found = contest.over_permutations(np.array([100, 60]), sizes, reference=1, compared=[0, 1], profile=CODE)
     assert found["accuracy"] == {"mean": pytest.approx(160 / 192), "sd": 0}
     assert found["fairness"]["sd"] == 0
 
 
 def test_one_group_has_no_fairness_over_permutations() -> None:
-    found = score.over_permutations(np.array([70, 60]), np.array([100, 90]), reference=0, compared=[0], profile=CODE)
+    found = contest.over_permutations(np.array([70, 60]), np.array([100, 90]), reference=0, compared=[0], profile=CODE)
     assert found["fairness"] == found["total_of_two_thirds"] == {"mean": None, "sd": None}
     assert found["accuracy"]["mean"] == pytest.approx((0.7 * 64 + 60 / 90 * 64) / 128)
 
 
 def test_a_group_under_64_is_refused_by_their_code_alone() -> None:
-    score.check_sizes([63], ["G7"], OURS)
-    score.check_sizes([64], ["G7"], CODE)
+    contest.check_sizes([63], ["G7"], OURS)
+    contest.check_sizes([64], ["G7"], CODE)
     with pytest.raises(EdgeError, match="group G7 has 63 images; .* divides by zero; expected at least 64"):
-        score.check_sizes([64, 63], ["G6", "G7"], CODE)
+        contest.check_sizes([64, 63], ["G6", "G7"], CODE)

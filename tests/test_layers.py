@@ -74,7 +74,7 @@ def test_no_import_against_the_chain():
     ("path", "source"),
     [
         ("edge/planted.py", "import bench"),
-        ("edge/planted.py", "from bench.metrics.score import total"),
+        ("edge/planted.py", "from bench.metrics.contest import total"),
         ("edge/planted.py", "def f():\n    from train import config"),
         ("edge/planted.py", "import torch"),
         ("edge/planted.py", "try:\n    import cv2\nexcept ImportError:\n    cv2 = None"),
@@ -100,8 +100,8 @@ def test_checker_finds_a_planted_violation(path, source):
         ("edge/fine.py", "import os.path, numpy as np\nfrom .decode import decode\nfrom . import errors"),
         ("bench/report/page.py", "from jinja2 import Template\nfrom edge import Preprocess"),
         ("bench/pi4b/fine.py", "from ..score import total\nfrom . import model"),
-        ("export/fine.py", "import onnx, torch, train.config, bench.metrics.score, edge"),
-        ("research/fine.py", "import onnx, torch, export.to_onnx, train.config, bench.metrics.score, edge"),
+        ("export/fine.py", "import onnx, torch, train.config, bench.metrics.contest, edge"),
+        ("research/fine.py", "import onnx, torch, export.to_onnx, train.config, bench.metrics.contest, edge"),
     ],
 )
 def test_checker_accepts_what_the_layout_allows(path, source):

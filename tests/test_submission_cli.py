@@ -60,7 +60,7 @@ def test_help_and_version_import_nothing_heavy(flag):
 
 
 def test_the_lists_of_the_parser_are_those_of_the_code():
-    from bench.metrics.score import DEFAULT, PROFILES
+    from bench.metrics.contest import DEFAULT, PROFILES
 
     assert cli._PROFILES == tuple(PROFILES)
     assert cli._PROFILES[0] == DEFAULT

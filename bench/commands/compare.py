@@ -28,18 +28,18 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from ..results import comparison, document, groupings
+    from ..results import compare, document
 
-    a, b = (comparison.load(path) for path in (arguments.a, arguments.b))
-    column = arguments.group or groupings.columns_of(a)[0]
-    sides = [comparison.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
-    result = comparison.compare(*sides, seed=arguments.seed) | {"group_column": column}
+    a, b = (document.load(path) for path in (arguments.a, arguments.b))
+    column = arguments.group or document.columns_of(a)[0]
+    sides = [document.by_column(result, column, path) for result, path in ((a, arguments.a), (b, arguments.b))]
+    result = compare.compare(*sides, seed=arguments.seed) | {"group_column": column}
     result["a"], result["b"] = arguments.a.name, arguments.b.name
     if arguments.output is not None:
         document.write_json(arguments.output, result)
-    for line in comparison.table(result):
+    for line in compare.table(result):
         print(line)
     if not arguments.quiet:
-        for line in comparison.remarks(result):
+        for line in compare.remarks(result):
             say(PROGRAM, line)
     return DONE

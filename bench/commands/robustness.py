@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     from edge.classifier import DEFAULT_MODEL, Classifier
 
     from .. import dataset
-    from ..results import document, terminal
+    from ..results.document import write_json
+    from ..results.text import number
     from ..robustness import measure, text
     from ..robustness.changes import CHANGES
     from ..robustness.result import robustness
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     )
     result["gates"] = measure.check_gates(result["robustness"], minima)
     if arguments.output is not None:
-        document.write_json(arguments.output, result)
+        write_json(arguments.output, result)
     for line in text.table(result["robustness"]):
         print(line)
     if not arguments.quiet:
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
             say(PROGRAM, line)
     failed = [gate for gate in result["gates"] if not gate["passed"]]
     for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {terminal.number(gate['value'])}, {gate['reason']}")
+        say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
 
 

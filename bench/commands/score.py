@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     from edge.predictions import meta_path, read
 
     from .. import dataset
-    from ..results import document, gates, groupings, pairing, terminal, timing
+    from ..results import build, document, gates, join, text, timing
 
     column, *others = arguments.group or ["group"]
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
@@ -84,10 +84,10 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     if not samples:
         parts = ", ".join(sorted({sample.split or "none" for sample in everything}))
         raise dataset.DatasetError(f"{arguments.data}: no sample of split {arguments.split!r}, got {parts}")
-    pairs = pairing.join(samples, predictions.rows, subset=arguments.subset)
+    pairs = join.join(samples, predictions.rows, subset=arguments.subset)
     # A split may lack a class that the model, unless it says which it knows, may still have answered.
     known = dataset.classes_of(samples if "classes" in predictions.meta else everything)
-    classes = pairing.class_order(predictions.meta, known, pairs)
+    classes = join.class_order(predictions.meta, known, pairs)
     num_left_out = len(samples) - len(pairs)
     num_errors = sum(prediction.status == "error" for _, prediction in pairs)
     if arguments.errors == "exclude":
@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         },
         "predictions": predictions.meta,
         "errors": {"policy": arguments.errors, "images": num_errors},
-        **document.metrics(pairs, classes, setting),
+        **build.metrics(pairs, classes, setting),
     }
-    result["groupings"] = groupings.further(
+    result["groupings"] = build.further(
         result["samples"], classes, setting, further, excluded=arguments.exclude_group
     )
     if latency is not None:
@@ -115,19 +115,19 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     result["gates"] = gates.check(result, minima)
     if arguments.output is not None:
         document.write_json(arguments.output, result)
-    for line in terminal.table(result):
+    for line in text.table(result):
         print(line)
     if not arguments.quiet:
         if num_left_out:
             say(PROGRAM, f"{num_left_out} of {len(samples)} samples have no prediction: left out")
-        for line in terminal.remarks(result):
+        for line in text.remarks(result):
             say(PROGRAM, line)
     return _gate_status(result["gates"])
 
 
 def _gate_status(found: list[dict[str, Any]]) -> int:
     """The exit status of the command, after a line for each gate that failed."""
-    from ..results.terminal import number
+    from ..results.text import number
 
     failed = [gate for gate in found if not gate["passed"]]
     for gate in failed:
@@ -140,12 +140,12 @@ def _setting(
 ) -> Setting:
     """What the first column of groups is scored with; a group that is to be left out may be in a further one alone."""
     from .. import dataset
-    from ..metrics import evaluation, score
+    from ..metrics import contest, evaluation
 
-    profile, groups = score.PROFILES[arguments.profile], [sample.group for sample in samples]
+    profile, groups = contest.PROFILES[arguments.profile], [sample.group for sample in samples]
     elsewhere = {group for group_of in further.values() for group in group_of.values()} - {*groups}
     excluded = tuple(dict.fromkeys(name for name in arguments.exclude_group if name not in elsewhere))
-    reference = score.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)
+    reference = contest.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)
     malignant = dataset.malignant_classes(samples)
     return evaluation.Setting(profile, reference, excluded, malignant=malignant, seed=arguments.seed)
 

@@ -24,7 +24,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Prints the table of a results file again."""
-    from ..results import comparison, document, terminal
+    from ..results import compare, document, text
     from ..speed import fidelity, latency, peers
 
     path: Path = arguments.results
@@ -35,13 +35,13 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         if "fidelity" in result:
             lines = list(fidelity.table(result["fidelity"]))
         elif "levelling_down" in result:
-            lines = list(comparison.table(result))
+            lines = list(compare.table(result))
         elif "robustness" in result:
-            from ..robustness import text
+            from ..robustness.text import table
 
-            lines = list(text.table(result["robustness"]))
+            lines = list(table(result["robustness"]))
         elif "score" in result:
-            lines = list(terminal.table(result))
+            lines = list(text.table(result))
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from . import accuracy as of
-from . import fairness, rates, score
+from . import contest, fairness
+from .accuracy import balanced_accuracy, macro_f1
+from .counts import NO_ANSWER, accuracies, accuracy, cells_of, counts, hits
 from .interval import CONFIDENCE, DRAWS, bootstrap_interval, effective_n, wilson
 
 Metric = dict[str, Any]
@@ -34,7 +36,7 @@ _RANGES = {
 class Setting:
     """What a result is computed with, besides the predictions."""
 
-    profile: score.Profile
+    profile: contest.Profile
     reference: str
     """Group that SPD compares against."""
     excluded: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ class Observations:
         *, classes: list[str], reference: str,
     ) -> Observations:
         """From parallel sequences of names; an answer of None is no answer."""
-        index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: of.NO_ANSWER}
+        index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: NO_ANSWER}
         names = sorted({*groups, reference})
         group_index = {name: i for i, name in enumerate(names)}
         cluster_index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
@@ -83,20 +85,26 @@ class Observations:
             np.arange(len(clusters)) if are_single else _integers([cluster_index[name] for name in clusters]),
         )
 
-    @property
+    @cached_property
+    def is_right(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.asarray(self.y_true == self.y_pred)
+
+    @cached_property
     def counts(self) -> np.ndarray:
-        """(G, C, C + 1) int64. See `rates.counts`."""
-        return rates.counts(
-            self.y_true, self.y_pred, sensitive_features=self.group,
-            num_classes=len(self.classes), num_groups=len(self.groups),
-        )
+        """(G, C, C + 1) int64. See `bench.metrics.counts`."""
+        return counts(self.y_true, self.y_pred, **self._sides)
 
     @property
     def cells(self) -> np.ndarray:
         """(N,) int64. Index of each sample's cell in the flattened `counts`."""
-        num_classes = len(self.classes)
-        own = of.cells_of(self.y_true, self.y_pred, num_classes=num_classes)
-        return np.asarray(self.group * num_classes * (num_classes + 1) + own)
+        return cells_of(self.y_true, self.y_pred, **self._sides)
+
+    @property
+    def _sides(self) -> dict[str, Any]:
+        return {
+            "sensitive_features": self.group, "num_classes": len(self.classes), "num_groups": len(self.groups)
+        }
 
     def rate(self, is_right: np.ndarray, chosen: np.ndarray | None = None) -> Metric:
         """A proportion with Wilson's interval: is_right (N,) bool, of the chosen (N,) bool."""
@@ -121,7 +129,7 @@ class Frame:
     def __init__(self, observed: np.ndarray, groups: Sequence[str], setting: Setting) -> None:
         """Fixes what must be the same in every draw: which groups are compared, and which cells count."""
         self.setting = setting
-        self.excluded = score.left_out(groups, setting.excluded)
+        self.excluded = contest.left_out(groups, setting.excluded)
         self.compared = [i for i, name in enumerate(groups) if name not in self.excluded]
         self.names = [groups[i] for i in self.compared]
         self.reference = groups.index(setting.reference)
@@ -130,29 +138,38 @@ class Frame:
         self.sizes = observed.sum((-2, -1))  # (G,)
         self._rng = np.random.default_rng(setting.seed)
 
-    def parts(self, counts: np.ndarray) -> score.Parts:
+    def parts(self, counts: np.ndarray) -> contest.Parts:
         """The contest's parts; a profile that drops images drops anew for each draw."""
         profile = self.setting.profile
-        hits, sizes = rates.hits(counts).sum(-1), counts.sum((-2, -1))
-        return self.parts_of(score.drawn_hits(hits, sizes, profile, self._rng), score.scored_sizes(sizes, profile))
+        right, sizes = hits(counts).sum(-1), counts.sum((-2, -1))
+        return self.parts_of(contest.drawn_hits(right, sizes, profile, self._rng), contest.scored_sizes(sizes, profile))
 
-    def parts_of_data(self, data: Observations) -> score.Parts:
-        """The contest's parts of the data itself; a profile that drops images shuffles each group by the seed."""
-        is_right = data.y_true == data.y_pred
-        rng = np.random.default_rng(self.setting.seed)
-        right = [is_right[data.group == index] for index in range(len(data.groups))]
-        orders = [rng.permutation(len(group)) for group in right]
+    def parts_of_data(self, data: Observations) -> contest.Parts:
+        """The contest's parts of the data itself; a profile that drops images shuffles each group by the seed.
+
+        Raises:
+          EdgeError: a compared group too small for the profile.
+        """
         profile = self.setting.profile
-        return self.parts_of(score.kept_hits(right, orders, profile), score.scored_sizes(self.sizes, profile))
+        contest.check_sizes(self.sizes[self.compared].tolist(), self.names, profile)
+        rng = np.random.default_rng(self.setting.seed)
+        right = [data.is_right[data.group == index] for index in range(len(data.groups))]
+        orders = [rng.permutation(len(group)) for group in right]
+        return self.parts_of(contest.kept_hits(right, orders, profile), contest.scored_sizes(self.sizes, profile))
 
-    def parts_of(self, hits: np.ndarray, sizes: np.ndarray) -> score.Parts:
+    def parts_of(self, hits: np.ndarray, sizes: np.ndarray) -> contest.Parts:
         """The contest's parts of (..., G) hits among (..., G) scored images."""
-        return score.parts(
+        return contest.parts(
             hits, sizes, reference=self.reference, compared=self.compared, profile=self.setting.profile
         )
 
+    def parities(self, counts: np.ndarray, names: Collection[str] | None = None) -> dict[str, fairness.Parity]:
+        """The parity metrics of the compared groups; `names`: these, default: all."""
+        reference = self.compared.index(self.reference)
+        return fairness.parity(counts[..., self.compared, :, :], reference=reference, cells=self.cells, names=names)
+
     def statistics(
-        self, counts: np.ndarray, parts: score.Parts | None = None, names: Collection[str] | None = None
+        self, counts: np.ndarray, parts: contest.Parts | None = None, names: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Name -> (...), or (..., G) of all groups or of those compared, for counts (..., G, C, C + 1).
 
@@ -162,12 +179,12 @@ class Frame:
         parts = self.parts(counts) if parts is None else parts
         pooled = counts.sum(-3)
         metrics: dict[str, Callable[[], np.ndarray]] = {
-            "accuracy": lambda: rates.accuracy(counts),
-            "by_group.accuracy": lambda: rates.accuracies(counts),
-            "balanced_accuracy": lambda: of.balanced_accuracy_of(pooled),
-            "macro_f1": lambda: of.macro_f1_of(pooled),
-            "by_group.balanced_accuracy": lambda: of.balanced_accuracy_of(counts),
-            "by_group.macro_f1": lambda: of.macro_f1_of(counts),
+            "accuracy": lambda: accuracy(counts),
+            "by_group.accuracy": lambda: accuracies(counts),
+            "balanced_accuracy": lambda: balanced_accuracy(pooled),
+            "macro_f1": lambda: macro_f1(pooled),
+            "by_group.balanced_accuracy": lambda: balanced_accuracy(counts),
+            "by_group.macro_f1": lambda: macro_f1(counts),
             "score.accuracy": lambda: parts.accuracy,
             "score.spd": lambda: parts.spd,
             "score.fairness": lambda: parts.fairness,
@@ -177,10 +194,7 @@ class Frame:
         has_mix = wanted is None or "gap_from_mix" in wanted
         if wanted is not None and has_mix:
             wanted |= {"gap", "gap_mix_adjusted"}
-        parities = fairness.parity(
-            counts[..., self.compared, :, :],
-            reference=self.compared.index(self.reference), cells=self.cells, names=wanted,
-        )
+        parities = self.parities(counts, wanted)
         found = {name: metric() for name, metric in metrics.items() if names is None or name in names}
         if has_mix:
             found["fairness.gap_from_mix"] = parities["gap"].overall - parities["gap_mix_adjusted"].overall
@@ -218,7 +232,7 @@ class Intervals:
         is_parity = name.startswith(("fairness.", "score.")) and name != "score.accuracy"
         sizes = frame.sizes
         if name.startswith("score."):
-            sizes = score.scored_sizes(sizes, frame.setting.profile)
+            sizes = contest.scored_sizes(sizes, frame.setting.profile)
         if name.startswith("fairness.") or name in ("score.spd", "score.fairness"):
             sizes = sizes[frame.compared]
         n = int(sizes.sum())

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import accuracy as of
-from . import fairness, score
+from . import contest, fairness
+from .counts import ratio
 from .evaluation import Frame, Metric, Null, Observations
 from .interval import CONFIDENCE, effective_n, fair_hits, p_value
 
@@ -21,12 +21,12 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
     setting, profile = frame.setting, frame.setting.profile
     if np.isnan(values["score.spd"]):
         return None
-    is_right = data.y_true == data.y_pred
+    is_right = data.is_right
     support = np.rint(frame.support * _worth(data, frame, is_right)[:, None]).astype(np.int64)
     support = np.maximum(support, frame.support > 0)  # no cell is rounded away
     compared = np.isin(data.group, frame.compared)
     hits = np.bincount(data.y_true[compared & is_right], minlength=len(data.classes))
-    recalls = np.nan_to_num(of.ratio(hits, frame.support.sum(0)))
+    recalls = np.nan_to_num(ratio(hits, frame.support.sum(0)))
     sizes = support.sum(-1)
     equal_accuracy = fair_hits(
         sizes[:, None], np.array([is_right[compared].mean()]), num_draws=setting.draws, seed=setting.seed
@@ -36,20 +36,20 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
     num_images = int(frame.sizes[frame.compared].sum())
     report: dict[str, Any] = {}
     for name, drawn in (("equal_accuracy", equal_accuracy), ("equal_recall", equal_recall)):
-        acc = of.ratio(drawn.sum(-1), sizes)  # (B, compared)
+        acc = ratio(drawn.sum(-1), sizes)  # (B, compared)
         spd, gap = fairness.spd_accuracy(acc, reference=reference).overall, fairness.gap(acc).overall
         report[name] = {
             "spd_accuracy": _spread(spd, num_images),
-            "fairness": _spread(score.fairness_score(spd, has_floor=profile.has_floor), num_images),
+            "fairness": _spread(contest.fairness_score(spd, has_floor=profile.has_floor), num_images),
             "spd_above_chance": float(values["score.spd"] - spd.mean()),
             "p_value": p_value(float(values["score.spd"]), spd),
             "gap": _spread(gap, num_images),
             "gap_p_value": p_value(float(values["fairness.gap"]), gap),
         }
-    acc_g = of.ratio(equal_accuracy.sum(-1), sizes)  # (B, compared)
-    found = np.where(frame.cells, of.ratio(equal_recall, support), np.nan)  # (B, compared, C)
+    acc_g = ratio(equal_accuracy.sum(-1), sizes)  # (B, compared)
+    found = np.where(frame.cells, ratio(equal_recall, support), np.nan)  # (B, compared, C)
     nulls = {
-        "fairness.u_l1": fairness.u_l1(acc_g, accuracy=of.ratio(equal_accuracy.sum((-2, -1)), sizes.sum())),
+        "fairness.u_l1": fairness.u_l1(acc_g, accuracy=ratio(equal_accuracy.sum((-2, -1)), sizes.sum())),
         "fairness.gap": fairness.gap(acc_g),
         "fairness.pqd": fairness.pqd(acc_g),
         "fairness.gap_mix_adjusted": fairness.gap_mix_adjusted(equal_recall, support, cells=frame.cells),
@@ -77,7 +77,7 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
 
 def _worth(data: Observations, frame: Frame, is_right: np.ndarray) -> np.ndarray:
     """(compared,) float, 0 to 1: independent scored images per image of each compared group."""
-    scored = score.scored_sizes(frame.sizes, frame.setting.profile)
+    scored = contest.scored_sizes(frame.sizes, frame.setting.profile)
     worth = []
     for group in frame.compared:
         chosen = data.group == group

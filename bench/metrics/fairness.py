@@ -6,7 +6,9 @@ model is the same line of code that a bootstrap runs on thousands of resampled d
 
 NaN stands for "not defined" and becomes null in a results file: a group without images is left out; a cell of group
 and class without images has no recall, and a class with fewer than two such cells is left out; a class that nobody
-predicts has no ratio of selection rates; with fewer than two groups nothing is. Letters are those of `rates`.
+predicts has no ratio of selection rates. With fewer than two groups nothing is defined.
+
+Letters (N, H, Q, acc) are those of `bench.metrics.counts`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .accuracy import mean_defined, ratio
-from .rates import (
+from .counts import (
     accuracies,
     accuracy,
     false_positive_rates,
@@ -25,6 +26,8 @@ from .rates import (
     hits,
     if_two,
     largest,
+    mean_defined,
+    ratio,
     selection_rates,
     smallest,
     true_positive_rates,
@@ -117,9 +120,7 @@ def pqd(accuracies: np.ndarray) -> Parity:
     follow it (75.79 / 85.36 is .888 and printed .876; 76.41 / 85.81 is .890 and printed .879).
     """
     best = largest(accuracies)
-    return Parity(
-        if_two(ratio(smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None])
-    )
+    return Parity(if_two(ratio(smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None]))
 
 
 def worst_group(accuracies: np.ndarray) -> Parity:
@@ -149,8 +150,7 @@ def gap_mix_adjusted(hits: np.ndarray, support: np.ndarray, *, cells: np.ndarray
         together.
 
     Returns:
-      `by_group`: acc'_g; NaN for a group whose own recalls cover less than half of the mix, which would be compared by
-      what it borrowed.
+      `by_group`: acc'_g; NaN for a group whose own recalls cover less than half of the mix.
 
     Source: direct standardisation, as epidemiology does for age. That the contest's groups differ mostly by class mix:
     two numbers, one accuracy for the class "unknown" and one for the others, explain over .97 of the variance of

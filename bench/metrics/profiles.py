@@ -1,4 +1,4 @@
-"""Readings of the contest's rules, each with a name that goes into every result; see `bench.metrics.score`.
+"""Readings of the contest's rules, each with a name that goes into every result; see `bench.metrics.contest`.
 
 The problem page and the organisers' code disagree. `esfair2023` is what we compare models with.
 

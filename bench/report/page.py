@@ -23,8 +23,9 @@ from edge.output_files import write_output
 
 from ..dataset import NOT_STATED
 from ..metrics.evaluation import Metric
-from ..results import comparison
-from ..results.groupings import HALF_WIDTH, check_columns, columns_of
+from ..results import document
+from ..results.build import HALF_WIDTH
+from ..results.document import check_columns, columns_of
 from ..robustness.changes import CHANGES
 from ..robustness.text import is_other
 from . import csv_tables, plots
@@ -50,7 +51,7 @@ def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[s
         name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
         if name in results:
             raise EdgeError(f"{path}: another results file has its name {name!r} already, expected different names")
-        results[name] = result = comparison.load(path)
+        results[name] = result = document.load(path)
         check_columns(result, columns, path)
         if columns and (further := result.get("groupings")):
             result["groupings"] = {column: part for column, part in further.items() if column in columns}

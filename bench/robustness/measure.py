@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.accuracy import NO_ANSWER
+from ..metrics.counts import NO_ANSWER
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations
 from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import Bootstrap, bootstrap_interval
-from ..metrics.joint_draws import joint_draws
+from ..metrics.paired import joint_draws
 from ..results.gates import judge
 from .changes import TURN, Change
 

@@ -26,12 +26,12 @@ from edge.progress import Progress
 
 from .. import dataset, provenance
 from ..dataset import DatasetError, Sample
-from ..metrics import score
+from ..metrics import contest
 from ..metrics.evaluation import Frame, Observations, Setting
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS
-from ..results import document
-from ..results.pairing import class_order
+from ..results import build, document
+from ..results.join import class_order
 from .changes import Change
 from .measure import Answers, measure
 
@@ -111,7 +111,7 @@ def robustness(
             "versions": versions(),
         },
         "errors": {"policy": "wrong", "images": len(errors)},
-        **document.metrics(pairs, classes, setting),
+        **build.metrics(pairs, classes, setting),
         "robustness": _part(classifier, seen, pairs, found, changes, setting),
     }
 
@@ -229,8 +229,8 @@ def _setting(samples: Sequence[Sample], everything: Sequence[Sample], draws: int
     sizes = Counter(sample.group for sample in samples if sample.group != dataset.NOT_STATED)
     small = tuple(sorted(name for name, size in sizes.items() if size < MIN_CELL))
     excluded = small if len(small) < len(sizes) else ()
-    profile = score.PROFILES[score.DEFAULT]
-    reference = score.reference_group((sample.group for sample in samples), profile=profile, excluded=excluded)
+    profile = contest.PROFILES[contest.DEFAULT]
+    reference = contest.reference_group((sample.group for sample in samples), profile=profile, excluded=excluded)
     return Setting(profile, reference, excluded, malignant=dataset.malignant_classes(everything), draws=draws)
 
 

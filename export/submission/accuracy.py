@@ -34,7 +34,7 @@ def run(
       data: Folder of the data set.
       model: The model file.
       output: Folder for predictions.csv and, with labels, results.json; they are replaced.
-      profile: Reading of the rules, of `bench.metrics.score`.
+      profile: Reading of the rules, of `bench.metrics.contest`.
       reference: Group that the contest compares against.
       tell: Takes each line for people.
 

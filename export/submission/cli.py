@@ -12,7 +12,7 @@ from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 
 PROGRAM = "edge-submit"
 MACHINES = ("x86_64", "aarch64")
-# As in export.submission.sources and bench.metrics.score, which are imported when the arguments are known to be good.
+# As in export.submission.sources and bench.metrics.contest, which are imported when the arguments are known to be good.
 _PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 _EPILOG = f"""\
 examples:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sample_evidence import CLASSES, evidence_of, folder_of, samples_of
 
-from bench.metrics import score
+from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import comparison, document
+from bench.results import build, compare, document
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 from research.__main__ import main
@@ -34,8 +34,8 @@ def result_of(found):
         sample = next(sample for sample in SAMPLES if sample.path == path)
         best = int(row.argmax())
         pairs.append((sample, Prediction(path, CLASSES[best], best, float(row[best]))))
-    setting = Setting(score.PROFILES["esfair2023"], "g1")
-    return {"schema": document.SCHEMA, **document.metrics(pairs, CLASSES, setting)}
+    setting = Setting(contest.PROFILES["esfair2023"], "g1")
+    return {"schema": document.SCHEMA, **build.metrics(pairs, CLASSES, setting)}
 
 
 def accuracy(found, chosen=slice(None)):
@@ -57,7 +57,7 @@ def test_one_seed_is_what_score_and_compare_say(tmp_path):
         assert metric == {key: first["fairness"][name][key] for key in metric}
     changes, n = panel.difference("a", "b", ["accuracy", "score.total_of_two_thirds", "fairness.pqd"])
     assert n == len(SAMPLES)
-    expected = comparison.compare(first, second)["metrics"]
+    expected = compare.compare(first, second)["metrics"]
     for name, change in changes.items():
         assert change == pytest.approx(expected[name]["difference"] | {"n": n})
 

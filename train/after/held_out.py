@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from bench.dataset import NOT_STATED, Sample
+from bench.metrics.contest import PROFILES
 from bench.metrics.evaluation import Setting
-from bench.metrics.score import PROFILES
-from bench.results import document
+from bench.results import build
 from edge.predictions import Layout, Prediction, path_text
 
 from ..networks.head import to_linear
@@ -90,7 +90,7 @@ def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classe
     # Of SPD, which is not among these: any group, but that of the images whose group is not stated.
     reference = min({sample.group for sample in samples} - {NOT_STATED}, default="")
     setting = Setting(PROFILES["esfair2023"], reference, draws=_NUM_DRAWS)
-    found = document.metrics(list(zip(samples, predictions, strict=True)), list(classes), setting)
+    found = build.metrics(list(zip(samples, predictions, strict=True)), list(classes), setting)
     by_class = {name: rates["recall"] for name, rates in found["by_class"].items() if rates["recall"]["n"]}
     rounded = {
         "accuracy": found["accuracy"],

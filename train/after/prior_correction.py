@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench.dataset import DatasetError, Sample, as_text, index
-from bench.results.pairing import Pairs, join
+from bench.results.join import Pairs, join
 from edge.predictions import read
 
 from .. import checkpoint as checkpoints

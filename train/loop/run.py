@@ -17,7 +17,7 @@ import torch
 
 from bench.dataset import DatasetError, Sample
 from bench.provenance import cluster_marks, picture_marks
-from bench.results.terminal import interval_text
+from bench.results.text import interval_text
 from edge import device
 from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess

@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 
 from ..dataset import NOT_STATED
 from . import fairness
-from .accuracy import ratio
+from .counts import ratio
 from .profiles import DEFAULT as DEFAULT  # "as": other modules take these three from here
 from .profiles import PROFILES as PROFILES  # noqa: F401
 from .profiles import Profile as Profile

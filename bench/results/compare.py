@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,15 @@ import numpy as np
 from edge.errors import EdgeError
 
 from ..dataset import NOT_STATED
-from ..metrics import fairness, score
+from ..metrics import fairness
 from ..metrics.evaluation import Frame, Observations, Setting
 from ..metrics.interval import DRAWS, bootstrap_interval
-from ..metrics.joint_draws import joint_draws
-from .document import SCHEMA, read_json
-from .groupings import check_columns, columns_of
-from .terminal import number
+from ..metrics.paired import joint_draws
+from ..metrics.profiles import PROFILES
+from .document import SCHEMA
+from .text import number
 
 SAME = "no difference shown"
-
-_SAMPLES = ("path", "group", "cluster", "label", "prediction", "status")
 
 _HIGHER_IS_BETTER = {
     "accuracy": True,
@@ -48,62 +45,6 @@ _HIGHER_IS_BETTER = {
     "fairness.equalized_odds": False,
 }
 """What is compared, by its name in `Frame.statistics`."""
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Reads a results file of `edge-bench score`, whose groups are those of the first column it was scored by.
-
-    Raises:
-      EdgeError: no such file, no JSON, another schema, or one without whole samples.
-    """
-    result = read_json(path)
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        got = result.get("schema") if isinstance(result, dict) else type(result).__name__
-        raise EdgeError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
-    _check(result, path)
-    return result
-
-
-def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]:
-    """A loaded result as if `column`, one of those it was scored by, were the first; its figures stay as they are.
-
-    Raises:
-      EdgeError: it was not scored by that column; it is damaged.
-    """
-    check_columns(result, [column], path)
-    if column == columns_of(result)[0]:
-        return result
-    try:
-        part = result["groupings"][column]
-        parity, samples = part["fairness"], {**result["samples"], **part["samples"]}
-        told = {name: parity[name] for name in ("reference_group", "excluded_groups")}
-    except (LookupError, TypeError) as error:
-        what = f"{type(error).__name__} {error}"
-        raise EdgeError(f"{path}: groupings: {column}: not as `edge-bench score` writes it: {what}") from error
-    found = {**result, "samples": samples, "score": {**result["score"], **told}}
-    _check(found, path)
-    return found
-
-
-def _check(result: dict[str, Any], path: Path) -> None:
-    samples, contest = result.get("samples"), result.get("score")
-    if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
-        raise EdgeError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
-    for name in _SAMPLES:
-        allowed = {str, type(None)} if name == "prediction" else {str}
-        if not isinstance(samples.get(name), list) or set(map(type, samples[name])) - allowed:
-            raise EdgeError(f"{path}: samples.{name}: expected a list of texts, as `edge-bench score` writes it")
-    lengths = {name: len(samples[name]) for name in _SAMPLES}
-    if len(set(lengths.values())) != 1 or not lengths["path"]:
-        raise EdgeError(f"{path}: got samples {lengths}, expected equally many of each, at least one")
-    profile, reference, excluded = map(contest.get, ("profile", "reference_group", "excluded_groups"))
-    if not isinstance(profile, str) or profile not in score.PROFILES:
-        raise EdgeError(f"{path}: got profile {repr(profile)[:40]}, expected one of {', '.join(score.PROFILES)}")
-    for key, names in (("classes", result["classes"]), ("excluded_groups", excluded), ("reference_group", [reference])):
-        if not isinstance(names, list) or set(map(type, names)) - {str}:
-            raise EdgeError(f"{path}: got {key} {repr(names)[:40]}, expected names")
-    if reference in contest["excluded_groups"]:
-        raise EdgeError(f"{path}: the group {reference!r} is both the reference and excluded")
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -132,16 +73,12 @@ def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: i
 def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> dict[str, Any]:
     order = _paired(a, b)
     classes = [*a["classes"], *(name for name in b["classes"] if name not in a["classes"])]
-    contest = a["score"]
-    setting = Setting(
-        score.PROFILES[contest["profile"]], contest["reference_group"], tuple(contest["excluded_groups"]),
-        draws=draws, seed=seed,
-    )
+    profile, reference, excluded = (a["score"][key] for key in ("profile", "reference_group", "excluded_groups"))
+    setting = Setting(PROFILES[profile], reference, tuple(excluded), draws=draws, seed=seed)
     first = _observations(a, list(range(len(order))), classes, setting)
     second = _observations(b, order, classes, setting)
     frame = Frame(first.counts, first.groups, setting)
-    sizes = [int(n) for n in frame.sizes[frame.compared]]
-    score.check_sizes(sizes, frame.names, setting.profile)
+    sizes = frame.sizes[frame.compared].tolist()
     values = [frame.statistics(data.counts, frame.parts_of_data(data)) for data in (first, second)]
     drawn = _differences(first, second, frame)
     has_interval = min(sizes) >= fairness.MIN_CELL
@@ -252,7 +189,8 @@ def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
 
 
 def _observations(result: dict[str, Any], order: list[int], classes: list[str], setting: Setting) -> Observations:
-    samples = {name: [result["samples"][name][i] for i in order] for name in _SAMPLES}
+    names = ("label", "prediction", "group", "cluster")
+    samples = {name: [result["samples"][name][i] for i in order] for name in names}
     if unknown := {*samples["label"], *samples["prediction"]} - {*classes, None}:
         raise EdgeError(f"got the class {sorted(unknown)[0]!r}, expected one of {', '.join(classes)}")
     return Observations.of(
@@ -299,7 +237,7 @@ def _with_latency(two_thirds: dict[str, Any], a: dict[str, Any], b: dict[str, An
 
 def _changed(first: Observations, second: Observations) -> dict[str, Any]:
     """How many images only A or only B has right, overall and per group."""
-    right_a, right_b = first.y_true == first.y_pred, second.y_true == second.y_pred
+    right_a, right_b = first.is_right, second.is_right
 
     def count(chosen: np.ndarray) -> dict[str, int]:
         only_a, only_b = right_a & ~right_b & chosen, right_b & ~right_a & chosen
