@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,26 +26,41 @@ from .dataset import MALIGNANT, NOT_STATED, Sample
 from .metrics import contest
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
-from .results import build
+from .results import build, text
 from .results import compare as comparison
 from .results.document import SCHEMA
-from .results.text import table
 from .speed.latency import latency_score
 
 ONE_GROUP = "all"
 """Group of every image where no sensitive features are given."""
 
-_OF_SCORE = ("fairness", "total_of_two_thirds")
+_OF_SCORE = ("spd", "fairness", "total_of_two_thirds")
 _OF_FAIRNESS = ("worst_group", "gap", "pqd", "dpm", "eom", "u_l1", "equal_opportunity", "equalized_odds")
 _OF_GROUP = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation:
-    """What `evaluate` found; printed, it is the table of `edge-bench score`."""
+class _Found:
+    """What was found, which prints as the table of a command."""
 
     result: dict[str, Any]
-    """The results file, `edge-bench/1`, that `edge-bench compare` and `report` read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results file (`edge-bench/1`), ready for `json.dump`."""
+        return self.result
+
+    def _lines(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+class Evaluation(_Found):
+    """What `evaluate` found; printed, it is the table of `edge-bench score`."""
 
     @property
     def overall(self) -> dict[str, float | None]:
@@ -70,31 +85,16 @@ class Evaluation:
         """What a reader should know before believing a gap, one line each."""
         return list(self.result["warnings"])
 
-    def to_dict(self) -> dict[str, Any]:
-        """The results file, ready for `json.dump`."""
-        return self.result
-
-    def __repr__(self) -> str:
-        return "\n".join(table(self.result))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
-
     def _metrics(self) -> dict[str, dict[str, Any]]:
-        contest, fairness = self.result["score"], self.result["fairness"]
-        return {
-            **{name: self.result[name] for name in _OF_GROUP},
-            "spd": contest["spd"],
-            **{name: contest[name] for name in _OF_SCORE},
-            **{name: fairness[name] for name in _OF_FAIRNESS},
-        }
+        parts = ((self.result, _OF_GROUP), (self.result["score"], _OF_SCORE), (self.result["fairness"], _OF_FAIRNESS))
+        return {name: part[name] for part, names in parts for name in names}
+
+    def _lines(self) -> Iterable[str]:
+        return text.table(self.result)
 
 
-@dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(_Found):
     """What `compare` found; printed, it is the table of `edge-bench compare`."""
-
-    result: dict[str, Any]
 
     @property
     def differences(self) -> dict[str, float | None]:
@@ -111,15 +111,8 @@ class Comparison:
         """Metric -> "B better", "B worse", "no difference shown", or why nothing can be said."""
         return {name: entry["verdict"] for name, entry in self.result["metrics"].items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison, ready for `json.dump`."""
-        return self.result
-
-    def __repr__(self) -> str:
-        return "\n".join(comparison.table(self.result))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+    def _lines(self) -> Iterable[str]:
+        return comparison.table(self.result)
 
 
 class ContestScore(NamedTuple):
@@ -157,24 +150,17 @@ def evaluate(
       EdgeError: a reference that is no group.
     """
     columns = _columns(y_true, y_pred, sensitive_features, cluster, classes)
-    setting = Setting(
-        _profile(profile), _reference(columns, profile, reference),
-        malignant=tuple(str(name) for name in malignant if str(name) in columns.classes), draws=draws, seed=seed,
-    )
-    pairs = [
-        (
-            Sample(str(i), label, group, own),
-            Prediction(str(i), status="error")
-            if answer is None
-            else Prediction(str(i), answer, columns.classes.index(answer)),
-        )
-        for i, (label, answer, group, own) in enumerate(
-            zip(columns.labels, columns.answers, columns.groups, columns.clusters, strict=True)
-        )
-    ]
+    known = tuple(str(name) for name in malignant if str(name) in columns.classes)
+    setting = _setting(columns, profile, reference, malignant=known, draws=draws, seed=seed)
+    rows: Sequence[np.ndarray | None] = [None] * len(columns.labels)
     if y_prob is not None:
-        for (_, prediction), row in zip(pairs, _probabilities(y_prob, columns), strict=True):
-            prediction.probabilities = row
+        rows = list(_probabilities(y_prob, columns))
+    pairs = []
+    for i, (label, answer, group, own, row) in enumerate(zip(*columns[:4], rows, strict=True)):
+        index = None if answer is None else columns.classes.index(answer)
+        status = "error" if answer is None else "ok"
+        prediction = Prediction(str(i), answer or "", index, status=status, probabilities=row)
+        pairs.append((Sample(str(i), label, group, own), prediction))
     names = {"name": "arrays", "label_column": "y_true", "group_column": "sensitive_features", "split": None}
     return Evaluation({
         "schema": SCHEMA,
@@ -194,12 +180,8 @@ def contest_score(
     """The contest's score: (accuracy + fairness + latency) / 3. Without intervals, so in no time.
 
     Args:
-      y_true: As `evaluate` takes it.
-      y_pred: As `evaluate` takes it.
-      sensitive_features: As `evaluate` takes it.
+      y_true, y_pred, sensitive_features, profile, reference: As `evaluate` takes them.
       seconds_per_100: Latency of 100 images on the contest's board; None: no latency and no total.
-      profile: As `evaluate` takes it.
-      reference: As `evaluate` takes it.
       seed: Of the shuffles of a profile that drops images.
 
     Raises:
@@ -209,16 +191,11 @@ def contest_score(
     if seconds_per_100 is not None and not 0 <= seconds_per_100 < math.inf:
         raise ValueError(f"seconds_per_100: got {seconds_per_100}, expected a number from 0")
     columns = _columns(y_true, y_pred, sensitive_features, None, None)
-    setting = Setting(_profile(profile), _reference(columns, profile, reference), seed=seed)
-    data = Observations.of(
-        columns.labels, columns.answers, columns.groups, columns.clusters,
-        classes=columns.classes, reference=setting.reference,
-    )
-    frame = Frame(data.counts, data.groups, setting)
-    parts = frame.parts_of_data(data)
-    fairness = None if np.isnan(parts.fairness) else float(parts.fairness)
+    setting = _setting(columns, profile, reference, seed=seed)
+    data = Observations.of(*columns[:4], classes=columns.classes, reference=setting.reference)
+    parts = Frame(data.counts, data.groups, setting).parts_of_data(data)
+    accuracy, fairness = float(parts.accuracy), None if np.isnan(parts.fairness) else float(parts.fairness)
     latency = None if seconds_per_100 is None else latency_score(seconds_per_100)
-    accuracy = float(parts.accuracy)
     total = None if fairness is None or latency is None else (accuracy + fairness + latency) / 3
     return ContestScore(accuracy, fairness, latency, total)
 
@@ -233,6 +210,8 @@ def compare(a: Evaluation, b: Evaluation, *, draws: int = DRAWS, seed: int = 0) 
 
 
 class _Columns(NamedTuple):
+    """The arrays as texts, and the classes."""
+
     labels: list[str]
     answers: list[str | None]
     groups: list[str]
@@ -247,17 +226,17 @@ def _columns(
     n = len(truth)
     if not n:
         raise ValueError("y_true: got no image, expected at least one")
-    if None in truth:
+    labels = [label for label in truth if label is not None]
+    if len(labels) < n:
         raise ValueError(f"y_true: got no label at position {truth.index(None)}, expected one for each image")
     groups = [ONE_GROUP] * n if sensitive_features is None else _texts(sensitive_features, "sensitive_features")
     clusters = list(map(str, range(n))) if cluster is None else _texts(cluster, "cluster")
     for name, column in (("y_pred", answers), ("sensitive_features", groups), ("cluster", clusters)):
         if len(column) != n:
             raise ValueError(f"{name}: got {len(column)} entries, expected {n}, as y_true has")
-    labels = [label for label in truth if label is not None]
-    found = {*labels, *answers} - {None}
-    known = _in_order({str(name) for name in found}) if classes is None else [str(name) for name in classes]
-    if unknown := sorted(str(name) for name in found - {*known}):
+    found = {*labels, *(answer for answer in answers if answer is not None)}
+    known = _in_order(found) if classes is None else [str(name) for name in classes]
+    if unknown := sorted(found - {*known}):
         raise ValueError(f"got the label {unknown[0]!r}, expected one of classes: {', '.join(known)}")
     return _Columns(
         labels,
@@ -273,17 +252,15 @@ def _texts(column: Any, name: str) -> list[str | None]:
     values = np.asarray(column, dtype=object)
     if values.ndim != 1:
         raise ValueError(f"{name}: got shape {values.shape}, expected (N,)")
-    return [None if _is_missing(value) else _text(value) for value in values.tolist()]
+    return [_text(value) for value in values.tolist()]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | None:
     """1, 1.0 and numpy's 1 are the same label: pandas makes floats of integers where one is missing."""
+    # None, NaN, and pandas' NA and NaT, neither of which equals itself.
+    if value is None or str(value) in ("<NA>", "NaT") or bool(value != value):
+        return None
     return str(int(value)) if isinstance(value, (float, np.floating)) and value == int(value) else str(value)
-
-
-def _is_missing(value: Any) -> bool:
-    """None, NaN, and pandas' NA and NaT, neither of which equals itself."""
-    return value is None or str(value) in ("<NA>", "NaT") or bool(value != value)
 
 
 def _in_order(names: Collection[str]) -> list[str]:
@@ -302,14 +279,11 @@ def _probabilities(y_prob: Any, columns: _Columns) -> np.ndarray:
     return values
 
 
-def _profile(name: str) -> contest.Profile:
-    if name not in contest.PROFILES:
-        raise ValueError(f"profile: got {name!r}, expected one of {', '.join(contest.PROFILES)}")
-    return contest.PROFILES[name]
-
-
-def _reference(columns: _Columns, profile: str, wanted: str | None) -> str:
-    return contest.reference_group(columns.groups, profile=_profile(profile), wanted=wanted)
+def _setting(columns: _Columns, profile: str, reference: str | None, **further: Any) -> Setting:
+    if profile not in contest.PROFILES:
+        raise ValueError(f"profile: got {profile!r}, expected one of {', '.join(contest.PROFILES)}")
+    own = contest.PROFILES[profile]
+    return Setting(own, contest.reference_group(columns.groups, profile=own, wanted=reference), **further)
 
 
 def _ends(metric: dict[str, Any]) -> tuple[float, float] | None:

@@ -66,29 +66,24 @@ def index(
       has_files: Whether a manifest's images must be there; evidence has a manifest alone.
 
     Returns:
-      The samples: a manifest's in its own order, a tree's in natural order (img2 before img10). Hidden files and
-      files of other kinds than images are left out of a tree; a manifest is taken at its word.
+      A manifest's samples in its own order, a tree's in natural order (img2 before img10), without hidden files and
+      files that are no images.
 
     Raises:
       DatasetError: no such folder, no images, a manifest without the columns needed, an empty path or class, a path
-        given twice, outside the root or not in its shortest form, or absent, more than `MAX_GROUPS` groups. Rows are
-        counted under the header, from 1.
+        given twice, outside the root, not in its shortest form, or absent, more than `MAX_GROUPS` groups. Rows are
+        counted from 1, under the header.
     """
     root = Path(root)
+    manifest = root / MANIFEST
     if not root.is_dir():
         raise DatasetError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}, expected a data set")
-    manifest = root / MANIFEST
     if manifest.exists():
-        samples = _read_manifest(manifest, label_column, group_column, has_files=has_files)
-    elif (label_column, group_column) == ("class", "group"):
-        samples = _scan_tree(root)
-    else:
+        return _read_manifest(manifest, label_column, group_column, has_files=has_files)
+    if (label_column, group_column) != ("class", "group"):
         column = label_column if label_column != "class" else group_column
         raise DatasetError(f"{root}: no {MANIFEST}, expected one with the column {column!r}")
-    if not samples:
-        expected = "at least one row" if manifest.exists() else f"a {MANIFEST} or <group>/<class>/ folders with images"
-        raise DatasetError(f"{manifest if manifest.exists() else root}: no images, expected {expected}")
-    return samples
+    return _scan_tree(root)
 
 
 def as_text(sample: Sample) -> Sample:
@@ -111,7 +106,7 @@ def groups_by_path(root: str | os.PathLike[str], column: str, *, label_column: s
 
 
 def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The class names, sorted without regard to case: the contest's six give BCC, BKL, MEL, NV, unknown, VASC."""
+    """The class names, sorted without regard to case, as the contest's six are."""
     return tuple(sorted({sample.label for sample in samples}, key=lambda name: (name.lower(), name)))
 
 
@@ -153,24 +148,17 @@ def choose(samples: Sequence[Sample], names: Collection[str]) -> list[Sample]:
     if not names:
         raise DatasetError("a subset names no image, expected at least one")
     by_name = {path_text(sample.path): sample for sample in samples}
-    if unknown := sorted({*names} - by_name.keys()):
-        raise DatasetError(f"the subset names {len(unknown)} paths that are no image of the data, first {unknown[0]}")
     wanted = {*names}
+    if unknown := sorted(wanted - by_name.keys()):
+        raise DatasetError(f"the subset names {len(unknown)} paths that are no image of the data, first {unknown[0]}")
     return [sample for name, sample in by_name.items() if name in wanted]
 
 
 def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_files: bool) -> list[Sample]:
-    try:
-        text = manifest.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{manifest}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
-    except OSError as error:
-        raise DatasetError(f"{manifest}: cannot be read: {error.strerror}") from error
-    rows = _rows(manifest, text)
+    rows = _rows(manifest)
     columns = next(rows, [])
     needed = ("path", label_column, group_column)
-    missing = [name for name in dict.fromkeys(needed) if name not in columns]
-    if missing:
+    if missing := [name for name in dict.fromkeys(needed) if name not in columns]:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
     place = {name: i for i, name in enumerate(columns)}
     of_path, of_label, of_group = (place[name] for name in needed)
@@ -187,8 +175,7 @@ def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_
         if not (path.strip() and label.strip()):
             empty = "path" if not path.strip() else label_column
             raise DatasetError(f"{manifest}: row {number}: {empty} is empty")
-        if path in first_row:
-            first = first_row[path]
+        if (first := first_row.setdefault(path, number)) != number:
             raise DatasetError(f"{manifest}: row {number}: {path} was in row {first} already, expected each path once")
         folder, slash, name = path.rpartition("/")
         folder += slash
@@ -200,13 +187,14 @@ def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_
         # A folder that may be entered but not listed still has its files.
         if has_files and name not in files_in[folder] and not os.path.isfile(manifest.parent / path):
             raise DatasetError(f"{manifest}: row {number}: no such file: {path}")
-        first_row[path] = number
         cluster = path if of_cluster is None else row[of_cluster] or path
         split = "" if of_split is None else sys.intern(row[of_split])
         coarse = "" if of_coarse is None else sys.intern(row[of_coarse])
         # A million rows have a handful of classes and groups: each name is held once.
         group = sys.intern(group if group.strip() else NOT_STATED)
         samples.append(Sample(path, sys.intern(label), group, cluster, split, coarse))
+    if not samples:
+        raise DatasetError(f"{manifest}: no images, expected at least one row")
     if (num_groups := len({sample.group for sample in samples})) > MAX_GROUPS:
         got = f"got {num_groups} different values in the column {group_column}"
         raise DatasetError(f"{manifest}: {got}, expected at most {MAX_GROUPS} groups")
@@ -222,9 +210,14 @@ def _files_in(folder: Path) -> set[str]:
         return set()
 
 
-def _rows(manifest: Path, text: str) -> Iterator[list[str]]:
+def _rows(manifest: Path) -> Iterator[list[str]]:
     try:
+        text = manifest.read_bytes().decode("utf-8-sig")
         yield from csv.reader(io.StringIO(text, newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{manifest}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
+    except OSError as error:
+        raise DatasetError(f"{manifest}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DatasetError(f"{manifest}: no valid CSV: {error}") from error
 
@@ -237,6 +230,8 @@ def _scan_tree(root: Path) -> list[Sample]:
                 if os.path.splitext(name)[1].lower() in SUFFIXES:
                     path = f"{group}/{label}/{name}"
                     samples.append(Sample(path, label, group, path))
+    if not samples:
+        raise DatasetError(f"{root}: no images, expected a {MANIFEST} or <group>/<class>/ folders with images")
     return samples
 
 

@@ -16,6 +16,7 @@ that angles and experts' Fitzpatrick types disagree: arXiv 2504.04494; Groh et a
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,12 +27,11 @@ import numpy as np
 
 from edge.errors import DecodeError
 from edge.image_list import collect
-from edge.output_files import write_output
+from edge.output_files import replacing
 from edge.photo.preprocess import Preprocess
 from edge.predictions import path_text
 
 from . import dataset
-from .report import csv_tables
 from .srgb import to_linear
 
 UNKNOWN = "unknown_tone"
@@ -69,13 +69,13 @@ class Angle:
 
     path: str
     """Relative to the folder, "/"-separated."""
-    ita_deg: float | None
+    ita_deg: float | None = None
     """-180 to 180; None where no patch shows anything but black or glare."""
-    iqr_deg: float | None
+    iqr_deg: float | None = None
     """Interquartile range of the pixels' angles."""
-    pixels: int
+    pixels: int = 0
     """Pixels that the median is of."""
-    confidence: float
+    confidence: float = 0.0
     """Share of the eight patches that agree, 0 to 1."""
     error: str = ""
     """Why the image could not be used."""
@@ -98,8 +98,8 @@ class Groups:
     """Degrees by which all bounds are moved -> share of the known images that change their group."""
 
 
-def paths_of(root: Path) -> tuple[Path, list[str]]:
-    """Folder and relative paths of its images: a manifest's, else every image below it.
+def paths_of(root: Path) -> list[str]:
+    """Relative paths of a folder's images: a manifest's, else every image below it.
 
     Raises:
       DatasetError: no folder, or a manifest that cannot be used.
@@ -108,9 +108,8 @@ def paths_of(root: Path) -> tuple[Path, list[str]]:
     if not root.is_dir():
         raise dataset.DatasetError(f"{root}: {'is a file' if root.exists() else 'no such folder'}, expected a folder")
     if (root / dataset.MANIFEST).exists():
-        return root, [sample.path for sample in dataset.index(root)]
-    inputs = collect([str(root)], recursive=True)
-    return root, [os.path.relpath(path, root) for path in inputs.paths]
+        return [sample.path for sample in dataset.index(root)]
+    return [os.path.relpath(path, root) for path in collect([str(root)], recursive=True).paths]
 
 
 def angles(root: Path, paths: Sequence[str]) -> Iterator[Angle]:
@@ -120,7 +119,7 @@ def angles(root: Path, paths: Sequence[str]) -> Iterator[Angle]:
         try:
             pixels = _LOAD(os.path.join(root, path))
         except DecodeError as error:
-            yield Angle(name, None, None, 0, 0.0, error.reason)
+            yield Angle(name, error=error.reason)
         else:
             yield estimate(pixels, name)
 
@@ -137,7 +136,7 @@ def estimate(pixels: np.ndarray, path: str = "") -> Angle:
     votes = [np.median(_ita(kept)) for colours in voting if len(kept := _steady(colours))]
     ita = _ita(_steady(np.concatenate(voting))) if voting else np.empty(0)
     if not len(ita):
-        return Angle(path, None, None, 0, 0.0)
+        return Angle(path)
     low, middle, high = np.percentile(ita, (25, 50, 75)).tolist()
     agreeing = sum(abs(vote - middle) <= _AGREE_DEG for vote in votes)
     return Angle(path, middle, high - low, len(ita), agreeing / len(patches))
@@ -168,24 +167,18 @@ def quantile_groups(found: Sequence[Angle], num_groups: int = 4) -> Groups:
 
 def write_csv(path: Path, found: Sequence[Angle], names: Sequence[str]) -> None:
     """Writes path, ita_deg, iqr_deg, pixels, confidence, group: whole or absent."""
-    rows = [
-        {
-            "path": angle.path,
-            "ita_deg": None if angle.ita_deg is None else f"{angle.ita_deg:.2f}",
-            "iqr_deg": None if angle.iqr_deg is None else f"{angle.iqr_deg:.2f}",
-            "pixels": angle.pixels,
-            "confidence": f"{angle.confidence:.3f}",
-            "group": name,
-        }
-        for angle, name in zip(found, names, strict=True)
-    ]
-    write_output(path, csv_tables.as_csv(rows))
+    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "ita_deg", "iqr_deg", "pixels", "confidence", "group"))
+        for angle, group in zip(found, names, strict=True):
+            degrees = ("" if value is None else f"{value:.2f}" for value in (angle.ita_deg, angle.iqr_deg))
+            writer.writerow((angle.path, *degrees, angle.pixels, f"{angle.confidence:.3f}", group))
 
 
 def table(found: Sequence[Angle], groups: Groups) -> Iterator[str]:
     """The lines a person reads."""
     sizes = Counter(groups.names)
-    width = max(len(name) for name in (*sizes, UNKNOWN))
+    width = len(UNKNOWN)  # the longest
     yield f"{'group':{width}}  images  angles"
     for name in sorted(sizes, key=lambda name: (name == UNKNOWN, len(name), name)):
         known = [a.ita_deg for a, own in zip(found, groups.names, strict=True) if own == name and a.ita_deg is not None]
@@ -193,8 +186,7 @@ def table(found: Sequence[Angle], groups: Groups) -> Iterator[str]:
         yield f"{name:{width}}  {sizes[name]:6}  {ends}"
     if failed := [angle for angle in found if angle.error]:
         yield f"not usable: {len(failed)} images, first {failed[0].path}: {failed[0].error}"
-    known = [angle.ita_deg for angle in found if angle.is_known and angle.ita_deg is not None]
-    if known:
+    if known := [angle.ita_deg for angle in found if angle.is_known and angle.ita_deg is not None]:
         cast = sum(abs(angle) > 90 for angle in known)
         yield f"over 90 degrees, a colour cast and no tone: {cast} of {len(known)} images ({cast / len(known):.1%})"
     for shift, share in groups.moved.items():

@@ -17,7 +17,7 @@ import numpy as np
 from bench.dataset import Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Frame, Observations, Setting
-from bench.results import build, document, timing
+from bench.results import build, document
 from bench.robustness.changes import CHANGES
 from bench.robustness.measure import Answers, measure
 from edge.predictions import Prediction
@@ -88,7 +88,7 @@ def result(
     if with_robustness:
         made["robustness"] = robustness(found, setting)
     if with_latency and model in SECONDS_PER_100:
-        timing.add(made, latency(SECONDS_PER_100[model]))
+        build.add_latency(made, latency(SECONDS_PER_100[model]))
     return made
 
 

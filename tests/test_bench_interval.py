@@ -10,8 +10,8 @@ import pytest
 from bench.metrics import contest, fairness
 from bench.metrics.evaluation import Frame, Intervals, Observations, Setting
 from bench.metrics.fair_null import null_of
-from bench.metrics.interval import Bootstrap, bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
-from bench.metrics.paired import joint_draws
+from bench.metrics.interval import bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
+from bench.metrics.paired import Bootstrap, joint_draws
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold
 
@@ -138,9 +138,9 @@ def test_how_many_are_drawn_at_once_does_not_matter(monkeypatch: pytest.MonkeyPa
     cells = np.random.default_rng(3).integers(0, 60, 200)  # so many kinds that clusters are drawn one by one
     arguments = (cells, np.arange(200), cells // 30)
     at_once = draws_of(*arguments, 50, seed=9)
-    monkeypatch.setattr("bench.metrics.interval._DRAWN", 700)
+    monkeypatch.setattr("bench.metrics.paired._DRAWN", 700)
     np.testing.assert_array_equal(draws_of(*arguments, 50, seed=9), at_once)
-    monkeypatch.setattr("bench.metrics.interval._DRAWN", 1)
+    monkeypatch.setattr("bench.metrics.paired._DRAWN", 1)
     np.testing.assert_array_equal(draws_of(*arguments, 50, seed=9), at_once)
 
 

@@ -26,7 +26,7 @@ from bench.metrics import contest
 from bench.metrics.evaluation import Setting
 from bench.report import page as report
 from bench.report import plots
-from bench.results import build, document, timing
+from bench.results import build, document
 from edge.errors import EdgeError
 
 HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"
@@ -224,7 +224,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_invalid_is_said_loudly(page: str, undrawn: None) -> None:
     made = result("small", draws=50, with_latency=False)
-    timing.add(made, latency(3.0, reasons=("governor is ondemand",)))
+    build.add_latency(made, latency(3.0, reasons=("governor is ondemand",)))
     contents = report.render({"small": made})
     assert contents["index.html"].count("valid: NO") == 2
     assert "latency: governor is ondemand" in contents["index.html"]

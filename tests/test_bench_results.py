@@ -14,7 +14,7 @@ from bench.cli import main
 from bench.dataset import Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import build, text, timing
+from bench.results import build, text
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -253,7 +253,7 @@ def test_nothing_to_score_is_refused() -> None:
 def test_latency_completes_the_score() -> None:
     result = {"predictions": META, **build.metrics(random_pairs(SIZES), CLASSES, setting())}
     slow = latency(9.4, reasons=("hot", "latency: hotter")) | {"model": {"sha256": "1" * 64}}
-    timing.add(result, slow)
+    build.add_latency(result, slow)
     contest = result["score"]
     assert contest["latency"]["value"] == pytest.approx(0.906)
     assert contest["total"]["value"] == pytest.approx(contest["total_of_two_thirds"]["value"] + 0.302)
@@ -267,7 +267,7 @@ def test_latency_completes_the_score() -> None:
 
 def test_a_latency_that_gives_no_reason_is_still_not_valid() -> None:
     result = {"predictions": META, **build.metrics(random_pairs(SIZES), CLASSES, setting())}
-    timing.add(result, latency(9.4) | {"valid": False})
+    build.add_latency(result, latency(9.4) | {"valid": False})
     assert result["reasons"] == ["latency: its file says no more than that it is not valid"]
     assert result["valid"] is False
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from simulated_results import latency
 
-from bench.results import timing
+from bench.results.document import load_latency
 from edge.errors import EdgeError
 
 
 def test_read(tmp_path: Path) -> None:
     path = tmp_path / "l.json"
     path.write_text(json.dumps(latency(12.5)))
-    assert timing.read(path) == latency(12.5)
+    assert load_latency(path) == latency(12.5)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_latency_that_no_report_could_show_is_refused(changes: dict[str, Any],
         found[key] = {**found[key], **value} if key == "latency" else value
     (tmp_path / "l.json").write_text(json.dumps(found))
     with pytest.raises(EdgeError, match=message):
-        timing.read(tmp_path / "l.json")
+        load_latency(tmp_path / "l.json")
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_read_refuses(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "l.json").write_text(text)
     with pytest.raises(EdgeError, match=message):
-        timing.read(tmp_path / "l.json")
+        load_latency(tmp_path / "l.json")

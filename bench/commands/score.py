@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from edge.arguments import ArgumentParser, fraction, got, natural
 from edge.exit import DONE, GATE, say
 
 from ..metrics.profiles import DEFAULT, PROFILES
-from ..results.gates import GATES
+from ..results.gates import GATES, WITH_LATENCY
 from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 
 HELP = "compare predictions with a data set"
 DESCRIPTION = (
-    "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts "
-    "as wrong."
+    "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
 )
 _GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
@@ -49,33 +47,47 @@ def add_flags(parser: ArgumentParser) -> None:
     add_talk(parser)
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """A million rows are millions of objects and no cycle; looking for one takes a tenth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_without_collector()
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Compares predictions with a data set."""
     minima = dict(arguments.fail_under)
     refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
     refuse_twice("--group", arguments.group, parser)
-    if arguments.latency is None and (needs := {"latency", "total"} & set(minima)):
+    if arguments.latency is None and (needs := {*WITH_LATENCY} & {*minima}):
         parser.error(f"--fail-under {min(needs)} needs --latency")
+    gc.disable()  # a million rows are millions of objects and no cycle; looking for one takes a tenth of the time
+    try:
+        result = _score(arguments, minima)
+    finally:
+        gc.enable()
+    from ..results import document, text
+
+    if arguments.output is not None:
+        document.write_json(arguments.output, result)
+    for line in text.table(result):
+        print(line)
+    if not arguments.quiet:
+        data = result["data"]
+        if data["left_out"]:
+            say(PROGRAM, f"{data['left_out']} of {data['samples']} samples have no prediction: left out")
+        for line in text.remarks(result):
+            say(PROGRAM, line)
+    failed = [gate for gate in result["gates"] if not gate["passed"]]
+    for gate in failed:
+        say(PROGRAM, f"gate failed: {gate['name']} is {text.number(gate['value'])}, {gate['reason']}")
+    return GATE if failed else DONE
+
+
+def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[str, Any]:
+    """The results file."""
     from edge.predictions import meta_path, read
 
     from .. import dataset
-    from ..results import build, document, gates, join, text, timing
+    from ..results import build, document, gates, join
 
     column, *others = arguments.group or ["group"]
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
     check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
-    latency = None if arguments.latency is None else timing.read(arguments.latency)
+    latency = None if arguments.latency is None else document.load_latency(arguments.latency)
     indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
     everything = [dataset.as_text(sample) for sample in indexed]
     further = {name: dataset.groups_by_path(arguments.data, name, label_column=arguments.label) for name in others}
@@ -88,10 +100,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     # A split may lack a class that the model, unless it says which it knows, may still have answered.
     known = dataset.classes_of(samples if "classes" in predictions.meta else everything)
     classes = join.class_order(predictions.meta, known, pairs)
-    num_left_out = len(samples) - len(pairs)
-    num_errors = sum(prediction.status == "error" for _, prediction in pairs)
-    if arguments.errors == "exclude":
-        pairs = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
+    usable = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
     setting = _setting(arguments, everything, further)
     result: dict[str, Any] = {
         "schema": document.SCHEMA,
@@ -101,38 +110,17 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
             "group_column": column,
             "split": arguments.split,
             "samples": len(samples),
-            "left_out": num_left_out,
+            "left_out": len(samples) - len(pairs),
         },
         "predictions": predictions.meta,
-        "errors": {"policy": arguments.errors, "images": num_errors},
-        **build.metrics(pairs, classes, setting),
+        "errors": {"policy": arguments.errors, "images": len(pairs) - len(usable)},
+        **build.metrics(usable if arguments.errors == "exclude" else pairs, classes, setting),
     }
-    result["groupings"] = build.further(
-        result["samples"], classes, setting, further, excluded=arguments.exclude_group
-    )
+    result["groupings"] = build.further(result["samples"], classes, setting, further, excluded=arguments.exclude_group)
     if latency is not None:
-        timing.add(result, latency)
+        build.add_latency(result, latency)
     result["gates"] = gates.check(result, minima)
-    if arguments.output is not None:
-        document.write_json(arguments.output, result)
-    for line in text.table(result):
-        print(line)
-    if not arguments.quiet:
-        if num_left_out:
-            say(PROGRAM, f"{num_left_out} of {len(samples)} samples have no prediction: left out")
-        for line in text.remarks(result):
-            say(PROGRAM, line)
-    return _gate_status(result["gates"])
-
-
-def _gate_status(found: list[dict[str, Any]]) -> int:
-    """The exit status of the command, after a line for each gate that failed."""
-    from ..results.text import number
-
-    failed = [gate for gate in found if not gate["passed"]]
-    for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
-    return GATE if failed else DONE
+    return result
 
 
 def _setting(
@@ -142,7 +130,7 @@ def _setting(
     from .. import dataset
     from ..metrics import contest, evaluation
 
-    profile, groups = contest.PROFILES[arguments.profile], [sample.group for sample in samples]
+    profile, groups = PROFILES[arguments.profile], [sample.group for sample in samples]
     elsewhere = {group for group_of in further.values() for group in group_of.values()} - {*groups}
     excluded = tuple(dict.fromkeys(name for name in arguments.exclude_group if name not in elsewhere))
     reference = contest.reference_group(groups, profile=profile, wanted=arguments.reference, excluded=excluded)

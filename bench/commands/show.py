@@ -25,6 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Prints the table of a results file again."""
     from ..results import compare, document, text
+    from ..robustness import text as robustness_text
     from ..speed import fidelity, latency, peers
 
     path: Path = arguments.results
@@ -33,15 +34,13 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
             raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
         if "fidelity" in result:
-            lines = list(fidelity.table(result["fidelity"]))
+            lines = [*fidelity.table(result["fidelity"])]
         elif "levelling_down" in result:
-            lines = list(compare.table(result))
+            lines = [*compare.table(result)]
         elif "robustness" in result:
-            from ..robustness.text import table
-
-            lines = list(table(result["robustness"]))
+            lines = [*robustness_text.table(result["robustness"])]
         elif "score" in result:
-            lines = list(text.table(result))
+            lines = [*text.table(result)]
         else:
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

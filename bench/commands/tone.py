@@ -12,8 +12,7 @@ from .arguments import PROGRAM, add_output, add_talk, check_files
 
 HELP = "estimate the skin angle, for audits alone"
 DESCRIPTION = (
-    "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin "
-    "types."
+    "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
 )
 
 
@@ -33,10 +32,10 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from .. import dataset, skin_angle
 
     check_files(arguments, [arguments.data / dataset.MANIFEST])
-    root, paths = skin_angle.paths_of(arguments.data)
+    paths = skin_angle.paths_of(arguments.data)
     progress = Progress(len(paths), quiet=arguments.quiet)
     found = []
-    for angle in skin_angle.angles(root, paths):
+    for angle in skin_angle.angles(arguments.data, paths):
         found.append(angle)
         progress.update(len(found))
     progress.close()

@@ -28,23 +28,23 @@ from .profiles import PROFILES as PROFILES  # noqa: F401
 from .profiles import Profile as Profile
 
 MAX_SPD = 0.2
-"""SPD that scores 0. Source: ESFair 2023, problem page and code."""
+"""SPD that scores 0."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the contest makes of group accuracies."""
+    """What the contest makes of group accuracies, each (...) float."""
 
     accuracy: np.ndarray
-    """(...) float, 0 to 1."""
+    """0 to 1."""
     spd: np.ndarray
-    """(...) float, 0 to 1."""
+    """0 to 1; NaN with fewer than two groups."""
     fairness: np.ndarray
-    """(...) float, at most 1; NaN with fewer than two groups."""
+    """At most 1; NaN with fewer than two groups."""
 
     @property
     def two_thirds(self) -> np.ndarray:
-        """(...) float: (accuracy + fairness) / 3, at most 2/3; the total without its latency."""
+        """(accuracy + fairness) / 3, at most 2/3; the total without its latency."""
         return np.asarray((self.accuracy + self.fairness) / 3)
 
 
@@ -67,16 +67,14 @@ def parts(
       profile: The reading of the rules.
     """
     compared = list(compared)
-    spd = fairness.spd_accuracy(
-        ratio(hits[..., compared], sizes[..., compared]), reference=compared.index(reference)
-    ).overall
+    acc = ratio(hits[..., compared], sizes[..., compared])
+    spd = fairness.spd_accuracy(acc, reference=compared.index(reference)).overall
     return Parts(ratio(hits.sum(-1), sizes.sum(-1)), spd, fairness_score(spd, has_floor=profile.has_floor))
 
 
 def left_out(groups: Collection[str], excluded: Sequence[str] = ()) -> tuple[str, ...]:
     """The groups that are compared with no other: those excluded, and that of the images whose group is not stated."""
-    is_left_out = NOT_STATED in groups and NOT_STATED not in excluded
-    return (*excluded, *([NOT_STATED] if is_left_out else []))
+    return (*excluded, *({NOT_STATED} & {*groups} - {*excluded}))
 
 
 def reference_group(
@@ -98,8 +96,8 @@ def reference_group(
     for name in (*excluded, *([wanted] if wanted is not None else [])):
         if name not in sizes:
             raise EdgeError(f"no group {name!r} in the data set, expected one of {names}")
-    excluded = left_out(sizes, excluded)
-    sizes = Counter({name: n for name, n in sizes.items() if name not in excluded})
+    for name in (excluded := left_out(sizes, excluded)):
+        del sizes[name]
     if not sizes:
         raise EdgeError(f"every group is excluded or {NOT_STATED}, got {names}, expected one that is neither")
     if wanted in excluded:
@@ -137,26 +135,22 @@ def check_sizes(sizes: Sequence[int], names: Sequence[str], profile: Profile) ->
 
 
 def kept_hits(is_right: Sequence[np.ndarray], permutations: Sequence[np.ndarray], profile: Profile) -> np.ndarray:
-    """(G,) int64: correct predictions among the images that a shuffled pass scores.
+    """Correct predictions among the images that a shuffled pass scores.
 
     Args:
       is_right: G times (N_g,) bool. Whether each image of the group is predicted correctly.
       permutations: G times (N_g,) integer. The order in which the group is shuffled.
       profile: The reading of the rules.
+
+    Returns:
+      (G,) int64.
     """
     kept = scored_sizes(np.array([len(group) for group in is_right]), profile)
     return np.array([g[order[:n]].sum() for g, order, n in zip(is_right, permutations, kept, strict=True)], np.int64)
 
 
 def drawn_hits(hits: np.ndarray, sizes: np.ndarray, profile: Profile, rng: np.random.Generator) -> np.ndarray:
-    """(..., G) integer: correct predictions among those kept, for one random shuffle of each group.
-
-    Args:
-      hits: (..., G) integer. Correct predictions among all.
-      sizes: (..., G) integer. Images of each group.
-      profile: The reading of the rules.
-      rng: Where the shuffles come from.
-    """
+    """Correct predictions among those kept, for one random shuffle of each group; all arrays are (..., G) integer."""
     if profile.batch_size is None:
         return hits
     hits, sizes = hits.astype(np.int64), sizes.astype(np.int64)
@@ -187,14 +181,12 @@ def over_permutations(
     kept = scored_sizes(sizes, profile)
     outcomes = [_hypergeometric(int(h), int(n), int(k)) for h, n, k in zip(hits, sizes, kept, strict=True)]
     num_kept, num_compared = kept.sum(), len(compared)
-    others = [g for g in compared if g != reference]
     reference_hits, reference_p = outcomes[reference]
     reference_acc = reference_hits / kept[reference]  # (R,)
-
-    def distance(g: int) -> np.ndarray:  # (R, outcomes of g)
-        return np.asarray(np.abs(outcomes[g][0] / kept[g] - reference_acc[:, None]))
-
-    largest_sum = sum((distance(g).max(-1) for g in others), start=np.zeros(len(reference_acc)))
+    distances = {  # of each other group, (R, its outcomes)
+        g: np.abs(outcomes[g][0] / kept[g] - reference_acc[:, None]) for g in compared if g != reference
+    }
+    largest_sum = sum((distance.max(-1) for distance in distances.values()), start=np.zeros(len(reference_acc)))
     if profile.has_floor and largest_sum.max() / num_compared > MAX_SPD:
         draws = drawn_hits(np.tile(hits, (100_000, 1)), sizes, profile, np.random.default_rng(seed))
         drawn = parts(draws, kept, reference=reference, compared=compared, profile=profile)
@@ -204,15 +196,15 @@ def over_permutations(
 
     def moments_of(alpha: float, beta: float, constant: float) -> dict[str, float | None]:
         """Of constant + alpha * accuracy - beta * SPD."""
-        if beta and not others:
+        if beta and not distances:
             return {"mean": None, "sd": None}  # one group is not fair, it is alone
         means, variances = constant + alpha * reference_hits / num_kept, np.zeros(len(reference_hits))
         for g, (group_hits, p) in enumerate(outcomes):
             if g == reference:
                 continue
             term = np.tile(alpha * group_hits / num_kept, (len(reference_hits), 1))
-            if g in others:
-                term = term - beta / num_compared * distance(g)
+            if g in distances:
+                term = term - beta / num_compared * distances[g]
             mean = term @ p
             means, variances = means + mean, variances + (term - mean[:, None]) ** 2 @ p
         mean = reference_p @ means

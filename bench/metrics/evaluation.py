@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import contest, fairness
-from .accuracy import balanced_accuracy, macro_f1
-from .counts import NO_ANSWER, accuracies, accuracy, cells_of, counts, hits
+from .counts import NO_ANSWER, accuracies, accuracy, balanced_accuracy, hits, macro_f1
 from .interval import CONFIDENCE, DRAWS, bootstrap_interval, effective_n, wilson
 
 Metric = dict[str, Any]
@@ -71,19 +70,17 @@ class Observations:
         *, classes: list[str], reference: str,
     ) -> Observations:
         """From parallel sequences of names; an answer of None is no answer."""
-        index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: NO_ANSWER}
         names = sorted({*groups, reference})
+        index: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: NO_ANSWER}
         group_index = {name: i for i, name in enumerate(names)}
         cluster_index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-        are_single = len(cluster_index) == len(clusters)
-        return cls(
-            classes,
-            names,
-            _integers([index[label] for label in labels]),
-            _integers([index[answer] for answer in answers]),
-            _integers([group_index[name] for name in groups]),
-            np.arange(len(clusters)) if are_single else _integers([cluster_index[name] for name in clusters]),
+        columns = (
+            [index[label] for label in labels],
+            [index[answer] for answer in answers],
+            [group_index[name] for name in groups],
+            [cluster_index[name] for name in clusters],
         )
+        return cls(classes, names, *(np.array(column, np.int64) for column in columns))
 
     @cached_property
     def is_right(self) -> np.ndarray:
@@ -91,33 +88,48 @@ class Observations:
         return np.asarray(self.y_true == self.y_pred)
 
     @cached_property
+    def cells(self) -> np.ndarray:
+        """(N,) int64. Index of each sample's cell in the flattened `counts`.
+
+        Raises:
+          ValueError: a column of another shape, dtype or range.
+        """
+        expected, num_classes = self.y_true.shape[:1], len(self.classes)
+        for name, values, lowest, end in (
+            ("y_true", self.y_true, 0, num_classes),
+            ("y_pred", self.y_pred, NO_ANSWER, num_classes),
+            ("group", self.group, 0, len(self.groups)),
+        ):
+            if values.shape != expected or not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(f"{name}: got {values.shape} {values.dtype}, expected {expected} integer")
+            if values.size and not lowest <= values.min() <= values.max() < end:
+                raise ValueError(f"{name}: got {values.min()} to {values.max()}, expected {lowest} to {end - 1}")
+        answer = np.where(self.y_pred == NO_ANSWER, num_classes, self.y_pred).astype(np.int64)
+        return np.asarray((self.group.astype(np.int64) * num_classes + self.y_true) * (num_classes + 1) + answer)
+
+    @cached_property
     def counts(self) -> np.ndarray:
         """(G, C, C + 1) int64. See `bench.metrics.counts`."""
-        return counts(self.y_true, self.y_pred, **self._sides)
-
-    @property
-    def cells(self) -> np.ndarray:
-        """(N,) int64. Index of each sample's cell in the flattened `counts`."""
-        return cells_of(self.y_true, self.y_pred, **self._sides)
-
-    @property
-    def _sides(self) -> dict[str, Any]:
-        return {
-            "sensitive_features": self.group, "num_classes": len(self.classes), "num_groups": len(self.groups)
-        }
+        shape = (len(self.groups), len(self.classes), len(self.classes) + 1)
+        return np.bincount(self.cells, minlength=int(np.prod(shape))).astype(np.int64).reshape(shape)
 
     def rate(self, is_right: np.ndarray, chosen: np.ndarray | None = None) -> Metric:
         """A proportion with Wilson's interval: is_right (N,) bool, of the chosen (N,) bool."""
         right, cluster = (is_right, self.cluster) if chosen is None else (is_right[chosen], self.cluster[chosen])
         n, successes = len(right), int(right.sum())
         worth = n if self.has_single_clusters else effective_n(right, cluster)
-        low, high = wilson(successes if worth == n else successes / n * worth, worth) or (None, None)
-        return {"value": successes / n if n else None, "low": low, "high": high, "n": n}
+        interval = wilson(successes if worth == n else successes / n * worth, worth)
+        return as_metric(successes / n if n else np.nan, interval, n)
+
+    @property
+    def num_clusters(self) -> int:
+        """M."""
+        return int(self.cluster.max(initial=-1)) + 1
 
     @property
     def has_single_clusters(self) -> bool:
         """Whether every cluster is one image."""
-        return not len(self.cluster) or int(self.cluster.max()) + 1 == len(self.cluster)
+        return self.num_clusters == len(self.cluster)
 
 
 class Frame:
@@ -136,13 +148,8 @@ class Frame:
         self.support = observed.sum(-1)[self.compared]  # (compared, C)
         self.cells = self.support >= fairness.MIN_CELL
         self.sizes = observed.sum((-2, -1))  # (G,)
+        self.has_large_groups = bool((self.sizes[self.compared] >= fairness.MIN_CELL).all())
         self._rng = np.random.default_rng(setting.seed)
-
-    def parts(self, counts: np.ndarray) -> contest.Parts:
-        """The contest's parts; a profile that drops images drops anew for each draw."""
-        profile = self.setting.profile
-        right, sizes = hits(counts).sum(-1), counts.sum((-2, -1))
-        return self.parts_of(contest.drawn_hits(right, sizes, profile, self._rng), contest.scored_sizes(sizes, profile))
 
     def parts_of_data(self, data: Observations) -> contest.Parts:
         """The contest's parts of the data itself; a profile that drops images shuffles each group by the seed.
@@ -155,13 +162,12 @@ class Frame:
         rng = np.random.default_rng(self.setting.seed)
         right = [data.is_right[data.group == index] for index in range(len(data.groups))]
         orders = [rng.permutation(len(group)) for group in right]
-        return self.parts_of(contest.kept_hits(right, orders, profile), contest.scored_sizes(self.sizes, profile))
+        return self._parts(contest.kept_hits(right, orders, profile), self.sizes)
 
-    def parts_of(self, hits: np.ndarray, sizes: np.ndarray) -> contest.Parts:
-        """The contest's parts of (..., G) hits among (..., G) scored images."""
-        return contest.parts(
-            hits, sizes, reference=self.reference, compared=self.compared, profile=self.setting.profile
-        )
+    def _parts(self, kept_hits: np.ndarray, sizes: np.ndarray) -> contest.Parts:
+        """Of (..., G) hits among the images that the profile scores of (..., G) images."""
+        profile, scored = self.setting.profile, contest.scored_sizes(sizes, self.setting.profile)
+        return contest.parts(kept_hits, scored, reference=self.reference, compared=self.compared, profile=profile)
 
     def parities(self, counts: np.ndarray, names: Collection[str] | None = None) -> dict[str, fairness.Parity]:
         """The parity metrics of the compared groups; `names`: these, default: all."""
@@ -173,11 +179,15 @@ class Frame:
     ) -> dict[str, np.ndarray]:
         """Name -> (...), or (..., G) of all groups or of those compared, for counts (..., G, C, C + 1).
 
-        `names`: these, and what they are made of; default: all, which on many draws takes its time. A name that there
-        is not is a KeyError.
+        Args:
+          counts: Of the data, or of draws.
+          parts: The contest's; default: those of draws, where a profile that drops images drops anew for each.
+          names: These, and what they are made of; default: all, which on many draws takes its time.
         """
-        parts = self.parts(counts) if parts is None else parts
-        pooled = counts.sum(-3)
+        if parts is None:
+            right, sizes = hits(counts).sum(-1), counts.sum((-2, -1))
+            parts = self._parts(contest.drawn_hits(right, sizes, self.setting.profile, self._rng), sizes)
+        own, pooled = parts, counts.sum(-3)
         metrics: dict[str, Callable[[], np.ndarray]] = {
             "accuracy": lambda: accuracy(counts),
             "by_group.accuracy": lambda: accuracies(counts),
@@ -185,23 +195,19 @@ class Frame:
             "macro_f1": lambda: macro_f1(pooled),
             "by_group.balanced_accuracy": lambda: balanced_accuracy(counts),
             "by_group.macro_f1": lambda: macro_f1(counts),
-            "score.accuracy": lambda: parts.accuracy,
-            "score.spd": lambda: parts.spd,
-            "score.fairness": lambda: parts.fairness,
-            "score.total_of_two_thirds": lambda: parts.two_thirds,
+            "score.accuracy": lambda: own.accuracy,
+            "score.spd": lambda: own.spd,
+            "score.fairness": lambda: own.fairness,
+            "score.total_of_two_thirds": lambda: own.two_thirds,
         }
-        wanted = None if names is None else {name.split(".")[1] for name in names if name.startswith("fairness.")}
-        has_mix = wanted is None or "gap_from_mix" in wanted
-        if wanted is not None and has_mix:
-            wanted |= {"gap", "gap_mix_adjusted"}
-        parities = self.parities(counts, wanted)
         found = {name: metric() for name, metric in metrics.items() if names is None or name in names}
-        if has_mix:
-            found["fairness.gap_from_mix"] = parities["gap"].overall - parities["gap_mix_adjusted"].overall
-        found |= {f"fairness.{name}": metric.overall for name, metric in parities.items()}
-        found |= {f"fairness.{name}.by_group": metric.by_group for name, metric in parities.items()}
-        if unknown := {*(names or ())} - {*found}:
-            raise KeyError(min(unknown))
+        wanted = None if names is None else {name.split(".")[1] for name in names if name.startswith("fairness.")}
+        if wanted is not None and "gap_from_mix" in wanted:
+            wanted |= {"gap", "gap_mix_adjusted"}
+        for name, parity in self.parities(counts, wanted).items():
+            found |= {f"fairness.{name}": parity.overall, f"fairness.{name}.by_group": parity.by_group}
+        if wanted is None or "gap_from_mix" in wanted:
+            found["fairness.gap_from_mix"] = found["fairness.gap"] - found["fairness.gap_mix_adjusted"]
         return found
 
 
@@ -224,21 +230,16 @@ class Intervals:
         """Takes name -> (...) the metrics of the data, and name -> (B, ...) those of resampled data sets."""
         self._frame, self._values, self._draws = frame, values, draws
         self._fair = {} if null is None else null.fair
-        self._is_large = [bool(n >= fairness.MIN_CELL) for n in frame.sizes]
 
     def metric(self, name: str) -> Metric:
         """A metric by its name in `Frame.statistics`; no interval where it compares a group of a few images."""
         frame = self._frame
-        is_parity = name.startswith(("fairness.", "score.")) and name != "score.accuracy"
-        sizes = frame.sizes
-        if name.startswith("score."):
-            sizes = contest.scored_sizes(sizes, frame.setting.profile)
+        sizes = contest.scored_sizes(frame.sizes, frame.setting.profile) if name.startswith("score.") else frame.sizes
         if name.startswith("fairness.") or name in ("score.spd", "score.fairness"):
             sizes = sizes[frame.compared]
         n = int(sizes.sum())
-        metric = self._build(name, self._values[name], self._draws[name]) | {"n": n}
-        if n < fairness.MIN_CELL or is_parity and not all(self._is_large[group] for group in frame.compared):
-            return metric | {"low": None, "high": None}  # a few images hardly differ from draw to draw
+        is_known = n >= fairness.MIN_CELL and (frame.has_large_groups or not is_parity(name))
+        metric = self._metric(name, self._values[name], self._draws[name], n, is_known=is_known)
         fair, p = self._fair.get(name, (0.0, 0.0))
         if metric["low"] is not None and p >= 1 - CONFIDENCE:
             metric |= {"low": min(metric["low"], fair), "high": max(metric["high"], fair)}
@@ -248,25 +249,31 @@ class Intervals:
         """One group of a metric that has one value per group, by the group's index in the data."""
         frame = self._frame
         position = group if name.startswith("by_group.") else frame.compared.index(group)
-        metric = self._build(name, self._values[name][position], self._draws[name][:, position])
         needed = [group, frame.reference] if name == "fairness.spd_accuracy.by_group" else [group]
-        if not all(self._is_large[index] for index in needed):
-            metric |= {"low": None, "high": None}
-        return metric | {"n": int(frame.sizes[group])}
+        is_known = bool((frame.sizes[needed] >= fairness.MIN_CELL).all())
+        value, draws = self._values[name][position], self._draws[name][:, position]
+        return self._metric(name, value, draws, int(frame.sizes[group]), is_known=is_known)
 
     def by_group(self, name: str) -> dict[str, Metric]:
         """All compared groups of a metric that has one value per group."""
         frame = self._frame
         return {text: self.of_group(name, group) for text, group in zip(frame.names, frame.compared, strict=True)}
 
-    def _build(self, name: str, value: np.ndarray, draws: np.ndarray) -> Metric:
+    def _metric(self, name: str, value: np.ndarray, draws: np.ndarray, n: int, *, is_known: bool) -> Metric:
+        if not is_known:  # a few images hardly differ from draw to draw
+            return as_metric(float(value), None, n)
         lowest, highest = _RANGES.get(name, (0.0, 1.0))
         if name == "score.fairness" and self._frame.setting.profile.has_floor:
             lowest = 0.0
-        found = bootstrap_interval(float(value), draws, lowest=lowest, highest=highest)
-        low, high = found or (None, None)
-        return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}
+        return as_metric(float(value), bootstrap_interval(float(value), draws, lowest=lowest, highest=highest), n)
 
 
-def _integers(values: list[int]) -> np.ndarray:
-    return np.array(values, np.int64)
+def is_parity(name: str) -> bool:
+    """Whether a metric, by its name in `Frame.statistics`, compares groups."""
+    return name.startswith(("fairness.", "score.")) and name != "score.accuracy"
+
+
+def as_metric(value: float, interval: tuple[float, float] | None, n: int) -> Metric:
+    """A value, NaN where it is not defined, and its interval, as they stand in a results file."""
+    low, high = interval or (None, None)
+    return {"value": None if np.isnan(value) else value, "low": low, "high": high, "n": n}

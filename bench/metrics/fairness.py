@@ -1,8 +1,8 @@
-"""How far apart the groups are: every parity metric of the contest, of the field and of the papers, from counts.
+"""How far apart the groups are: every parity metric of the contest, of the field and of the papers.
 
 Every metric gives its overall value and what each group adds to it, because the one without the other misleads. All
-of them take arrays whose last axes are groups and classes and keep the axes before, so that the formula that scores a
-model is the same line of code that a bootstrap runs on thousands of resampled data sets.
+take floats whose last axes are the groups, `acc` (..., G), or groups and classes, `rates` (..., G, C), and keep the
+axes before: the formula that scores a model is the same line of code that a bootstrap runs on thousands of data sets.
 
 NaN stands for "not defined" and becomes null in a results file: a group without images is left out; a cell of group
 and class without images has no recall, and a class with fewer than two such cells is left out; a class that nobody
@@ -22,7 +22,6 @@ from .counts import (
     accuracies,
     accuracy,
     false_positive_rates,
-    has_two,
     hits,
     if_two,
     largest,
@@ -42,7 +41,7 @@ class Parity:
     """A metric of groups compared with each other."""
 
     overall: np.ndarray
-    """(...) float. NaN where it is not defined."""
+    """(...) float."""
     by_group: np.ndarray
     """(..., G) float. What each group contributes; the docstring of the metric says what that is."""
     by_class: np.ndarray | None = None
@@ -52,105 +51,74 @@ class Parity:
 # Parity of accuracy
 
 
-def spd_accuracy(accuracies: np.ndarray, *, reference: int) -> Parity:
-    """The contest's SPD: mean over ALL groups of |acc_g - acc_ref|. 0 is fair.
+def spd_accuracy(acc: np.ndarray, *, reference: int) -> Parity:
+    """The contest's SPD: mean over ALL groups of |acc_g - acc_ref|. 0 is fair; `by_group` is acc_g - acc_ref.
 
-    The reference group's own 0 is in the divisor: with four groups it is 3/4 of the mean gap of the other three.
-
-    Args:
-      accuracies: (..., G) float. NaN for a group without images, which is left out of the divisor.
-      reference: Index of the group compared against.
-
-    Returns:
-      `by_group`: acc_g - acc_ref, -1 to 1. NaN everywhere when the reference has no images.
+    The reference group's own 0 is in the divisor: with four groups it is 3/4 of the mean gap of the other three. A
+    group without images is not; without images of the reference nothing is defined.
 
     Source: ESFair 2023, sample code, test.py (commit 882a2b6), where the reference is always G10.
     Differs: from the SPD of the literature and fairlearn's demographic_parity_difference, which compare selection
     rates (`spd_selection`).
     """
-    difference = accuracies - accuracies[..., reference, None]
-    return Parity(if_two(mean_defined(np.abs(difference)), accuracies), difference)
+    difference = acc - acc[..., reference, None]
+    return Parity(if_two(mean_defined(np.abs(difference)), acc), difference)
 
 
-def u_l1(accuracies: np.ndarray, *, accuracy: np.ndarray) -> Parity:
-    """Unfairness score U = sum_g |acc_g - acc|. 0 is fair.
+def u_l1(acc: np.ndarray, *, accuracy: np.ndarray) -> Parity:
+    """Unfairness score U = sum_g |acc_g - acc|, the terms `by_group`. 0 is fair.
 
-    Args:
-      accuracies: (..., G) float.
-      accuracy: (...) float. Accuracy over all images of these groups (micro), not the mean of the groups.
-
-    Returns:
-      `by_group`: |acc_g - acc|.
+    `accuracy` (...) is over all images of these groups (micro), not the mean of the groups.
 
     Source: Sheng et al., FaHaNa, arXiv 2202.11317; BiaslessNAS, arXiv 2407.13896, whose printed values
     (.2264, .1514) follow from its group accuracies.
     """
-    distance = np.abs(accuracies - accuracy[..., None])
-    return Parity(if_two(np.nansum(distance, -1), accuracies), distance)
+    distance = np.abs(acc - accuracy[..., None])
+    return Parity(if_two(np.nansum(distance, -1), acc), distance)
 
 
-def gap(accuracies: np.ndarray) -> Parity:
-    """U = max_g acc_g - min_g acc_g. 0 is fair.
-
-    Args:
-      accuracies: (..., G) float.
-
-    Returns:
-      `by_group`: max acc - acc_g, what the group lacks to the best.
+def gap(acc: np.ndarray) -> Parity:
+    """U = max_g acc_g - min_g acc_g. 0 is fair; `by_group` is what the group lacks to the best.
 
     Source: HeViFa, Fast and fair medical AI on the edge (2023), U = |acc_light - acc_dark|, here for any number of
     groups; fairlearn's MetricFrame.difference().
     """
-    best = largest(accuracies)
-    return Parity(if_two(best - smallest(accuracies), accuracies), best[..., None] - accuracies)
+    best = largest(acc)
+    return Parity(if_two(best - smallest(acc), acc), best[..., None] - acc)
 
 
-def pqd(accuracies: np.ndarray) -> Parity:
-    """Predictive quality disparity: PQD = min_g acc_g / max_g acc_g. 1 is fair.
+def pqd(acc: np.ndarray) -> Parity:
+    """Predictive quality disparity: PQD = min_g acc_g / max_g acc_g. 1 is fair; `by_group` is acc_g / max acc.
 
     Not defined where every group has accuracy 0. For two groups it is also what BiaslessNAS calls disparate impact.
-
-    Args:
-      accuracies: (..., G) float.
-
-    Returns:
-      `by_group`: acc_g / max acc.
 
     Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023), whose own two Fitzpatrick rows do not
     follow it (75.79 / 85.36 is .888 and printed .876; 76.41 / 85.81 is .890 and printed .879).
     """
-    best = largest(accuracies)
-    return Parity(if_two(ratio(smallest(accuracies), best), accuracies), ratio(accuracies, best[..., None]))
+    best = largest(acc)
+    return Parity(if_two(ratio(smallest(acc), best), acc), ratio(acc, best[..., None]))
 
 
-def worst_group(accuracies: np.ndarray) -> Parity:
-    """min_g acc_g, 0 to 1. Cannot be raised by making the others worse.
-
-    Args:
-      accuracies: (..., G) float.
-
-    Returns:
-      `by_group`: acc_g.
+def worst_group(acc: np.ndarray) -> Parity:
+    """min_g acc_g, 0 to 1; `by_group` is acc_g. Cannot be raised by making the others worse.
 
     Source: Sagawa et al., Distributionally robust neural networks, arXiv 1911.08731.
     """
-    return Parity(if_two(smallest(accuracies), accuracies), accuracies)
+    return Parity(if_two(smallest(acc), acc), acc)
 
 
 def gap_mix_adjusted(hits: np.ndarray, support: np.ndarray, *, cells: np.ndarray) -> Parity:
-    """The max-min gap the groups would have with one and the same mix of classes (direct standardisation).
+    """The gap the groups would have with one and the same mix of classes (direct standardisation).
 
-    acc'_g = sum_c w_c H[g, c] / N[g, c] with w_c the share of class c among all images. What `gap` has more than this
-    comes from the data (one group has more of the difficult classes), not from the classifier.
+    acc'_g = sum_c w_c H[g, c] / N[g, c] with w_c the share of class c among all images is `by_group`; NaN for a group
+    whose own recalls cover less than half of the mix. What `gap` has more than this comes from the data (one group has
+    more of the difficult classes), not from the classifier.
 
     Args:
       hits: (..., G, C) integer. H[g, c].
       support: (..., G, C) integer. N[g, c].
       cells: (G, C) bool. Where a group's own recall is used; elsewhere, and where a cell is empty, that of all groups
         together.
-
-    Returns:
-      `by_group`: acc'_g; NaN for a group whose own recalls cover less than half of the mix.
 
     Source: direct standardisation, as epidemiology does for age. That the contest's groups differ mostly by class mix:
     two numbers, one accuracy for the class "unknown" and one for the others, explain over .97 of the variance of
@@ -160,118 +128,81 @@ def gap_mix_adjusted(hits: np.ndarray, support: np.ndarray, *, cells: np.ndarray
     pooled = ratio(hits.sum(-2), per_class)[..., None, :]
     own = ratio(hits, support)
     is_own = cells & ~np.isnan(own)
-    recalls = np.where(is_own, own, pooled)
     weights = ratio(per_class, per_class.sum(-1)[..., None])[..., None, :]
     covered = (weights * is_own).sum(-1)
-    adjusted = np.where(covered >= 0.5, np.nansum(weights * recalls, -1), np.nan)
+    adjusted = np.where(covered >= 0.5, np.nansum(weights * np.where(is_own, own, pooled), -1), np.nan)
     return Parity(gap(adjusted).overall, adjusted)
 
 
 # Parity of predictions and of recall, class by class
 
 
-def dpm(selection_rates: np.ndarray, *, zero_division: float = np.nan) -> Parity:
-    """Demographic disparity: DPM = mean_c min_g P(y^ = c | g) / max_g P(y^ = c | g). 1 is fair.
+def mean_ratio(rates: np.ndarray) -> Parity:
+    """mean_c min_g rate(c, g) / max_g rate(c, g), the ratios `by_class`. 1 is fair.
 
-    Args:
-      selection_rates: (..., G, C) float.
-      zero_division: Ratio of a class that is never predicted; NaN leaves it out of the mean.
-
-    Returns:
-      `by_group`: mean over classes of P(y^ = c | g) / max_g. `by_class`: the ratio.
+    `by_group` is the mean over classes of rate / max. Of selection rates it is demographic disparity, DPM; of true
+    positive rates it is equality of opportunity, EOM. A class that is never predicted, or found in no group, is left
+    out.
 
     Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023). The mean is over the classes, as in
     FairDisCo's evaluation; HeViFa's text says groups.
     Differs: FairDisCo's code gives NaN once any class is never predicted.
     """
-    return _mean_ratio(selection_rates, zero_division)
+    best = largest(rates, axis=-2)  # (..., C)
+    by_class = if_two(ratio(smallest(rates, axis=-2), best), rates, axis=-2)
+    relative = np.where(np.isnan(by_class)[..., None, :], np.nan, ratio(rates, best[..., None, :]))
+    return Parity(mean_defined(by_class), mean_defined(relative), by_class)
 
 
-def eom(true_positive_rates: np.ndarray, *, zero_division: float = np.nan) -> Parity:
-    """Equality of opportunity: EOM = mean_c min_g TPR(c, g) / max_g TPR(c, g). 1 is fair.
+def di_selection(selected: np.ndarray) -> Parity:
+    """Disparate impact: min_c min_g P(y^ = c | g) / max_g P(y^ = c | g). 1 is fair, under 0.8 suspect.
 
-    Args:
-      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
-      zero_division: Ratio of a class that is found in no group; NaN leaves it out of the mean.
-
-    Returns:
-      `by_group`: mean over classes of TPR(c, g) / max_g. `by_class`: the ratio.
-
-    Source: Du et al., FairDisCo, arXiv 2208.10013; HeViFa (2023). The mean is over the classes, as above.
-    """
-    return _mean_ratio(true_positive_rates, zero_division)
-
-
-def di_selection(selection_rates: np.ndarray) -> Parity:
-    """Disparate impact on selection: min_c min_g P(y^ = c | g) / max_g P(y^ = c | g). 1 is fair, under 0.8 suspect.
-
-    Args:
-      selection_rates: (..., G, C) float.
-
-    Returns:
-      `by_group`: min over classes of P(y^ = c | g) / max_g. `by_class`: the ratio.
+    `by_group` is the least ratio of a class, `by_class` that of a group.
 
     Source: Feldman et al., Certifying and removing disparate impact, arXiv 1412.3756, definition 1.1, class by class.
     """
-    best = largest(selection_rates, axis=-2)
-    relative = ratio(selection_rates, best[..., None, :])
-    by_class = if_two(smallest(relative, axis=-2), selection_rates, axis=-2)
+    relative = ratio(selected, largest(selected, axis=-2)[..., None, :])
+    by_class = if_two(smallest(relative, axis=-2), selected, axis=-2)
     return Parity(smallest(by_class), smallest(relative), by_class)
 
 
-def spd_selection(selection_rates: np.ndarray, *, reference: int) -> Parity:
-    """The literature's SPD: SPD_c(g) = P(y^ = c | g) - P(y^ = c | ref); overall max_{g, c} |SPD_c(g)|. 0 is fair.
+def spd_selection(selected: np.ndarray, *, reference: int) -> Parity:
+    """The literature's SPD: max_{g, c} |P(y^ = c | g) - P(y^ = c | ref)|. 0 is fair.
 
-    Args:
-      selection_rates: (..., G, C) float.
-      reference: Index of the group compared against.
-
-    Returns:
-      `by_group`: max over classes of |SPD_c(g)|. `by_class`: max over groups.
+    `by_group` is the largest difference of a class, `by_class` that of a group.
 
     Source: Dwork et al., Fairness through awareness, arXiv 1104.3913; problem page of ESFair 2023, which names it and
     whose code does something else (`spd_accuracy`).
     """
-    difference = np.abs(selection_rates - selection_rates[..., reference, None, :])
-    by_class = if_two(largest(difference, axis=-2), selection_rates, axis=-2)
+    difference = np.abs(selected - selected[..., reference, None, :])
+    by_class = if_two(largest(difference, axis=-2), selected, axis=-2)
     return Parity(largest(by_class), largest(difference), by_class)
 
 
-def equal_opportunity(true_positive_rates: np.ndarray) -> Parity:
-    """max_c (max_g TPR(c, g) - min_g TPR(c, g)): the class-conditional gap. 0 is fair.
+def equal_opportunity(tpr: np.ndarray) -> Parity:
+    """max_c (max_g TPR(c, g) - min_g TPR(c, g)), the differences `by_class`. 0 is fair.
 
-    Args:
-      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
-
-    Returns:
-      `by_group`: max over classes of what the group lacks to the best. `by_class`: the difference.
+    `by_group` is the largest distance of a class to the best group.
 
     Source: Hardt et al., Equality of opportunity in supervised learning, arXiv 1610.02413, definition 2.2, one class
     against the rest; fairlearn's equal_opportunity_difference.
     """
-    by_class = _spread(true_positive_rates)
-    lacking = largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
-    lacking = np.where(has_two(true_positive_rates, -2)[..., None, :], lacking, np.nan)
+    by_class = _spread(tpr)
+    lacking = np.where(np.isnan(by_class)[..., None, :], np.nan, largest(tpr, axis=-2)[..., None, :] - tpr)
     return Parity(largest(by_class), largest(lacking), by_class)
 
 
-def equalized_odds(true_positive_rates: np.ndarray, false_positive_rates: np.ndarray) -> Parity:
-    """max_c max(max_g TPR - min_g TPR, max_g FPR - min_g FPR) of class c. 0 is fair.
-
-    Args:
-      true_positive_rates: (..., G, C) float. NaN where a cell is empty or too small to count.
-      false_positive_rates: (..., G, C) float.
-
-    Returns:
-      `by_group`: max over classes and both rates of the distance to the best group. `by_class`: the larger difference.
+def equalized_odds(tpr: np.ndarray, fpr: np.ndarray) -> Parity:
+    """The larger of `equal_opportunity` and the same of false positive rates, class by class and group by group.
 
     Source: Hardt et al., arXiv 1610.02413, definition 2.1, one class against the rest; fairlearn's
     equalized_odds_difference with agg="worst_case".
     """
-    by_class = np.fmax(_spread(true_positive_rates), _spread(false_positive_rates))
-    lacking = largest(true_positive_rates, axis=-2)[..., None, :] - true_positive_rates
-    excess = false_positive_rates - smallest(false_positive_rates, axis=-2)[..., None, :]
-    by_group = np.where(has_two(false_positive_rates[..., 0], -1)[..., None], largest(np.fmax(lacking, excess)), np.nan)
+    false = _spread(fpr)
+    by_class = np.fmax(_spread(tpr), false)
+    lacking = largest(tpr, axis=-2)[..., None, :] - tpr
+    excess = fpr - smallest(fpr, axis=-2)[..., None, :]
+    by_group = np.where(np.isnan(false[..., :1]), np.nan, largest(np.fmax(lacking, excess)))
     return Parity(largest(by_class), by_group, by_class)
 
 
@@ -288,31 +219,23 @@ def parity(
       names: These alone; default: all.
     """
     cells = counts.sum(-1) >= MIN_CELL if cells is None else cells
-    acc_g, acc = accuracies(counts), accuracy(counts)
-    selected, found = selection_rates(counts), np.where(cells, true_positive_rates(counts), np.nan)
+    acc, selected = accuracies(counts), selection_rates(counts)
+    tpr = np.where(cells, true_positive_rates(counts), np.nan)
     metrics: dict[str, Callable[[], Parity]] = {
-        "spd_accuracy": lambda: spd_accuracy(acc_g, reference=reference),
-        "u_l1": lambda: u_l1(acc_g, accuracy=acc),
-        "gap": lambda: gap(acc_g),
+        "spd_accuracy": lambda: spd_accuracy(acc, reference=reference),
+        "u_l1": lambda: u_l1(acc, accuracy=accuracy(counts)),
+        "gap": lambda: gap(acc),
         "gap_mix_adjusted": lambda: gap_mix_adjusted(hits(counts), counts.sum(-1), cells=cells),
-        "pqd": lambda: pqd(acc_g),
-        "worst_group": lambda: worst_group(acc_g),
-        "dpm": lambda: dpm(selected),
-        "eom": lambda: eom(found),
+        "pqd": lambda: pqd(acc),
+        "worst_group": lambda: worst_group(acc),
+        "dpm": lambda: mean_ratio(selected),
+        "eom": lambda: mean_ratio(tpr),
         "di_selection": lambda: di_selection(selected),
         "spd_selection": lambda: spd_selection(selected, reference=reference),
-        "equal_opportunity": lambda: equal_opportunity(found),
-        "equalized_odds": lambda: equalized_odds(found, false_positive_rates(counts)),
+        "equal_opportunity": lambda: equal_opportunity(tpr),
+        "equalized_odds": lambda: equalized_odds(tpr, false_positive_rates(counts)),
     }
     return {name: metric() for name, metric in metrics.items() if names is None or name in names}
-
-
-def _mean_ratio(rates: np.ndarray, zero_division: float) -> Parity:
-    best = largest(rates, axis=-2)  # (..., C)
-    by_class = ratio(smallest(rates, axis=-2), best)
-    by_class = if_two(np.where(best == 0, zero_division, by_class), rates, axis=-2)
-    relative = np.where(np.isnan(by_class)[..., None, :], np.nan, ratio(rates, best[..., None, :]))
-    return Parity(mean_defined(by_class), mean_defined(relative), by_class)
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONTEST_REFERENCE = "G10"
-"""The group that the organisers' code compares against, fixed there."""
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -20,18 +17,19 @@ class Profile:
     name: str
     summary: str
     """One line for people."""
-    reference: str | None = CONTEST_REFERENCE
-    """Group compared against wherever the data has it; None: always the group with the fewest images."""
+    reference: str | None = "G10"
+    """Group compared against wherever the data has it, as in the organisers' code; None: the one with fewest images."""
     has_floor: bool = True
     """Whether fairness is 0 for an SPD over 0.2, rather than negative."""
     batch_size: int | None = None
     """Images of a group that are scored at once; what does not fill a batch is dropped at random. None: all count."""
 
 
+DEFAULT = "esfair2023"
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("esfair2023", "the organisers' formulas on every image"),
+        Profile(DEFAULT, "the organisers' formulas on every image"),
         # Their loader shuffles each group and drops its last incomplete batch: up to 63 images per group, at random.
         Profile("esfair2023-code", "the organisers' code, which drops up to 63 images per group", batch_size=64),
         # The page writes P(Y^=1 | minority) - P(Y^=1 | majority); with more than two classes the one reading that gives
@@ -39,4 +37,3 @@ PROFILES = {
         Profile("esfair2023-page", "the rule text: minority = fewest images, no floor", None, has_floor=False),
     )
 }
-DEFAULT = "esfair2023"

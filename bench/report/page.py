@@ -25,7 +25,6 @@ from ..dataset import NOT_STATED
 from ..metrics.evaluation import Metric
 from ..results import document
 from ..results.build import HALF_WIDTH
-from ..results.document import check_columns, columns_of
 from ..robustness.changes import CHANGES
 from ..robustness.text import is_other
 from . import csv_tables, plots
@@ -52,7 +51,7 @@ def load(paths: Sequence[Path], columns: Sequence[str] = ()) -> dict[str, dict[s
         if name in results:
             raise EdgeError(f"{path}: another results file has its name {name!r} already, expected different names")
         results[name] = result = document.load(path)
-        check_columns(result, columns, path)
+        document.check_columns(result, columns, path)
         if columns and (further := result.get("groupings")):
             result["groupings"] = {column: part for column, part in further.items() if column in columns}
         try:
@@ -135,7 +134,7 @@ def _view(letter: str, name: str, result: dict[str, Any]) -> dict[str, Any]:
         "letter": letter,
         "name": name,
         "r": result,
-        "columns": columns_of(result),
+        "columns": document.columns_of(result),
         "groups": _groups(f"{prefix}-groups", result, result["accuracy"]),
         "further": {
             column: _groups(f"{prefix}-groups-{index}", part, result["accuracy"])
@@ -202,7 +201,7 @@ def _command(result: dict[str, Any]) -> str:
             flags += [word for kind in kinds for word in ("--only", kind)]
         words = ["robustness", "-m", part["model"], data["name"], *flags, "-o", "robustness.json"]
         return shlex.join(["edge-bench", *map(str, words)])
-    columns = columns_of(result)
+    columns = document.columns_of(result)
     flags += [flag for column in columns if columns != ["group"] for flag in ("--group", column)]
     flags += ["--split", data["split"]] if data["split"] is not None else []
     flags += ["--subset"] if data["left_out"] else []
@@ -272,7 +271,7 @@ def _differences(results: list[dict[str, Any]]) -> list[str]:
     first, keys = results[0], ["path", "label", "group"]
     names = {"profile": "profile", "reference_group": "reference group", "excluded_groups": "groups compared"}
     found = [name for key, name in names.items() if any(r["score"][key] != first["score"][key] for r in results)]
-    if any(columns_of(result)[0] != columns_of(first)[0] for result in results):
+    if any(document.columns_of(result)[0] != document.columns_of(first)[0] for result in results):
         found.append("column of groups")
         keys.remove("group")
     images = [sorted(zip(*(result["samples"][key] for key in keys))) for result in results]

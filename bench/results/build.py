@@ -22,18 +22,21 @@ from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 from ..dataset import NOT_STATED, Sample
-from ..metrics.accuracy import calibration
 from ..metrics.contest import left_out, over_permutations, scored_sizes
 from ..metrics.counts import NO_ANSWER, hits
-from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
+from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting, as_metric
 from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import CONFIDENCE, images_needed
 from ..metrics.paired import joint_draws
+from ..metrics.probability import EDGES, calibration
 from .join import has_answer
 
 HALF_WIDTH = 0.05
 """A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
+
+OBSERVED = ("label", "prediction", "group", "cluster")
+"""Of the `samples` of a results file, what `Observations.of` takes."""
 
 
 def metrics(pairs: Sequence[tuple[Sample, Prediction]], classes: list[str], setting: Setting) -> dict[str, Any]:
@@ -50,17 +53,11 @@ def metrics(pairs: Sequence[tuple[Sample, Prediction]], classes: list[str], sett
     if not pairs:
         raise EdgeError("no sample is left to score")
     samples: dict[str, list[Any]] = {
-        "path": [sample.path for sample, _ in pairs],
-        "group": [sample.group for sample, _ in pairs],
-        "cluster": [sample.cluster for sample, _ in pairs],
-        "label": [sample.label for sample, _ in pairs],
+        **{name: [getattr(sample, name) for sample, _ in pairs] for name in ("path", "group", "cluster", "label")},
         "prediction": [prediction.label if has_answer(prediction) else None for _, prediction in pairs],
         "status": [prediction.status for _, prediction in pairs],
     }
-    data = Observations.of(
-        samples["label"], samples["prediction"], samples["group"], samples["cluster"],
-        classes=classes, reference=setting.reference,
-    )
+    data = Observations.of(*(samples[name] for name in OBSERVED), classes=classes, reference=setting.reference)
     frame, table, part = _of_groups(data, setting)
     accuracy = data.rate(data.is_right)
     contest = _contest(data, frame) | {
@@ -91,7 +88,14 @@ def metrics(pairs: Sequence[tuple[Sample, Prediction]], classes: list[str], sett
         },
         "by_group": part["by_group"],
         "confusion_matrix": data.counts.sum(0)[:, :-1].tolist(),
-        "interval": _interval(data, setting),
+        "interval": {
+            "confidence": CONFIDENCE,
+            "rates": "Wilson" + ("" if data.has_single_clusters else ", images counted as what clusters are worth"),
+            "others": "bootstrap over clusters, stratified by group, percentiles shifted by the bias",
+            "draws": setting.draws,
+            "seed": setting.seed,
+            "clusters": data.num_clusters,
+        },
         "warnings": part["warnings"],
         "latency": None,
         "machine": None,
@@ -133,13 +137,41 @@ def further(
             raise EdgeError(f"column {column}: every group is excluded or {NOT_STATED}, got {', '.join(alone)}")
         largest = max(compared, key=lambda name: sizes[name])
         reference = profile.reference if profile.reference in compared else largest
-        groups = [group_of[path] for path in samples["path"]]
-        data = Observations.of(
-            samples["label"], samples["prediction"], groups, samples["cluster"], classes=classes, reference=reference
-        )
+        groups = {"group": [group_of[path] for path in samples["path"]]}
+        columns_of = {**samples, **groups}
+        data = Observations.of(*(columns_of[name] for name in OBSERVED), classes=classes, reference=reference)
         part = _of_groups(data, replace(setting, profile=profile, reference=reference, excluded=own))[2]
-        found[column] = {**part, "samples": {"group": groups}}
+        found[column] = {**part, "samples": groups}
     return found
+
+
+def add_latency(result: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Completes a result with a file of `edge-bench latency`: the third part, the total, the machine.
+
+    The latency stands without an interval: its runs differ far less than accuracy and fairness do, and the score
+    holds for the machine it was measured on.
+    """
+    from ..speed.latency import latency_score  # onnxruntime, which scoring without a latency does without
+
+    latency, contest = measured["latency"], result["score"]
+    value = latency_score(latency["seconds_per_100"])
+    contest["latency"] = as_metric(value, None, latency["images"])
+    contest["thirds"]["latency"] = _third(contest["latency"])
+    two_thirds = contest["total_of_two_thirds"]
+    if two_thirds["value"] is not None:
+        contest["total"] = {
+            key: end if key == "n" or end is None else end + value / 3 for key, end in two_thirds.items()
+        }
+    result["latency"], result["machine"] = latency, measured.get("machine")
+    # The file may be a result that took its latency from another one, with these reasons.
+    reasons = [f"latency: {reason.removeprefix('latency: ')}" for reason in measured["reasons"]]
+    if not (measured["valid"] or reasons):
+        reasons.append("latency: its file says no more than that it is not valid")
+    models = [(measured.get("model") or {}).get("sha256"), result["predictions"].get("model_sha256")]
+    if None not in models and models[0] != models[1]:
+        reasons.append("latency: measured with another model than the predictions are of")
+    result["reasons"] += reasons
+    result["valid"] = not result["reasons"]
 
 
 def _of_groups(data: Observations, setting: Setting) -> tuple[Frame, Intervals, dict[str, Any]]:
@@ -173,7 +205,7 @@ def _fairness(data: Observations, frame: Frame, table: Intervals) -> dict[str, A
     for name, metric in frame.parities(data.counts).items():
         part[name] = table.metric(f"fairness.{name}") | {"by_group": table.by_group(f"fairness.{name}.by_group")}
         if metric.by_class is not None:
-            by_class = [None if np.isnan(value) else float(value) for value in metric.by_class]
+            by_class = [None if np.isnan(value) else value for value in metric.by_class.tolist()]
             part[name]["by_class"] = dict(zip(data.classes, by_class, strict=True))
     part["gap_from_mix"] = table.metric("fairness.gap_from_mix")
     return part
@@ -208,10 +240,9 @@ def _malignant(data: Observations, malignant: Collection[str]) -> dict[str, Any]
             "specificity": data.rate(answer == truth, chosen & ~truth),
         }
 
-    everyone = np.ones(len(truth), bool)
     return {
         "classes": [name for name in data.classes if name in malignant],
-        **rates(everyone),
+        **rates(np.ones(len(truth), bool)),
         "by_group": {name: rates(data.group == index) for index, name in enumerate(data.groups)},
     }
 
@@ -221,19 +252,17 @@ def _warnings(frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
     if num_unstated := by_group[NOT_STATED]["accuracy"]["n"] if NOT_STATED in by_group else 0:
         yield f"the group of {num_unstated} images is not stated: they are compared with no other"
     for name in frame.names:
-        accuracy = by_group[name]["accuracy"]
-        n = accuracy["n"]
+        value, low, high, n = by_group[name]["accuracy"].values()
         if n < MIN_CELL:
             yield (
                 f"group {name} has {n} images, under {MIN_CELL}: no interval for anything that compares "
                 "groups (--exclude-group leaves it out)"
             )
-        elif (accuracy["high"] - accuracy["low"]) / 2 > HALF_WIDTH:
-            half = (accuracy["high"] - accuracy["low"]) / 2
-            needed = images_needed(min(max(accuracy["value"], 0.1), 0.9), HALF_WIDTH)
+        elif (half := (high - low) / 2) > HALF_WIDTH:
+            needed = images_needed(min(max(value, 0.1), 0.9), HALF_WIDTH)
             ends = f"{n} images give its accuracy +- {100 * half:.1f} points"
             yield f"group {name}: {ends}; +- {100 * HALF_WIDTH:.0f} points take about {needed}"
-    if len(frame.names) - (frame.support.sum(-1) == 0).sum() < 2:
+    if (frame.sizes[frame.compared] > 0).sum() < 2:
         yield "fewer than two groups with images: nothing that compares groups is defined"
     elif not frame.sizes[frame.reference]:
         yield f"the reference group {frame.setting.reference} has no scored image: SPD and fairness are not defined"
@@ -242,18 +271,6 @@ def _warnings(frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
             f"{small} of {frame.cells.size} cells of group and class have under {MIN_CELL} images and are "
             "left out of eom, equal_opportunity and equalized_odds"
         )
-
-
-def _interval(data: Observations, setting: Setting) -> dict[str, Any]:
-    """How the intervals were made."""
-    return {
-        "confidence": CONFIDENCE,
-        "rates": "Wilson" + ("" if data.has_single_clusters else ", images counted as what clusters are worth"),
-        "others": "bootstrap over clusters, stratified by group, percentiles shifted by the bias",
-        "draws": setting.draws,
-        "seed": setting.seed,
-        "clusters": int(data.cluster.max()) + 1 if len(data.cluster) else 0,
-    }
 
 
 def _contest(data: Observations, frame: Frame) -> dict[str, Any]:
@@ -279,28 +296,25 @@ def _contest(data: Observations, frame: Frame) -> dict[str, Any]:
 def _calibration(pairs: Sequence[tuple[Sample, Prediction]], data: Observations) -> dict[str, Any] | None:
     """Expected calibration error of the images with an answer; None where the predictions lack probabilities."""
     answered = np.flatnonzero(data.y_pred != NO_ANSWER)
-    confidences = np.empty(len(answered))
-    for i, probabilities in enumerate(pairs[k][1].probabilities for k in answered.tolist()):
-        if probabilities is None:
-            return None
-        confidences[i] = probabilities.max()
-    if not len(answered):
+    probabilities = [pairs[k][1].probabilities for k in answered.tolist()]
+    confidences = np.array([p.max() for p in probabilities if p is not None], np.float64)
+    if not len(answered) or len(confidences) < len(answered):
         return None
     right, group = data.is_right[answered], data.group[answered]
 
     def describe(chosen: np.ndarray) -> dict[str, Any]:
         bins = calibration(confidences[chosen], right[chosen])
         return {
-            "ece": {"value": bins.error, "low": None, "high": None, "n": bins.n},
+            "ece": {"value": bins.error, "low": None, "high": None, "n": int(chosen.sum())},
             "bins": {"n": bins.sizes, "confidence": bins.confidences, "accuracy": bins.accuracies},
         }
 
     return {
-        "edges": calibration(confidences, right).edges,
+        "edges": list(EDGES),
         **describe(np.ones(len(right), bool)),
         "by_group": {name: describe(group == index) for index, name in enumerate(data.groups)},
     }
 
 
 def _third(metric: Metric) -> Metric:
-    return {k: metric[k] if k == "n" or metric[k] is None else metric[k] / 3 for k in ("value", "low", "high", "n")}
+    return {key: end if key == "n" or end is None else end / 3 for key, end in metric.items()}

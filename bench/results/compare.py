@@ -16,11 +16,12 @@ import numpy as np
 from edge.errors import EdgeError
 
 from ..dataset import NOT_STATED
-from ..metrics import fairness
-from ..metrics.evaluation import Frame, Observations, Setting
+from ..metrics.evaluation import Frame, Observations, Setting, as_metric, is_parity
+from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS, bootstrap_interval
 from ..metrics.paired import joint_draws
 from ..metrics.profiles import PROFILES
+from .build import OBSERVED
 from .document import SCHEMA
 from .text import number
 
@@ -75,25 +76,24 @@ def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> 
     classes = [*a["classes"], *(name for name in b["classes"] if name not in a["classes"])]
     profile, reference, excluded = (a["score"][key] for key in ("profile", "reference_group", "excluded_groups"))
     setting = Setting(PROFILES[profile], reference, tuple(excluded), draws=draws, seed=seed)
-    first = _observations(a, list(range(len(order))), classes, setting)
-    second = _observations(b, order, classes, setting)
+    first = _observations(a, list(range(len(order))), classes, reference)
+    second = _observations(b, order, classes, reference)
     frame = Frame(first.counts, first.groups, setting)
-    sizes = frame.sizes[frame.compared].tolist()
     values = [frame.statistics(data.counts, frame.parts_of_data(data)) for data in (first, second)]
-    drawn = _differences(first, second, frame)
-    has_interval = min(sizes) >= fairness.MIN_CELL
+    # Where the profile drops images, each model's shuffles are drawn apart, as the organisers' runs would be.
+    other = Frame(first.counts, first.groups, replace(setting, seed=seed + 1))
+    drawn = joint_draws([first, second], [frame, other])
 
-    def entry(name: str, position: int | None = None, *, higher_is_better: bool, n: int) -> dict[str, Any]:
-        ends = [float(value[name] if position is None else value[name][position]) for value in values]
-        draws = drawn[name] if position is None else drawn[name][:, position]
-        is_parity = name.startswith(("fairness.", "score.")) and name != "score.accuracy"
-        known = n >= fairness.MIN_CELL if not is_parity else has_interval
-        found = bootstrap_interval(ends[1] - ends[0], draws) if known else None
-        return _entry(ends[0], ends[1], found, higher_is_better=higher_is_better, n=n)
+    def entry(name: str, *position: int, higher_is_better: bool, n: int) -> dict[str, Any]:
+        old, new = (float(value[name][position]) for value in values)
+        is_known = frame.has_large_groups if is_parity(name) else n >= MIN_CELL
+        draws = (drawn[1][name] - drawn[0][name])[:, *position]
+        interval = bootstrap_interval(new - old, draws) if is_known else None
+        return _entry(old, new, interval, higher_is_better=higher_is_better, n=n)
 
-    num_samples = len(order)
+    num_compared = int(frame.sizes[frame.compared].sum())
     metrics = {
-        name: entry(name, higher_is_better=better, n=sum(sizes) if name.startswith("fairness.") else num_samples)
+        name: entry(name, higher_is_better=better, n=num_compared if name.startswith("fairness.") else len(order))
         for name, better in _HIGHER_IS_BETTER.items()
     }
     if a["score"].get("latency") and b["score"].get("latency"):
@@ -104,37 +104,15 @@ def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> 
     }
     return {
         "schema": SCHEMA,
-        "profile": setting.profile.name,
-        "reference_group": setting.reference,
-        "excluded_groups": list(setting.excluded),
+        "profile": profile,
+        "reference_group": reference,
+        "excluded_groups": list(excluded),
         "metrics": metrics,
         "by_group": by_group,
         "changed": _changed(first, second),
-        "levelling_down": levelling_down(
-            metrics["score.fairness"], {name: entry for name, entry in by_group.items() if name != NOT_STATED}
-        ),
+        "levelling_down": _levelling_down(metrics["score.fairness"], by_group),
         "interval": {"kind": "paired bootstrap over clusters, stratified by group", "draws": draws, "seed": seed},
     }
-
-
-def levelling_down(fairness: dict[str, Any], by_group: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whether B is fairer because it serves a group worse.
-
-    Args:
-      fairness: Compared fairness: {a, b, ...}.
-      by_group: Group -> compared accuracy: {..., difference: {value, low, high, n}}.
-
-    Returns:
-      `flag`: fairness rose while the accuracy of a group fell by more than noise. `groups`: those that fell so.
-
-    Source: Mittelstadt et al., The unfairness of fair machine learning, arXiv 2302.02404.
-    """
-    fell = [
-        name for name, group in by_group.items()
-        if group["difference"]["high"] is not None and group["difference"]["high"] < 0
-    ]
-    rose = None not in (fairness["a"], fairness["b"]) and fairness["b"] > fairness["a"]
-    return {"flag": bool(rose and fell), "groups": fell}
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
@@ -173,11 +151,11 @@ def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
                 f"{len(alone)} of {len(names)} images are in the {what} result alone, first {alone[0]}; expected the "
                 "same images in both"
             )
-    for key, name in (("profile", "profile"), ("reference_group", "reference group"),
-                      ("excluded_groups", "excluded groups")):
+    for key in ("profile", "reference_group", "excluded_groups"):
         ours, theirs = a["score"][key], b["score"][key]
         if ours != theirs:
-            raise EdgeError(f"got {name} {ours!r} in the first result and {theirs!r} in the second, expected one")
+            got = f"{key.replace('_', ' ')} {ours!r} in the first result and {theirs!r} in the second"
+            raise EdgeError(f"got {got}, expected one")
     order = [index[path] for path in paths[0]]
     for key in ("label", "group", "cluster"):
         theirs = b["samples"][key]
@@ -188,61 +166,54 @@ def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
     return order
 
 
-def _observations(result: dict[str, Any], order: list[int], classes: list[str], setting: Setting) -> Observations:
-    names = ("label", "prediction", "group", "cluster")
-    samples = {name: [result["samples"][name][i] for i in order] for name in names}
+def _observations(result: dict[str, Any], order: list[int], classes: list[str], reference: str) -> Observations:
+    samples = {name: [result["samples"][name][i] for i in order] for name in OBSERVED}
     if unknown := {*samples["label"], *samples["prediction"]} - {*classes, None}:
         raise EdgeError(f"got the class {sorted(unknown)[0]!r}, expected one of {', '.join(classes)}")
-    return Observations.of(
-        samples["label"], samples["prediction"], samples["group"], samples["cluster"],
-        classes=classes, reference=setting.reference,
-    )
-
-
-def _differences(first: Observations, second: Observations, frame: Frame) -> dict[str, np.ndarray]:
-    """Name -> (B, ...) float: B's metric minus A's on the same resampled images."""
-    # Where the profile drops images, each model's shuffles are drawn apart, as the organisers' runs would be.
-    other = Frame(first.counts, first.groups, replace(frame.setting, seed=frame.setting.seed + 1))
-    a, b = joint_draws([first, second], [frame, other])
-    return {name: b[name] - a[name] for name in a}
+    return Observations.of(*samples.values(), classes=classes, reference=reference)
 
 
 def _entry(
-    a: float, b: float, found: tuple[float, float] | None, *, higher_is_better: bool, n: int
+    a: float, b: float, interval: tuple[float, float] | None, *, higher_is_better: bool, n: int
 ) -> dict[str, Any]:
-    low, high = found or (None, None)
-    ends = [None if np.isnan(value) else value for value in (a, b, b - a)]
-    if low is None or high is None:
-        verdict = "not known: too few images" if ends[2] is not None else "not defined"
-    elif low <= 0 <= high:
+    difference = as_metric(b - a, interval, n)
+    if interval is None:
+        verdict = "not defined" if difference["value"] is None else "not known: too few images"
+    elif interval[0] <= 0 <= interval[1]:
         verdict = SAME
     else:
-        verdict = "B better" if (low > 0) == higher_is_better else "B worse"
-    difference = {"value": ends[2], "low": low, "high": high, "n": n}
-    return {"a": ends[0], "b": ends[1], "difference": difference, "verdict": verdict}
+        verdict = "B better" if (interval[0] > 0) == higher_is_better else "B worse"
+    ends = (None if np.isnan(value) else value for value in (a, b))
+    return {**dict(zip("ab", ends)), "difference": difference, "verdict": verdict}
 
 
 def _with_latency(two_thirds: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """The total: two thirds plus latencies, which are taken as exact."""
     ends = [result["score"]["latency"]["value"] / 3 for result in (a, b)]
-    difference = two_thirds["difference"]
+    _, low, high, n = (difference := two_thirds["difference"]).values()
     if difference["value"] is None:
         return two_thirds
-    found = None
-    if difference["low"] is not None:
-        found = (difference["low"] + ends[1] - ends[0], difference["high"] + ends[1] - ends[0])
-    total_a, total_b = two_thirds["a"] + ends[0], two_thirds["b"] + ends[1]
-    return _entry(total_a, total_b, found, higher_is_better=True, n=difference["n"])
+    interval = None if low is None else (low + ends[1] - ends[0], high + ends[1] - ends[0])
+    return _entry(two_thirds["a"] + ends[0], two_thirds["b"] + ends[1], interval, higher_is_better=True, n=n)
+
+
+def _levelling_down(fairness: dict[str, Any], by_group: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whether B is fairer because it serves a group worse: fairness rose, an accuracy fell by more than noise.
+
+    Source: Mittelstadt et al., The unfairness of fair machine learning, arXiv 2302.02404.
+    """
+    highs = {name: entry["difference"]["high"] for name, entry in by_group.items() if name != NOT_STATED}
+    fell = [name for name, high in highs.items() if high is not None and high < 0]
+    rose = None not in (fairness["a"], fairness["b"]) and fairness["b"] > fairness["a"]
+    return {"flag": bool(rose and fell), "groups": fell}
 
 
 def _changed(first: Observations, second: Observations) -> dict[str, Any]:
-    """How many images only A or only B has right, overall and per group."""
-    right_a, right_b = first.is_right, second.is_right
-
-    def count(chosen: np.ndarray) -> dict[str, int]:
-        only_a, only_b = right_a & ~right_b & chosen, right_b & ~right_a & chosen
-        other = (first.y_pred != second.y_pred) & ~right_a & ~right_b & chosen
-        return {"only_a_right": int(only_a.sum()), "only_b_right": int(only_b.sum()), "both_wrong": int(other.sum())}
-
-    by_group = {name: count(first.group == index) for index, name in enumerate(first.groups)}
-    return {**count(np.ones(len(right_a), bool)), "by_group": by_group}
+    """How many images only A or only B has right, and how many are wrong in two ways, overall and per group."""
+    a, b = first.is_right, second.is_right
+    kinds = {"only_a_right": a & ~b, "only_b_right": b & ~a, "both_wrong": ~a & ~b & (first.y_pred != second.y_pred)}
+    by_group = {
+        name: {kind: int(images[first.group == index].sum()) for kind, images in kinds.items()}
+        for index, name in enumerate(first.groups)
+    }
+    return {**{kind: int(images.sum()) for kind, images in kinds.items()}, "by_group": by_group}

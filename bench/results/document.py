@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,24 @@ from ..metrics.profiles import PROFILES
 SCHEMA = "edge-bench/1"
 
 _SAMPLES = ("path", "group", "cluster", "label", "prediction", "status")
+_LATENCY: dict[str, type | tuple[type, ...]] = {
+    "images": int,
+    "protocol": dict,
+    "samples": dict,
+    "stages_ms": dict,
+    "by_size": dict,
+    "ratio_to_bound": dict,
+    "score": (int, float),
+    "spread": (int, float),
+    "first_result_s": (int, float),
+}
+_LATENCY_FILE: dict[str, type | tuple[type, ...]] = {
+    "valid": bool,
+    "reasons": list,
+    "model": (dict, type(None)),
+    "machine": (dict, type(None)),
+}
+"""What a result takes over and a report shows: without it `score` would write what `report` refuses."""
 
 
 def read_json(path: Path) -> Any:
@@ -44,6 +63,46 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     write_output(path, content)
 
 
+def load(path: Path) -> dict[str, Any]:
+    """Reads a results file of `edge-bench score`, whose groups are those of the first column it was scored by.
+
+    Raises:
+      EdgeError: no such file, no JSON, another schema, or one without whole samples.
+    """
+    result = read_json(path)
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        got = result.get("schema") if isinstance(result, dict) else type(result).__name__
+        raise EdgeError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
+    _check(result, path)
+    return result
+
+
+def load_latency(path: Path) -> dict[str, Any]:
+    """Reads a results file of `edge-bench latency`.
+
+    Raises:
+      EdgeError: no such file, no JSON, a part that `edge-bench latency` writes is missing or of another type; the
+        latency of the null network.
+    """
+    result = read_json(path)
+    result = result if isinstance(result, dict) else {}
+    latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
+    seconds = latency.get("seconds_per_100")
+    expected = "expected the JSON of `edge-bench latency -o`"
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        raise EdgeError(f"{path}: got latency.seconds_per_100 {repr(seconds)[:40]}, {expected}")
+    for where, values, parts in (("latency.", latency, _LATENCY), ("", result, _LATENCY_FILE)):
+        for name, types in parts.items():
+            value = values.get(name)
+            if not isinstance(value, types) or isinstance(value, bool) is not (types is bool):
+                raise EdgeError(f"{path}: got {where}{name} {repr(value)[:40]}, {expected}")
+    if not all(isinstance(reason, str) for reason in result["reasons"]) or latency["images"] < 1:
+        raise EdgeError(f"{path}: got reasons that are no texts, or no images, {expected}")
+    if (result.get("model") or {}).get("name") == "null":
+        raise EdgeError(f"{path}: is the latency of the null network, expected a model's")
+    return result
+
+
 def columns_of(result: dict[str, Any]) -> list[str]:
     """The columns of groups that a result was scored by; the first is the one that its score compares."""
     data, further = result.get("data"), result.get("groupings")
@@ -63,20 +122,6 @@ def check_columns(result: dict[str, Any], columns: Sequence[str], path: Path) ->
             raise EdgeError(f"{path}: was not scored by {column}, got {', '.join(known)} (edge-bench score --group)")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Reads a results file of `edge-bench score`, whose groups are those of the first column it was scored by.
-
-    Raises:
-      EdgeError: no such file, no JSON, another schema, or one without whole samples.
-    """
-    result = read_json(path)
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        got = result.get("schema") if isinstance(result, dict) else type(result).__name__
-        raise EdgeError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
-    _check(result, path)
-    return result
-
-
 def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]:
     """A loaded result as if `column`, one of those it was scored by, were the first; its figures stay as they are.
 
@@ -88,12 +133,11 @@ def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]
         return result
     try:
         part = result["groupings"][column]
-        parity, samples = part["fairness"], {**result["samples"], **part["samples"]}
-        told = {name: parity[name] for name in ("reference_group", "excluded_groups")}
+        own = {name: part["fairness"][name] for name in ("reference_group", "excluded_groups")}
+        found = {**result, "samples": {**result["samples"], **part["samples"]}, "score": {**result["score"], **own}}
     except (LookupError, TypeError) as error:
         what = f"{type(error).__name__} {error}"
         raise EdgeError(f"{path}: groupings: {column}: not as `edge-bench score` writes it: {what}") from error
-    found = {**result, "samples": samples, "score": {**result["score"], **told}}
     _check(found, path)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 GATES = {
@@ -19,8 +20,11 @@ GATES = {
 }
 """Metrics that can be asked for with --fail-under, all better when larger, and where a result has them."""
 
+WITH_LATENCY = ("latency", "total")
+"""Those that are made of a latency too: they need one that is valid."""
 
-def check(result: dict[str, Any], minima: dict[str, float]) -> list[dict[str, Any]]:
+
+def check(result: dict[str, Any], minima: Mapping[str, float]) -> list[dict[str, Any]]:
     """For each minimum asked for: `name`, `minimum`, `value`, `passed`, and the `reason` where it did not pass.
 
     What is not defined does not pass, and neither does a latency, or a total with one, that is not valid.
@@ -31,7 +35,7 @@ def check(result: dict[str, Any], minima: dict[str, float]) -> list[dict[str, An
         for key in GATES[name]:
             metric = metric[key]
         gate = judge(name, minimum, None if metric is None else metric["value"])
-        if gate["passed"] and name in _WITH_LATENCY and not result["valid"]:
+        if gate["passed"] and name in WITH_LATENCY and not result["valid"]:
             gate |= {"passed": False, "reason": f"not valid: {'; '.join(result['reasons'])}"}
         checked.append(gate)
     return checked
@@ -41,6 +45,3 @@ def judge(name: str, minimum: float, value: float | None) -> dict[str, Any]:
     """One minimum against its value, which is None where it is not defined."""
     reason = "not defined" if value is None else f"under {minimum}" if value < minimum else None
     return {"name": name, "minimum": minimum, "value": value, "passed": reason is None, "reason": reason}
-
-
-_WITH_LATENCY = ("latency", "total")

@@ -6,7 +6,7 @@ A million rows are checked by the few kinds of answer they have, and looked at o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge.errors import EdgeError
@@ -42,14 +42,22 @@ def join(
         paths = {sample.path for sample in samples}
         extra = [row.path for row in rows if row.path not in paths]
         problems.append(f"{len(extra)} of {len(rows)} predictions are for no sample of the data set, first {extra[0]}")
-    if num_missing := len(samples) - len(pairs):
+    num_missing = len(samples) - len(pairs)
+    if num_missing and not (pairs and subset):
         first = next(sample.path for sample in samples if sample.path not in by_path)
-        if not pairs or not subset:
-            hint = " (--subset leaves them out)" if pairs and not problems and not subset else ""
-            problems.append(f"{num_missing} of {len(samples)} samples have no prediction, first {first}{hint}")
+        hint = " (--subset leaves them out)" if pairs and not problems else ""
+        problems.append(f"{num_missing} of {len(samples)} samples have no prediction, first {first}{hint}")
     if problems:
         raise EdgeError("; ".join(problems))
-    _check(rows)
+    kinds = {(row.status, row.label, row.label_index) for row in rows}
+    if wrong := {kind: problem for kind in kinds if (problem := _problem(*kind))}:
+        row = next(row for row in rows if (row.status, row.label, row.label_index) in wrong)
+        raise EdgeError(f"{row.path}: {wrong[row.status, row.label, row.label_index]}")
+    for row in rows:
+        if row.confidence is not None and not 0 <= row.confidence <= 1:
+            raise EdgeError(f"{row.path}: got confidence {row.confidence}, expected 0 to 1")
+        if row.probabilities is not None and not ((row.probabilities >= 0) & (row.probabilities <= 1)).all():
+            raise EdgeError(f"{row.path}: got probabilities {row.probabilities.tolist()}, expected 0 to 1")
     return pairs
 
 
@@ -66,11 +74,15 @@ def class_order(meta: dict[str, Any], data_classes: Sequence[str], pairs: Pairs)
         label's, or classes that are no list of different names.
     """
     answers = Counter((row.label, row.label_index) for _, row in pairs if has_answer(row))
+
+    def first(label: str, index: int | None) -> str:
+        return next(row.path for _, row in pairs if has_answer(row) and (row.label, row.label_index) == (label, index))
+
     if "classes" not in meta:
-        _check_without_meta(answers, data_classes, pairs)
+        _check_without_meta(answers, data_classes, first)
         return list(data_classes)
     classes = meta["classes"]
-    if not isinstance(classes, list) or not classes or not all(_is_name(name) for name in classes):
+    if not isinstance(classes, list) or not classes or not all(map(_is_name, classes)):
         raise EdgeError(f"the predictions' meta has the classes {repr(classes)[:80]}, expected a list of names")
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise EdgeError(f"the predictions' meta names the class {twice[0]!r} twice, expected each once")
@@ -79,9 +91,8 @@ def class_order(meta: dict[str, Any], data_classes: Sequence[str], pairs: Pairs)
         if unknown := [name for name in names if name not in classes]:
             raise EdgeError(f"{what} {unknown[0]!r}, but the model knows only {', '.join(classes)} (see --label)")
     for label, index in answers:
-        if index != classes.index(label):
-            path = _first(pairs, (label, index))
-            raise EdgeError(f"{path}: got label_index {index} for {label!r}, expected {classes.index(label)}")
+        if index != (expected := classes.index(label)):
+            raise EdgeError(f"{first(label, index)}: got label_index {index} for {label!r}, expected {expected}")
     return classes
 
 
@@ -90,7 +101,9 @@ def has_answer(prediction: Prediction) -> bool:
     return prediction.status == "ok" and prediction.label_index is not None and prediction.label_index >= 0
 
 
-def _check_without_meta(answers: Counter[tuple[str, int | None]], data_classes: Sequence[str], pairs: Pairs) -> None:
+def _check_without_meta(
+    answers: Counter[tuple[str, int | None]], data_classes: Sequence[str], first: Callable[[str, int | None], str]
+) -> None:
     """What can be said of labels when nothing names the model's classes: they are the data's, and one index is one."""
     index_of: dict[str, int | None] = {}
     label_of: dict[int | None, str] = {}
@@ -103,13 +116,9 @@ def _check_without_meta(answers: Counter[tuple[str, int | None]], data_classes: 
         other = index_of.setdefault(label, index), label_of.setdefault(index, label)
         if other != (index, label):
             raise EdgeError(
-                f"{_first(pairs, (label, index))}: got label_index {index} for {label!r}, but other rows have "
+                f"{first(label, index)}: got label_index {index} for {label!r}, but other rows have "
                 f"{other[0]} for {label!r} and {other[1]!r} for {index}, expected one index for each class"
             )
-
-
-def _first(pairs: Pairs, answer: tuple[str, int | None]) -> str:
-    return next(row.path for _, row in pairs if has_answer(row) and (row.label, row.label_index) == answer)
 
 
 def _is_name(name: object) -> bool:
@@ -117,18 +126,6 @@ def _is_name(name: object) -> bool:
         return isinstance(name, str) and bool(name.encode())
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and no file can hold
         return False
-
-
-def _check(rows: Sequence[Prediction]) -> None:
-    kinds = {(row.status, row.label, row.label_index) for row in rows}
-    if wrong := {kind: problem for kind in kinds if (problem := _problem(*kind))}:
-        row = next(row for row in rows if (row.status, row.label, row.label_index) in wrong)
-        raise EdgeError(f"{row.path}: {wrong[row.status, row.label, row.label_index]}")
-    for row in rows:
-        if row.confidence is not None and not 0 <= row.confidence <= 1:
-            raise EdgeError(f"{row.path}: got confidence {row.confidence}, expected 0 to 1")
-        if row.probabilities is not None and not ((row.probabilities >= 0) & (row.probabilities <= 1)).all():
-            raise EdgeError(f"{row.path}: got probabilities {row.probabilities.tolist()}, expected 0 to 1")
 
 
 def _problem(status: str, label: str, index: int | None) -> str | None:

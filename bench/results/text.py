@@ -25,21 +25,27 @@ _UNDEFINED: Metric = {"value": None, "low": None, "high": None, "n": 0}
 def table(result: dict[str, Any]) -> Iterator[str]:
     """Aligned lines: name, value, interval, number of samples; the score last, where a terminal ends."""
     rows = [(name.replace("_", " "), result[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
-    rows += [(f"recall {name}", metrics["recall"]) for name, metrics in result["by_class"].items()]
-    rows += [(f"precision {name}", metrics["precision"]) for name, metrics in result["by_class"].items()]
+    rows += [(f"{rate} {name}", rates[rate]) for rate in ("recall", "precision")
+             for name, rates in result["by_class"].items()]
     if result["malignant"]:
         rows += [(f"malignant {name}", result["malignant"][name]) for name in ("sensitivity", "specificity")]
-    rows += [(f"accuracy in {group}", metrics["accuracy"]) for group, metrics in result["by_group"].items()]
+    rows += _accuracies(result)
     parity, contest = result["fairness"], result["score"]
     rows += [(text, parity[name]) for name, text in _PARITY_ROWS.items()]
-    for column, part in result.get("groupings", {}).items():
-        rows += [(f"{column}: {text}", metric) for text, metric in _further_rows(part)]
+    for column, part in result.get("groupings", {}).items():  # in short: the file and the page have all of it
+        own = [*_accuracies(part), *((_PARITY_ROWS[name], part["fairness"][name]) for name in ("worst_group", "gap"))]
+        if part["null"] is not None:
+            own.append(("gap of a fair model", part["null"]["equal_accuracy"]["gap"]))
+        rows += [(f"{column}: {text}", metric) for text, metric in own]
     rows += [(f"spd to {contest['reference_group']}", contest["spd"])]
     rows += [(f"score: {name}", contest[name]) for name in ("accuracy", "fairness", "latency") if contest[name]]
     total = "total" if contest["latency"] else "total_of_two_thirds"
     rows += [(f"score: {total.replace('_', ' ')}", contest[total] or _UNDEFINED)]
     width = max(len(name) for name, _ in rows)
-    yield from _errors(result)
+    if (errors := result.get("errors")) and errors["images"]:  # the numbers below depend on it
+        policy = "are left out (--errors exclude)" if errors["policy"] == "exclude" else "count as wrong"
+        images = result["data"]["samples"] - result["data"]["left_out"]
+        yield f"{errors['images']} of {images} images could not be used and {policy}"
     yield f"{'':{width}}   value  95 % interval        n"
     for name, metric in rows:
         yield f"{name:{width}}  {number(metric['value']):>6}  {interval_text(metric):>13}  {metric['n'] or 0:7}"
@@ -62,7 +68,14 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
             f"of seed {contest['seed']}"
         )
     for column, part in result.get("groupings", {}).items():
-        yield from (f"{column}: {line}" for line in [*part["warnings"], *_chance(part)])
+        yield from (f"{column}: {line}" for line in part["warnings"])
+        if part["null"] is not None:
+            fair = part["null"]["equal_accuracy"]
+            yield (
+                f"{column}: gap {number(part['fairness']['gap']['value'])}: a perfectly fair model of this accuracy "
+                f"would show {interval_text(fair['gap'])} on these images, as much as this with "
+                f"{_p(fair['gap_p_value'])}"
+            )
     for reason in result["reasons"]:
         yield f"not valid: {reason}"
     yield (
@@ -81,30 +94,9 @@ def interval_text(metric: Metric) -> str:
     return "-" if metric["low"] is None else f"{metric['low']:.4f}-{metric['high']:.4f}"
 
 
-def _further_rows(part: dict[str, Any]) -> Iterator[tuple[str, Metric]]:
-    """A further division into groups, in short: the file and the page have all of it."""
-    yield from ((f"accuracy in {group}", metrics["accuracy"]) for group, metrics in part["by_group"].items())
-    yield from ((_PARITY_ROWS[name], part["fairness"][name]) for name in ("worst_group", "gap"))
-    if part["null"] is not None:
-        yield "gap of a fair model", part["null"]["equal_accuracy"]["gap"]
-
-
-def _chance(part: dict[str, Any]) -> Iterator[str]:
-    if part["null"] is not None:
-        fair = part["null"]["equal_accuracy"]
-        yield (
-            f"gap {number(part['fairness']['gap']['value'])}: a perfectly fair model of this accuracy would show "
-            f"{interval_text(fair['gap'])} on these images, as much as this with {_p(fair['gap_p_value'])}"
-        )
+def _accuracies(part: dict[str, Any]) -> list[tuple[str, Metric]]:
+    return [(f"accuracy in {group}", metrics["accuracy"]) for group, metrics in part["by_group"].items()]
 
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def _errors(result: dict[str, Any]) -> Iterator[str]:
-    """What became of the images that could not be used: the numbers below depend on it."""
-    if (errors := result.get("errors")) and errors["images"]:
-        policy = "are left out (--errors exclude)" if errors["policy"] == "exclude" else "count as wrong"
-        images = result["data"]["samples"] - result["data"]["left_out"]
-        yield f"{errors['images']} of {images} images could not be used and {policy}"

@@ -17,8 +17,8 @@ from ..metrics.counts import NO_ANSWER
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations
 from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
-from ..metrics.interval import Bootstrap, bootstrap_interval
-from ..metrics.paired import joint_draws
+from ..metrics.interval import bootstrap_interval
+from ..metrics.paired import Bootstrap, joint_draws
 from ..results.gates import judge
 from .changes import TURN, Change
 

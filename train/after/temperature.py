@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.dataset import Sample
-from bench.metrics.accuracy import calibration
+from bench.metrics.probability import calibration
 
 from ..data.folds import make_folds
 
