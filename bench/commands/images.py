@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
     from ..photos import images
 
-    count = len(images.DEMO) if arguments.mix == "demo" else arguments.count or 100
     if arguments.mix == "demo":
-        files = images.demo_files(seed=arguments.seed)
+        count, files = len(images.DEMO), images.demo_files(seed=arguments.seed)
     else:
+        count = arguments.count or 100
         files = images.mix_files(images.ESFAIR, count, seed=arguments.seed, **given)
     progress = Progress(count, quiet=arguments.quiet)
     written, num_bytes = set(), 0

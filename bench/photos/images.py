@@ -1,9 +1,7 @@
-"""Photo-like test images of any size, the same bytes for the same seed.
+"""Photo-like test images of any size: the same bytes for one seed, machine and version of this package and Pillow.
 
 For latency and demos, where no photo of a person may be shipped: what a decoder and a network cost depends on
 the size, the bits per pixel and the kind of file, not on whose skin it is. `bench.photos.scene` draws the pictures.
-
-The bytes are the same for one seed on one machine with one version of this package, numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -21,60 +19,33 @@ from edge.output_files import write_output
 
 from .scene import draw, falling, grid, to_bytes
 
-_SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
-_STORED = {  # EXIF orientation -> how the upright picture is turned before it is stored. Source: EXIF 2.32, tag 0x0112
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
 
 def encode(
-    image: Image.Image,
-    *,
-    quality: int = 90,
-    subsampling: str = "4:2:0",
-    progressive: bool = False,
-    orientation: int = 1,
-    comment: str = "",
+    image: Image.Image, *, quality: int = 90, progressive: bool = False, is_turned: bool = False, comment: str = ""
 ) -> bytes:
-    """A picture as a JPEG file.
+    """A picture as a JPEG file with its chroma halved (4:2:0), as cameras write it.
 
     Args:
       image: Mode RGB, L or CMYK, upright.
       quality: 1 to 100.
-      subsampling: Of the chroma: 4:4:4, 4:2:2 or 4:2:0.
       progressive: Whether the file is progressive; otherwise it is baseline.
-      orientation: EXIF orientation, 1 to 8. The stored pixels are turned so that a viewer that honours the tag shows
-        `image` upright. 1 writes no tag.
+      is_turned: Whether the pixels are stored as phones do whose camera is held upright: turned by a quarter, with the
+        EXIF orientation that turns them back.
       comment: Text of the file's comment segment; "" writes none.
 
     Raises:
-      ValueError: an argument out of range.
+      ValueError: a quality out of range.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality: got {quality}, expected 1 to 100")
-    if subsampling not in _SUBSAMPLING:
-        raise ValueError(f"subsampling: got {subsampling!r}, expected {', '.join(_SUBSAMPLING)}")
-    if orientation not in range(1, 9):
-        raise ValueError(f"orientation: got {orientation}, expected 1 to 8")
     exif = Image.Exif()
-    if orientation != 1:
-        exif[ExifTags.Base.Orientation] = orientation
-        image = image.transpose(_STORED[orientation])
+    if is_turned:
+        exif[ExifTags.Base.Orientation] = 6  # row 0 is the right side, EXIF 2.32, tag 0x0112
+        image = image.transpose(Image.Transpose.ROTATE_90)
     buffer = io.BytesIO()
     image.save(
-        buffer,
-        "JPEG",
-        quality=quality,
-        subsampling=_SUBSAMPLING[subsampling],
-        progressive=progressive,
-        exif=exif.tobytes() if orientation != 1 else b"",
-        comment=comment.encode() or None,
+        buffer, "JPEG", quality=quality, subsampling="4:2:0", progressive=progressive,
+        exif=exif.tobytes() if is_turned else b"", comment=comment.encode() or None,
     )
     return buffer.getvalue()
 
@@ -128,14 +99,9 @@ def largest_remainder(count: int, percents: Sequence[int]) -> list[int]:
 def mix_files(
     mix: Sequence[SizeClass], count: int, *, seed: int = 0, quality: int = 90, progressive_share: float = 0.0
 ) -> Iterator[tuple[str, bytes]]:
-    """(file name, JPEG bytes) of each image of a mix, one at a time.
+    """(file name, JPEG bytes) of each of `count` images of a mix, one at a time.
 
-    Args:
-      mix: Sizes, as `ESFAIR`.
-      count: Number of images, at least 1.
-      seed: Not negative.
-      quality: JPEG quality, 1 to 100.
-      progressive_share: Part of the images that is progressive, 0 to 1; the number is rounded to the nearest.
+    The part `progressive_share`, 0 to 1, is progressive, rounded to the nearest number of images.
 
     Raises:
       ValueError: an argument out of range.
@@ -146,12 +112,9 @@ def mix_files(
     is_progressive = set(_shuffled(count, seed, 2)[: math.floor(count * progressive_share + 0.5)])
     digits = max(4, len(str(count)))
     for index, (width, height) in enumerate(sizes):
-        yield f"img_{index + 1:0{digits}d}.jpg", encode(
-            draw(width, height, seed=seed, index=index),
-            quality=quality,
-            progressive=index in is_progressive,
-            comment=_comment(seed, index),
-        )
+        image, comment = draw(width, height, seed=seed, index=index), _comment(seed, index)
+        data = encode(image, quality=quality, progressive=index in is_progressive, comment=comment)
+        yield f"img_{index + 1:0{digits}d}.jpg", data
 
 
 DEMO = (  # (file name, width, height, what is special); the size is that of the upright picture
@@ -180,8 +143,8 @@ def demo_files(*, seed: int = 0) -> Iterator[tuple[str, bytes]]:
             yield name, _cutout_png(image, comment)
             continue
         image = image.convert({"grey": "L", "cmyk": "CMYK"}.get(special, "RGB"))
-        orientation = 6 if special == "rotated" else 1  # 6: the camera was held upright, as phones store it
-        data = encode(image, progressive=special == "progressive", orientation=orientation, comment=comment)
+        is_progressive, is_turned = special == "progressive", special == "rotated"
+        data = encode(image, progressive=is_progressive, is_turned=is_turned, comment=comment)
         yield name, data[: len(data) * 2 // 5] if special == "truncated" else data
 
 

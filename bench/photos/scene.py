@@ -27,16 +27,13 @@ _HAIR_CHROMA = (118.0, 136.0)  # Cb, Cr of dark brown
 
 
 def draw(width: int, height: int, *, seed: int = 0, index: int = 0) -> Image.Image:
-    """One picture: a close-up of skin with a lesion.
+    """One close-up of skin with a lesion: mode RGB, of 16 to 20000 pixels a side.
 
     Args:
-      width: Pixels, 16 to 20000.
-      height: Pixels, 16 to 20000.
+      width: Pixels.
+      height: Pixels.
       seed: Not negative. Equal seeds give equal pictures.
       index: Not negative. Number of the picture under this seed; skin, lesion, hairs and noise all depend on it.
-
-    Returns:
-      Mode RGB, 8 bits, of the size asked for.
 
     Raises:
       ValueError: a number out of range.
