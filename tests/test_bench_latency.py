@@ -15,7 +15,7 @@ from make_tiny import add_outputs
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
 from bench.cli import main
-from bench.speed import latency, machine_watch, peers
+from bench.speed import latency, peers
 from edge import Classifier
 from edge.errors import EdgeError
 from edge.pipeline import RunOptions
@@ -74,8 +74,7 @@ def test_the_bound_asks_for_what_the_runtime_asks_for(tmp_path):
     onnx.save(model, tmp_path / "more.onnx")
     classifier = Classifier.load(tmp_path / "more.onnx")
     batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    (logits,) = latency._bare_session(classifier)(batch)
-    assert np.array_equal(logits, classifier.logits(batch))
+    assert np.array_equal(latency._bare_network(classifier)(batch), classifier.logits(batch))
 
 
 def test_the_shipped_pipeline_is_what_is_timed(tmp_path, monkeypatch):
@@ -107,12 +106,12 @@ def test_the_shipped_pipeline_is_what_is_timed(tmp_path, monkeypatch):
 def test_a_short_or_restless_run_is_not_valid(runs, images, spread, expected):
     rows = {"small": {"images": images, "p50_ms": 1.0, "p90_ms": 1.5, "p99_ms": 2.0}}
     summary = {"protocol": {"runs": runs}, "images": images, "spread": spread, "by_size": rows}
-    assert list(machine_watch._run_reasons(summary)) == expected
+    assert list(latency._run_reasons(summary)) == expected
 
 
 def test_a_disturbed_machine_is_named():
     quiet = {"throttled": None, "governor": None, "swap_used_mb": None, "throttled_reasons": None}
-    assert list(machine_watch._machine_reasons(quiet, quiet, 0.1)) == []
+    assert list(latency._machine_reasons(quiet, quiet, 0.1)) == []
     before = {**quiet, "throttled": 0x50000, "swap_used_mb": 5}
     after = {
         "throttled": 0x50004,
@@ -120,14 +119,14 @@ def test_a_disturbed_machine_is_named():
         "governor": "ondemand",
         "swap_used_mb": 100,
     }
-    assert list(machine_watch._machine_reasons(before, after, 1.5)) == [
+    assert list(latency._machine_reasons(before, after, 1.5)) == [
         "throttled: throttled",
         "governor is ondemand, expected performance",
         "other processes used 1.5 cores, expected at most 0.5",
         "95 MB went to swap",
     ]
     since_boot = {**quiet, "throttled": 0x50000, "throttled_reasons": ["x"]}
-    assert list(machine_watch._machine_reasons(since_boot, since_boot, 0.0)) == []
+    assert list(latency._machine_reasons(since_boot, since_boot, 0.0)) == []
 
 
 def test_command_prints_and_writes_the_same_figures(tmp_path, capsys):

@@ -6,25 +6,25 @@ import pytest
 from PIL import Image
 from sample_images import TINY_MODEL
 
-from bench.speed import peak_memory
+from bench.commands import memory
 
 
 def test_kinds_are_what_they_claim(monkeypatch):
-    monkeypatch.setattr(peak_memory.scene, "draw", lambda width, height: Image.new("RGB", (width // 8, height // 8)))
-    for kind in peak_memory.KINDS:
-        image = Image.open(io.BytesIO(peak_memory.photo(kind)))
+    monkeypatch.setattr("bench.photos.scene.draw", lambda width, height: Image.new("RGB", (width // 8, height // 8)))
+    for kind in memory.KINDS:
+        image = Image.open(io.BytesIO(memory.photo(kind)))
         assert image.format == ("PNG" if "PNG" in kind else "JPEG")
         assert ("progressive" in image.info) == ("progressive" in kind)
 
 
 def test_growth_watches_a_run():
-    early_mb, late_mb = peak_memory.growth(TINY_MODEL, workers=2, count=300)
+    early_mb, late_mb = memory.growth(TINY_MODEL, workers=2, count=300)
     assert 0 < early_mb < 300 and 0 < late_mb < 300
 
 
 @pytest.mark.slow
 def test_peak_of_24_megapixel_photos_is_bounded(monkeypatch):
-    monkeypatch.setattr(peak_memory, "KINDS", {"24 MP baseline": peak_memory.KINDS["24 MP baseline"]})
-    ((kind, workers, peak_mb),) = peak_memory.by_kind(TINY_MODEL, workers=(4,), count=12)
+    monkeypatch.setattr(memory, "KINDS", {"24 MP baseline": memory.KINDS["24 MP baseline"]})
+    ((kind, workers, peak_mb),) = memory.by_kind(TINY_MODEL, workers=[4], count=12)
     assert (kind, workers) == ("24 MP baseline", 4)
     assert peak_mb < 200

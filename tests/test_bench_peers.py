@@ -43,8 +43,8 @@ def test_a_peer_keeps_the_order_whatever_the_threads(name, paths):
     """Eight paths, one photo repeated: equal photos get equal labels, in every thread and in the remainder."""
     run = peers._RUNNERS[name]
     mixed = [paths[0], paths[1], paths[0], paths[2], paths[1], paths[0], paths[2], paths[0]]
-    single = run(str(TINY_MODEL), mixed, 1, 1)
-    assert run(str(TINY_MODEL), mixed, 3, 1) == single
+    single = run(str(TINY_MODEL), mixed, 1)
+    assert run(str(TINY_MODEL), mixed, 3) == single
     assert single[0] == single[2] == single[5] == single[7]
     assert single[1] == single[4]
 
@@ -56,7 +56,7 @@ def test_a_peer_asks_for_the_logits(name, paths, tmp_path):
     add_outputs(model)
     onnx.save(model, tmp_path / "more.onnx")
     run = peers._RUNNERS[name]
-    assert run(str(tmp_path / "more.onnx"), paths, 1, 1) == run(str(TINY_MODEL), paths, 1, 1)
+    assert run(str(tmp_path / "more.onnx"), paths, 1) == run(str(TINY_MODEL), paths, 1)
 
 
 def test_a_peer_that_fails_is_one_line(paths):

@@ -10,9 +10,9 @@ from sample_images import TINY_MODEL
 
 from bench.cli import main
 from bench.commands import pi4b as command
-from bench.pi4b import board, count, counter, estimate, programs, rootfs, time_model
+from bench.pi4b import board, count, emulator, estimate, programs, rootfs, time_model
 from bench.pi4b.count import Cost
-from bench.pi4b.pieces import Spec
+from bench.pi4b.pieces import MARK, Spec
 from bench.pi4b.programs import Pi4bError
 from bench.pi4b.rootfs import Tree
 from bench.pi4b.time_model import Formula
@@ -143,13 +143,13 @@ def test_output_is_never_an_input(tmp_path, capsys):
 def test_counts_are_read_by_tag(tmp_path):
     path = tmp_path / "counts"
     path.write_text('{"tag": -2, "instructions": 1}\n{"tag": 0, "instructions": 5}\n{"tag": -1, "instructions": 2}\n')
-    assert counter.read(path) == {0: {"tag": 0, "instructions": 5}}
+    assert emulator.read_counts(path) == {0: {"instructions": 5}}
     path.write_text('{"tag": 0, "instr')
     with pytest.raises(Pi4bError, match="wrote nothing usable"):
-        counter.read(path)
-    assert f"enum {{ MARK = {counter.MARK} }};" in counter.SOURCE.read_text()
+        emulator.read_counts(path)
+    assert f"enum {{ MARK = {MARK} }};" in emulator.COUNTER.read_text()
     with pytest.raises(Pi4bError, match="path with a comma"):
-        counter.plugin_argument(tmp_path, tmp_path / "a,b", api=1)
+        emulator.plugin_argument(tmp_path, tmp_path / "a,b", api=1)
 
 
 def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch, tmp_path):

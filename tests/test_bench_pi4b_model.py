@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from bench.pi4b.time_model import Counts, Formula, Point
 from edge.errors import EdgeError
 
 FORMULA = Formula(0.5, 20.0, 30.0)
+ERROR = SimpleNamespace(factors=lambda: (0.9, 1.1))
 
 
 def points(formula, *, noise=0.0, count=8):
@@ -85,7 +87,7 @@ def test_left_out_are_whole_networks():
 def test_no_event_saves_time():
     """Times that grow with instructions and shrink with misses: the best fit without a limit has a term below 0."""
     made = [replace(p, ms=p.ms * (1.2 if p.counts.l2_misses < 5e5 else 0.8)) for p in points(Formula(0.5, 20, 0.1))]
-    rows = np.array([time_model._row(p.counts) / (p.ms * time_model.CYCLES_PER_MS) for p in made])
+    rows = np.array([p.counts.terms() / (p.ms * time_model.CYCLES_PER_MS) for p in made])
     assert np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0].min() < 0
     best = time_model.fit(made)
     found = [best.per_instruction, best.per_l1_miss, best.per_l2_miss]
@@ -180,7 +182,7 @@ def test_contest_sums_by_hand():
         counted("winners", "large", 1, 200 * ms), counted("winners", "small", 1, 40 * ms),
         counted("infer", "net", 1, 12 * ms), counted("infer", "net", 4, 40 * ms),
     ]  # fmt: skip
-    scale = estimate.Scale(FORMULA, photos=(1.0, 2.0), winners=(1.0, 2.0), network=(0.9, 1.1))
+    scale = estimate.Scale(FORMULA, photos=(1.0, 2.0), winners=(1.0, 2.0), validation=ERROR)
     ours, winners = estimate.estimates(costs, {"large": 0.25, "small": 0.75}, scale)
     assert ours.runtime == "ours" and winners.runtime == "winners"
     assert ours.one_thread_s == pytest.approx(((32.5 + 9) / 10, (65 + 11) / 10))
@@ -203,7 +205,7 @@ def test_a_board_that_measured_ours_says_nothing_of_the_winners():
     own = board.photo_ratios([report(regions=regions[:1])], costs, FORMULA, {"a": "ba5e"})
     assert own == pytest.approx((40 * 1500 / 1800 / 10,) * 2)
     assert board.photo_ratios([report(regions=regions[1:])], costs, FORMULA, {"a": "ba5e"}) is None
-    scale = estimate.Scale(FORMULA, photos=own, winners=(1.0, 5.0), network=(0.9, 1.1))
+    scale = estimate.Scale(FORMULA, photos=own, winners=(1.0, 5.0), validation=ERROR)
     ours, winners = estimate.estimates(costs, {"a": 1.0}, scale)
     assert ours.one_thread_s == pytest.approx((10 / 3, 10 / 3))
     assert winners.one_thread_s == pytest.approx((1, 5))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cli import main
-from bench.pi4b import count, hardware, layers, rootfs
+from bench.pi4b import count, layers, rootfs
 from bench.pi4b.emulator import environment
 from bench.pi4b.programs import Pi4bError, Unavailable
 from bench.pi4b.rootfs import Tree, build_tree, pinned
@@ -76,7 +76,7 @@ def test_a_layer_that_fails_leaves_nothing(no_debian, tmp_path):
 
 
 def test_the_faked_board_is_a_pi_4(tmp_path):
-    for name, content in hardware.files():
+    for name, content in rootfs.board_files():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

@@ -31,20 +31,26 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Measures on the board that this runs on."""
-    from edge.classifier import DEFAULT_MODEL
+    from edge.classifier import DEFAULT_MODEL, Classifier
+    from edge.errors import EdgeError
 
     from ..pi4b import board, count
     from ..results.document import write_json
 
-    path = arguments.model or DEFAULT_MODEL
-    check_files(arguments, [path, *([] if arguments.counts is None else [arguments.counts])])
-    counts, costs = (None, []) if arguments.counts is None else count.read_costs(arguments.counts)
-    if counts is not None:
-        board.check_counts(arguments.counts, counts, path)
+    path, counts_path = arguments.model or DEFAULT_MODEL, arguments.counts
+    check_files(arguments, [path, *filter(None, [counts_path])])
+    counted: dict[str, str] = {}
+    costs: list[count.Cost] = []
+    if counts_path is not None:
+        counts, costs = count.read_costs(counts_path)
+        if (digest := Classifier.load(path).sha256) not in counts["models"].values():
+            names = ", ".join(counts["models"])[:80] or "no model"
+            message = f"counts of {names}, expected {path.name} ({digest[:12]}), which is measured"
+            raise EdgeError(f"{counts_path}: {message}")
+        counted = {**counts["models"], **counts["photos"]}
     report = board.measure(path, arguments.photos, runs=arguments.runs, quiet=arguments.quiet)
     write_json(arguments.output, report)
-    for line in board.table(report, counts, costs):
-        print(line)
+    print("\n".join(board.table(report, counted, costs)))
     if not arguments.quiet:
         say(PROGRAM, f"wrote {arguments.output}: edge-bench pi4b --calibrate {arguments.output} uses it")
     return DONE

@@ -7,7 +7,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge.arguments import ArgumentParser, natural, positive, workers
 from edge.errors import EdgeError
@@ -15,9 +15,6 @@ from edge.exit import DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, fail, ignore_
 
 from ..speed.peers import PEERS
 from .arguments import PROGRAM, add_output, add_talk, check_files
-
-if TYPE_CHECKING:
-    from ..speed.latency import Protocol
 
 HELP = "time edge-infer the contest's way"
 DESCRIPTION = (
@@ -53,21 +50,16 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from edge.progress import Progress
 
     from ..results import document
-    from ..speed import latency, machine_watch, peers
+    from ..speed import latency, peers
 
     inputs = collect(arguments.images, recursive=arguments.recursive)
     model = arguments.model or DEFAULT_MODEL
     check_files(arguments, [model, *inputs.paths])
     peers.check(arguments.peer)
-    protocol = latency.Protocol(
-        sample=arguments.sample,
-        runs=arguments.runs,
-        seed=arguments.seed,
-        workers=arguments.workers or usable_cores(),
-        batch_size=arguments.batch_size,
-    )
+    num_workers = arguments.workers or usable_cores()
+    protocol = latency.Protocol(arguments.sample, arguments.runs, arguments.seed, num_workers, arguments.batch_size)
     classifier = (latency.NullClassifier if arguments.null else Classifier).load(model)
-    watch = machine_watch.Watch()
+    watch = latency.Watch()
     paths, errors, first_s = latency.draw(classifier, inputs.paths, protocol)
     runs: list[latency.Timing] = []
     is_interrupted = False
@@ -93,7 +85,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     status = SOME_FAILED if errors else DONE
     try:
         if not (arguments.null or is_interrupted):
-            _add_whole_commands(result, arguments, model, paths, protocol)
+            _add_whole_commands(result, arguments, model, paths, num_workers)
     except KeyboardInterrupt:
         is_interrupted = True
     except (EdgeError, OSError, subprocess.SubprocessError) as error:  # the timed runs before it are still good
@@ -112,7 +104,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
 
 
 def _add_whole_commands(
-    result: dict[str, Any], arguments: argparse.Namespace, model: Path, paths: list[str], protocol: Protocol
+    result: dict[str, Any], arguments: argparse.Namespace, model: Path, paths: list[str], num_workers: int
 ) -> None:
     """What new processes take: the first answer of one, and those of peers in turn with edge-infer."""
     from ..speed import latency, peers
@@ -122,5 +114,5 @@ def _add_whole_commands(
     if arguments.peer:
         result["peers"] = peers.interleaved(
             arguments.peer, model, paths,
-            workers=protocol.workers, batch_size=protocol.batch_size, runs=arguments.peer_runs,
+            workers=num_workers, batch_size=arguments.batch_size, runs=arguments.peer_runs,
         )

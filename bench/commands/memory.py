@@ -1,9 +1,22 @@
-"""edge-bench memory: peak memory of edge-infer by kind of photo."""
+"""edge-bench memory: peak memory of edge-infer by kind of photo.
+
+Each figure is a whole edge-infer process of its own over links to one generated photo, as the kernel accounts it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import sleep
+from typing import Any
 
 from edge.arguments import ArgumentParser, positive, workers
 from edge.exit import DONE
@@ -12,6 +25,15 @@ from .arguments import add_talk
 
 HELP = "peak memory of edge-infer by kind of photo"
 DESCRIPTION = "Peak resident memory of a whole edge-infer process, and whether it grows with the number of photos."
+
+KINDS: dict[str, dict[str, Any]] = {
+    "24 MP baseline": {"size": (6000, 4000)},
+    "24 MP progressive": {"size": (6000, 4000), "progressive": True},
+    "24 MP progressive 4:4:4": {"size": (6000, 4000), "progressive": True, "subsampling": "4:4:4"},
+    "5 MP baseline": {"size": (2592, 1936)},
+    "12 MP PNG": {"size": (4000, 3000), "png": True},
+    "600x450 baseline": {"size": (600, 450)},
+}
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -28,13 +50,70 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Measures peak memory."""
     from edge.classifier import DEFAULT_MODEL
 
-    from ..speed import peak_memory
-
-    model = arguments.model or DEFAULT_MODEL
+    model, threads = arguments.model or DEFAULT_MODEL, arguments.workers
     print(f"{'photos':26} workers  peak MB")
-    threads = tuple(arguments.workers)
-    for kind, num_threads, peak_mb in peak_memory.by_kind(model, workers=threads, count=arguments.count):
+    for kind, num_threads, peak_mb in by_kind(model, workers=threads, count=arguments.count):
         print(f"{kind:26} {num_threads:7} {peak_mb:8.0f}", flush=True)
-    early_mb, late_mb = peak_memory.growth(model, workers=max(threads), count=arguments.many)
+    early_mb, late_mb = growth(model, workers=max(threads), count=arguments.many)
     print(f"{arguments.many} photos of 600x450: {early_mb:.0f} MB in the second tenth, {late_mb:.0f} MB in the last")
     return DONE
+
+
+def by_kind(model: Path, *, workers: list[int], count: int) -> Iterator[tuple[str, int, float]]:
+    """Yields (kind, workers, peak MB) over `count` links to one photo of each kind."""
+    from ..speed import process_cost
+
+    for kind in KINDS:
+        with _links(kind, count) as folder:
+            for num_workers in workers:
+                cost = process_cost.run(_command(folder, model, num_workers))
+                if cost.status:
+                    raise RuntimeError(f"edge-infer failed: {cost.error}")
+                yield kind, num_workers, cost.peak_mb
+
+
+def growth(model: Path, *, workers: int, count: int) -> tuple[float, float]:
+    """Median resident set, MB, in the second and in the last tenth of a run over `count` small photos."""
+    import psutil
+
+    samples = []
+    with _links("600x450 baseline", count) as folder:
+        with subprocess.Popen(_command(folder, model, workers), stdout=subprocess.DEVNULL) as running:
+            watched = psutil.Process(running.pid)
+            while running.poll() is None:
+                if (rss := watched.memory_info().rss) > 0:  # it has none when it has just ended
+                    samples.append(rss / 1e6)
+                sleep(0.1)
+    if running.returncode:
+        raise RuntimeError(f"edge-infer failed with exit status {running.returncode}")
+    tenth = max(1, len(samples) // 10)
+    return median(samples[tenth : 2 * tenth] or samples), median(samples[-tenth:])
+
+
+def photo(kind: str) -> bytes:
+    """The file of one kind of `KINDS`."""
+    from ..photos import images, scene
+
+    options = dict(KINDS[kind])
+    picture = scene.draw(*options.pop("size"))
+    if "png" not in options:
+        return images.encode(picture, **options)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _links(kind: str, count: int) -> Iterator[str]:
+    """A folder with that many links to one photo."""
+    suffix = ".png" if "PNG" in kind else ".jpg"
+    with TemporaryDirectory() as scratch, TemporaryDirectory() as folder:
+        original = Path(scratch) / f"photo{suffix}"
+        original.write_bytes(photo(kind))
+        for i in range(count):
+            os.symlink(original, os.path.join(folder, f"img{i}{suffix}"))
+        yield folder
+
+
+def _command(folder: str, model: Path, workers: int) -> list[str]:
+    return [sys.executable, "-m", "edge", "-q", "-m", str(model), "-w", str(workers), "--no-timing", folder]

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.arguments import ArgumentParser, natural, positive
-from edge.errors import DecodeError, InputError
+from edge.errors import DecodeError, EdgeError, InputError
 from edge.exit import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 
 if TYPE_CHECKING:
     from edge.classifier import Classifier
-
-    from ..pi4b.count import Cost
-    from ..pi4b.time_model import Formula
 
 HELP = "what it will cost on a Raspberry Pi 4B, without one"
 DESCRIPTION = (
@@ -62,55 +59,56 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         return DONE
     models, reports = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
     check_files(arguments, [*models, *reports, *filter(None, [arguments.baseline, arguments.images])])
-    baseline = None if arguments.baseline is None else count.read_costs(arguments.baseline)
-    boards = [(path, board.read(path)) for path in reports]
+    before, old = (None, []) if arguments.baseline is None else count.read_costs(arguments.baseline)
+    boards = {path: board.read(path) for path in reports}
     loaded = [Classifier.load(path) for path in models]
     digests = _digests(loaded)
     batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH]))
-    for path, report in boards:
+    for path, report in boards.items():
         board.check(path, report, digests, batches)
     folder = (arguments.cache or rootfs.default_folder()).resolve()
     rootfs.check_folder(folder)
     photos, num_unusable = _users_photos(arguments, loaded[0])
     programs.require(*programs.NEEDED)
-    packages = (*rootfs.RUNTIME, *(["opencv-python-headless"] if arguments.peer else []))
-    requirements = rootfs.pinned(packages, python=arguments.python)
-    versions = rootfs.versions(arguments.python, requirements)
-    if baseline and (status := _other_inputs(arguments.baseline, baseline[0], versions, digests)):
-        return status
+    peers = ["opencv-python-headless"] if arguments.peer else []
+    requirements = rootfs.pinned([*rootfs.RUNTIME, *peers], python=arguments.python)
+    inputs = {"versions": rootfs.versions(arguments.python, requirements), "models": digests}
+    if before is not None:
+        _refuse_other_inputs(arguments.baseline, before, inputs)
     tree = rootfs.build_tree(folder, python=arguments.python, site_requirements=requirements)
     count.check(tree)
     if arguments.images is None and not arguments.no_photos:
         photos = [(str(path), path.name, share) for path, share in estimate.write_photos(folder / "photos")]
-    spec = Spec(
-        tuple(path for path, _, _ in photos), loaded[0].preprocess.to_json(),
-        tuple(str(path.resolve()) for path in models), batches, winners=bool(arguments.peer),
-    )
-    names = {str(path.resolve()): path.name for path in models} | {path: name for path, name, _ in photos}
-    costs = count.count_regions(tree, spec, names)
+    names = {str(path.resolve()): path.name for path in models}
+    paths = tuple(path for path, _, _ in photos)
+    spec = Spec(paths, loaded[0].preprocess.to_json(), (*names,), batches, winners=bool(arguments.peer))
+    costs = count.count_regions(tree, spec, names | {path: name for path, name, _ in photos})
     contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
-    scale, validation = board.calibrated(published, [report for _, report in boards], costs, digests, contents)
-    for path, report in boards if photos else ():
+    scale = board.calibrated(published, [*boards.values()], costs, digests, contents)
+    for path, report in boards.items() if photos else ():
         if board.photo_ratios([report], costs, scale.formula, contents) is None:
             say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
     estimates = estimate.estimates(costs, {name: share for _, name, share in photos}, scale)
     result = {
         "schema": count.SCHEMA,
         "note": estimate.MODELLED,
-        "versions": versions,
+        "versions": inputs["versions"],
         "debian_packages": tree.debian_packages(),
         "models": digests,
         "photos": contents,
-        **scale.as_json(costs, validation),
+        **scale.as_json(costs),
         "contest": [asdict(each) for each in estimates],
     }
     if arguments.output is not None:
         write_json(arguments.output, result)
-    for line in estimate.table(costs, scale, validation, estimates, is_mix=arguments.images is None):
-        print(line)
-    if baseline is not None:
-        return _gate(arguments.baseline, baseline, costs, result, time_model.fit(published))
-    return SOME_FAILED if num_unusable else DONE
+    print("\n".join(estimate.table(costs, scale, estimates, is_mix=arguments.images is None)))
+    if before is None:
+        return SOME_FAILED if num_unusable else DONE
+    # By the published times only, so that no board's report moves what matters.
+    if worse := [*count.compare(old, costs, time_model.fit(published))]:
+        return _fail(arguments.baseline, worse, before, result)
+    say(PROGRAM, f"{len(old)} regions cost no more than in {arguments.baseline}")
+    return DONE
 
 
 def _check_usage(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -119,24 +117,22 @@ def _check_usage(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         parser.error("--no-photos: got --images or --peer as well, expected one or the other")
     if not arguments.validate:
         return
-    plain = vars(parser.parse_args(["pi4b", "--validate"]))
-    talk = ("quiet", "verbose")
-    if given := [name for name, value in vars(arguments).items() if value != plain[name] and name not in talk]:
+    plain = {**vars(parser.parse_args(["pi4b", "--validate"])), "quiet": arguments.quiet, "verbose": arguments.verbose}
+    if given := [name for name, value in vars(arguments).items() if value != plain[name]]:
         parser.error(f"--validate: got {', '.join(given)} as well, expected no other option")
 
 
 def _digests(loaded: Sequence[Classifier]) -> dict[str, str]:
     """Name -> SHA-256 of each model; results go by the one, reports of boards by the other."""
     names: dict[str, str] = {}
-    found: dict[str, str] = {}
     for classifier in loaded:
         name, digest = classifier.path.name, classifier.sha256
-        if name in found:
+        if name in names.values():
             raise InputError(f"models: got the name {name} twice, expected different ones: results go by name")
         if digest in names:
             raise InputError(f"models: {name} has the same content as {names[digest]}, expected different models")
-        found[name], names[digest] = digest, name
-    return found
+        names[digest] = name
+    return {name: digest for digest, name in names.items()}
 
 
 def _users_photos(
@@ -164,38 +160,26 @@ def _users_photos(
     return found, len(order) - len(usable)
 
 
-def _other_inputs(
-    path: Path, before: Mapping[str, Any], versions: Mapping[str, str], digests: Mapping[str, str]
-) -> int:
-    """The exit status, not 0, when counts cannot be compared with a baseline: found before the count, not after it."""
-    then, here = before["versions"].get("qemu"), versions["qemu"]
+def _refuse_other_inputs(path: Path, before: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
+    """Says before the count that it could not be compared with a baseline."""
+    then, here = before["versions"].get("qemu"), inputs["versions"]["qemu"]
     if then != here:  # each emulates a program in its own way
         problem = f"{path}: counted with QEMU {then}, here is QEMU {here}: their counts cannot be compared"
-        return fail(PROGRAM, problem, ENVIRONMENT)
-    for what, new in (("versions", versions), ("models", digests)):
+        raise EdgeError(problem, exit_status=ENVIRONMENT)
+    for what, new in inputs.items():
         if before[what] != new:
             names = ", ".join(sorted({name for name, _ in {*before[what].items()} ^ {*new.items()}}))
-            return fail(PROGRAM, f"{path}: counted with other {what} ({names}): make a new baseline with -o", GATE)
-    return DONE
+            problem = f"{path}: counted with other {what} ({names}): make a new baseline with -o"
+            raise EdgeError(problem, exit_status=GATE)
 
 
-def _gate(
-    path: Path, baseline: tuple[dict[str, Any], list[Cost]], costs: Sequence[Cost], now: Mapping[str, Any],
-    formula: Formula,
-) -> int:
-    """The exit status of a comparison with a baseline of the same versions and models.
+def _fail(path: Path, worse: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    """Says what got worse than in a baseline, and what else differs."""
+    from ..pi4b.count import TOLERANCE
 
-    `formula` is of the published times only, so that no board's report moves what matters.
-    """
-    from ..pi4b import count
-
-    before, old = baseline
-    if worse := list(count.compare(old, costs, formula)):
-        for line in worse:
-            say(PROGRAM, f"{path}: {line}")
-        others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
-        hint = f" (counted with other {' and '.join(others)})" if others else ""
-        what = f"{len(worse)} counts are over {count.TOLERANCE:.0%} above {path}, or in only one of the two"
-        return fail(PROGRAM, f"{what}{hint}", GATE)
-    say(PROGRAM, f"{len(old)} regions cost no more than in {path}")
-    return DONE
+    for line in worse:
+        say(PROGRAM, f"{path}: {line}")
+    others = [what for what in ("debian_packages", "photos") if before.get(what) != now[what]]
+    hint = f" (counted with other {' and '.join(others)})" if others else ""
+    what = f"{len(worse)} counts are over {TOLERANCE:.0%} above {path}, or in only one of the two"
+    return fail(PROGRAM, f"{what}{hint}", GATE)

@@ -1,4 +1,4 @@
-"""What only a board can tell: the same regions timed, the contest's latency, the network layer by layer."""
+"""What only a board can say: the same regions timed, the contest's latency, the network layer by layer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ from edge.errors import EdgeError
 from edge.progress import Progress
 
 from ..photos import images
-from ..speed import latency, machine_watch
+from ..speed import latency
 from . import decoding, estimate
-from .count import Cost
+from .count import Cost, reading
 from .estimate import Scale
-from .hardware import CLOCK_HZ
 from .pieces import Region, Spec, regions
 from .programs import Pi4bError
-from .time_model import Formula, Point, Range, Validation, checked, fit, read_points, validate
+from .time_model import CLOCK_HZ, Formula, Point, Range, fit, read_points, validate
 
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
 _GROUP = "boards"
 """All that was measured on boards is left out of the fit together: which files are one network, in float32 and int8 or
 at two sizes, cannot be told from them."""
-_LEAST_MS, _MOST_MS = 1e-6, 3.6e6
 
 
 def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, A
         raise Pi4bError(problem)
     check = list(selftest.report(model))
     classifier = Classifier.load(model)
-    watch = machine_watch.Watch()
+    watch = latency.Watch()
     sizes = [str(path) for path, _ in estimate.write_photos(photos / "sizes")]
     spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, estimate.BATCH))
     progress = Progress(2 * len(sizes) + len(spec.batches), unit="region", quiet=quiet)
@@ -111,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
       EdgeError: no such file, another kind of file, another machine, or a run that calls itself invalid.
     """
-    try:
+    with reading(path, "report", "report of a board"):
         report: Any = json.loads(path.read_bytes())  # NaN and Infinity pass here, and are refused below
         if not isinstance(report, dict) or report.get("schema") != SCHEMA:
             raise EdgeError(f"{path}: no report of edge-bench board, expected JSON with the schema {SCHEMA}")
@@ -120,26 +118,20 @@ def read(path: Path) -> dict[str, Any]:
             raise EdgeError(f"{path}: measured on {before['board']}, expected a {BOARD}")
         if not report["valid"]:
             raise EdgeError(f"{path}: the run calls itself invalid: {'; '.join(map(str, report['reasons']))}")
-        if not _is_within(before["clock_max_mhz"], 100, 4000):
-            clock = got(str(before["clock_max_mhz"]))
-            raise EdgeError(f"{path}: got a clock of {clock} MHz, expected 100 to 4000")
+        if not _is_within(clock_mhz := before["clock_max_mhz"], 100, 4000):
+            raise EdgeError(f"{path}: got a clock of {got(str(clock_mhz))} MHz, expected 100 to 4000")
         for region in report["regions"]:
-            kind, name, batch = region["kind"], region["name"], region["batch"]
-            if not (isinstance(kind, str) and isinstance(name, str) and type(batch) is int):
+            kind, name, ms = region["kind"], region["name"], region["ms"]
+            if not (isinstance(kind, str) and isinstance(name, str) and type(region["batch"]) is int):
                 raise TypeError("a region without a kind, a name or a batch size")
-            if not _is_within(region["ms"], _LEAST_MS, _MOST_MS):
-                ms = got(str(region["ms"]))
-                raise EdgeError(f"{path}: {name[:80]}: got {ms} ms, expected a positive number below an hour")
+            if not _is_within(ms, 1e-6, 3.6e6):
+                raise EdgeError(f"{path}: {name[:80]}: got {got(str(ms))} ms, expected a positive number below an hour")
         if not all(isinstance(report["model"][key], str) for key in ("name", "sha256")):
             raise TypeError("the model's name and digest: expected text")
         photos = report["photos"]
         if not (isinstance(photos, dict) and all(isinstance(digest, str) for digest in photos.values())):
             raise TypeError("the photos' digests: expected names and text")
-        return report
-    except OSError as error:
-        raise EdgeError(f"{path}: report cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EdgeError(f"{path}: damaged report of a board: {type(error).__name__} {error}") from error
+    return report
 
 
 def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
@@ -160,36 +152,24 @@ def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batc
         raise EdgeError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
 
 
-def check_counts(path: Path, counts: Mapping[str, Any], model: Path) -> None:
-    """Says before the measurement of a model that counts, as of `count.read_costs`, are of another one.
-
-    Raises:
-      EdgeError: they are.
-    """
-    if (digest := Classifier.load(model).sha256) not in counts["models"].values():
-        names = ", ".join(counts["models"])[:80] or "no model"
-        raise EdgeError(f"{path}: counts of {names}, expected {model.name} ({digest[:12]}), which is measured")
-
-
 def network_points(report: Mapping[str, Any], costs: Sequence[Cost], models: Mapping[str, str]) -> list[Point]:
     """The networks of a report that has passed `check`, to fit to: counted here, timed there, scaled to 1.8 GHz."""
     found = _matched(report, [cost for cost in costs if cost.kind == "infer"], models)
-    return [checked(Point(cost.label, ms, cost.counts, _GROUP), "board") for cost, ms in found]
+    return [Point(cost.label, ms, cost.counts, _GROUP) for cost, ms in found]
 
 
 def calibrated(
     published: Sequence[Point], reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost],
     models: Mapping[str, str], photos: Mapping[str, str],
-) -> tuple[Scale, Validation]:
+) -> Scale:
     """What turns counts into times, fitted to what is published and to reports of boards.
 
     `models` and `photos`: name -> SHA-256 of what was counted.
     """
     points = [*published, *(point for report in reports for point in network_points(report, costs, models))]
-    formula, validation = fit(points), validate(points)
+    formula = fit(points)
     factors = decoding.decoding_range(decoding.read_decodes(), formula)
-    own = photo_ratios(reports, costs, formula, photos) or factors
-    return Scale(formula, photos=own, winners=factors, network=validation.factors()), validation
+    return Scale(formula, validate(points), photo_ratios(reports, costs, formula, photos) or factors, factors)
 
 
 def photo_ratios(
@@ -204,20 +184,18 @@ def photo_ratios(
     return (min(ratios), max(ratios)) if ratios else None
 
 
-def table(report: Mapping[str, Any], counts: Mapping[str, Any] | None, costs: Sequence[Cost]) -> Iterator[str]:
-    """The lines a person reads; `counts` and `costs` as `count.read_costs` gives them, None and empty without."""
+def table(report: Mapping[str, Any], counted: Mapping[str, str], costs: Sequence[Cost]) -> Iterator[str]:
+    """The lines a person reads; `costs` are printed beside, of what is `counted` (name -> SHA-256)."""
     yield from report["check"]
     yield from latency.table({**report, "peak_memory_mb": latency.peak_memory_mb()})
-    modelled = {(cost.kind, cost.name, cost.batch): cost.counts for cost in costs}
-    names = {} if counts is None else _names(report, {**counts["models"], **counts["photos"]})
-    formula = fit(read_points())
+    formula, names = fit(read_points()), _names(report, counted)
+    modelled = {(cost.kind, cost.name, cost.batch): f"{formula.ms(cost.counts):11.2f}" for cost in costs}
     yield "region                         measured ms   (fastest to slowest)   modelled ms"
     for region in report["regions"]:
         kind, name, batch = region["kind"], region["name"], region["batch"]
-        label = Cost(kind, name, batch, {}).label
-        counted = modelled.get((kind, names.get(name, ""), batch))
-        told = "          -" if counted is None else f"{formula.ms(counted):11.2f}"
-        yield f"  {label:28} {region['ms']:10.2f}   ({region['low_ms']:.2f} to {region['high_ms']:.2f}) {told}"
+        measured = f"{region['ms']:10.2f}   ({region['low_ms']:.2f} to {region['high_ms']:.2f})"
+        beside = modelled.get((kind, names.get(name, ""), batch), f"{'-':>11}")
+        yield f"  {Cost(kind, name, batch, {}).label:28} {measured} {beside}"
     yield f"slowest of {len(report['layers'])} layers:"
     for layer in sorted(report["layers"], key=lambda layer: -layer["ms"])[:10]:
         yield f"  {layer['ms']:8.3f} ms  {layer['operator']:16} {layer['name']}"
@@ -243,10 +221,8 @@ def _timed(region: Region, runs: int) -> dict[str, Any]:
         start = perf_counter()
         region.run()
         times.append(1e3 * (perf_counter() - start))
-    name = Path(region.path).name
-    times.sort()
-    found = {"ms": statistics.median(times), "low_ms": times[0], "high_ms": times[-1]}
-    return {"kind": region.kind, "name": name, "batch": region.batch, **found}
+    measured = {"ms": statistics.median(times), "low_ms": min(times), "high_ms": max(times)}
+    return {"kind": region.kind, "name": Path(region.path).name, "batch": region.batch, **measured}
 
 
 def _matched(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,8 +15,8 @@ import bench
 import edge
 from edge.errors import EdgeError
 
-from . import counter, layers, programs
-from .emulator import run
+from . import layers, programs
+from .emulator import read_counts, run
 from .pieces import Spec
 from .programs import Pi4bError, Unavailable
 from .rootfs import Tree
@@ -24,8 +25,8 @@ from .time_model import Counts, Formula
 SCHEMA = "edge-pi4b/1"
 TOLERANCE = 0.02
 """How much more than the baseline a region may cost. Two counts of one program differ by less than a thousandth."""
-L1_MATTERS = {"infer": 0.01, "decode": 0.3, "resize": 0.3, "winners": 0.3}
-L2_MATTERS, MISSES_MATTER_MS = 0.01, 0.3
+_L1_MATTERS = {"infer": 0.01, "decode": 0.3, "resize": 0.3, "winners": 0.3}
+_L2_MATTERS, _MISSES_MATTER_MS = 0.01, 0.3
 """More misses count as worse from this part of the region's modelled time on, and from these milliseconds.
 
 Where buffers happen to lie in memory moves the L1 misses of a decode: between trees in two folders by up to five times,
@@ -80,10 +81,9 @@ def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost
         if result.returncode:
             said = programs.last_line(result.stderr)
             raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
-        lines = counter.read(counted)
+        counts = read_counts(counted)
     found = [json.loads(line) for line in result.stdout.splitlines()]
-    counts = [{name: value for name, value in lines[tag].items() if name != "tag"} for tag in range(len(found))]
-    return [Cost(kind, names[path], batch, one) for (kind, path, batch), one in zip(found, counts, strict=True)]
+    return [Cost(kind, names[path], batch, counts[tag]) for tag, (kind, path, batch) in enumerate(found)]
 
 
 def check(tree: Tree) -> None:
@@ -115,13 +115,28 @@ def own_packages(folder: Path) -> Path:
     return layers.layer(folder, "packages", targets, link)
 
 
+@contextmanager
+def reading(path: Path, what: str, damaged: str) -> Iterator[None]:
+    """Turns what goes wrong while a JSON file is read and looked through into one line.
+
+    Raises:
+      EdgeError: in place of OSError, and of what is raised where a value is absent or none that is expected.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EdgeError(f"{path}: {what} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EdgeError(f"{path}: damaged {damaged}: {type(error).__name__} {error}") from error
+
+
 def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
     """A results file and the regions in it.
 
     Raises:
       EdgeError: no such file, or another kind of file.
     """
-    try:
+    with reading(path, "counts", "results of edge-bench pi4b"):
         result = json.loads(path.read_bytes())
         if not isinstance(result, dict) or result.get("schema") != SCHEMA:
             raise EdgeError(f"{path}: no results of edge-bench pi4b, expected JSON with the schema {SCHEMA}")
@@ -129,16 +144,12 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
         for what in ("versions", "models", "photos"):
             if not isinstance(result[what], dict) or not all(isinstance(v, str) for v in result[what].values()):
                 raise TypeError(f"{what}: expected names and values")
-        label, number = max(Counter(cost.label for cost in costs).items(), key=lambda item: item[1], default=("", 0))
-        if number > 1:
-            raise ValueError(f"{label[:80]} is there twice")
         if not costs:
             raise ValueError("there is no region")
-        return result, costs
-    except OSError as error:
-        raise EdgeError(f"{path}: counts cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EdgeError(f"{path}: damaged results of edge-bench pi4b: {type(error).__name__} {error}") from error
+        ((label, number),) = Counter(cost.label for cost in costs).most_common(1)
+        if number > 1:
+            raise ValueError(f"{label[:80]} is there twice")
+    return result, costs
 
 
 def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
@@ -147,38 +158,35 @@ def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> 
     A region that is gone, or new, so that nothing would watch it; over 2 % more instructions; over 2 % more misses of a
     cache, where misses matter.
     """
-    found = {cost.label: cost for cost in after}
-    known = {cost.label for cost in before}
+    found, known = ({cost.label: cost for cost in costs} for costs in (after, before))
     yield from (f"{label}: not in the baseline, which has to be made anew" for label in found if label not in known)
-    for old in before:
-        if (new := found.get(old.label)) is None:
-            yield f"{old.label}: not counted any more"
+    for label, old in known.items():
+        if label not in found:
+            yield f"{label}: not counted any more"
             continue
-        then, now = old.counts, new.counts
-        yield from _more(f"{old.label}: instructions", then.instructions, now.instructions)
+        then, now = old.counts, found[label].counts
         before_ms = formula.ms(then)
-        waits_ms = formula.ms(replace(now, instructions=then.instructions, simd=then.simd)) - before_ms
-        if waits_ms > max(MISSES_MATTER_MS, L1_MATTERS[old.kind] * before_ms):
-            yield from _more(f"{old.label}: L1 misses", then.l1_misses, now.l1_misses)
         # Of the new L1 misses only as many as go on to memory.
         l1_misses = then.l1_misses + max(0, min(now.l1_misses - then.l1_misses, now.l2_misses - then.l2_misses))
+        waits_ms = formula.ms(replace(now, instructions=then.instructions, simd=then.simd)) - before_ms
         memory_ms = formula.ms(replace(then, l1_misses=l1_misses, l2_misses=now.l2_misses)) - before_ms
-        if memory_ms > max(MISSES_MATTER_MS, L2_MATTERS * before_ms):
-            yield from _more(f"{old.label}: L2 misses", then.l2_misses, now.l2_misses)
-
-
-def _more(what: str, then: float, now: float) -> Iterator[str]:
-    if now > then * (1 + TOLERANCE):
-        yield f"{what}, {now:,.0f} against {then:,.0f}, {now / max(then, 1) - 1:+.1%}"
+        looked_at = [("instructions", then.instructions, now.instructions)]
+        if waits_ms > max(_MISSES_MATTER_MS, _L1_MATTERS[old.kind] * before_ms):
+            looked_at.append(("L1 misses", then.l1_misses, now.l1_misses))
+        if memory_ms > max(_MISSES_MATTER_MS, _L2_MATTERS * before_ms):
+            looked_at.append(("L2 misses", then.l2_misses, now.l2_misses))
+        for what, a, b in looked_at:
+            if b > a * (1 + TOLERANCE):
+                yield f"{label}: {what}, {b:,.0f} against {a:,.0f}, {b / max(a, 1) - 1:+.1%}"
 
 
 def _cost(region: dict[str, Any]) -> Cost:
     kind, name, batch = region["kind"], region["name"], region["batch"]
     counted = {key: value for key, value in region.items() if type(value) is int and key != "batch"}
-    if kind not in (*L1_MATTERS,) or not isinstance(name, str) or type(batch) is not int:
+    if kind not in (*_L1_MATTERS,) or not isinstance(name, str) or type(batch) is not int:
         raise ValueError("a region of no known kind, or without a name or a batch size")
     cost = Cost(kind, name, batch, counted)
-    terms = cost.counts.terms()  # also: every count that the model takes is there
+    terms = astuple(cost.counts)  # also: every count that the model takes is there
     if not (0 < terms[0] and all(0 <= term < 2**63 for term in terms)):
         raise ValueError(f"{cost.label[:80]}: a count is negative, or larger than any counter")
     return cost

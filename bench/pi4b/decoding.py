@@ -2,7 +2,7 @@
 
     python -m bench.pi4b.decoding > bench/pi4b/decoding.csv
 
-counts them anew. Nothing here calibrates: the published photos are not ours, and their bits per pixel are not told.
+counts them anew. Nothing here calibrates: the published photos are not ours, and their bits per pixel are not known.
 The ratios of published to modelled time are the range in which a modelled decode is given.
 
 Source: slides of the ESFair 2023 entry "highport", preprocessing on a Raspberry Pi 4B in one thread (read, full decode
@@ -15,10 +15,8 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-
-from edge.errors import EdgeError
 
 from .count import count_regions
 from .estimate import draw_photo
@@ -30,21 +28,19 @@ from .time_model import (
     Formula,
     Point,
     Range,
-    checked,
     fit,
     percents,
-    table_rows,
+    read_counts,
+    read_table,
     validate,
     without,
 )
 
 DECODING = Path(__file__).with_name("decoding.csv")
-_TERMS = ("instructions", "simd", "l1_misses", "l2_misses", "branch_misses")
 BRANCH_CYCLES = 15
 """Of a mispredicted branch, tried and not kept. Source: the pipeline of Cortex-A57 and A72 has about 15 stages."""
 _A57 = 3072 * 2048 / 1e3 * 1.82 / 1.8
 """Thousands of pixels, scaled to 1.8 GHz: divided by megapixels a second gives ms."""
-
 
 PUBLISHED = (
     ("highport", 600, 450, 90, 25, 25),
@@ -71,24 +67,14 @@ class Decode:
         return self.low_ms / modelled, self.high_ms / modelled
 
 
-def read_decodes(path: Path = DECODING) -> list[Decode]:
-    """The rows of the table.
+def read_decodes() -> list[Decode]:
+    """The rows of the table."""
 
-    Raises:
-      EdgeError: the file is absent or damaged.
-    """
-    found = []
-    for number, row in table_rows(path):
-        where = f"{path}: line {number}"
-        try:
-            name, low_ms, high_ms = row["photo"], float(row["ms_low"]), float(row["ms_high"])
-            counts = Counts(*(float(row[term]) for term in _TERMS))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EdgeError(f"{where}: {error}") from error
-        for ms in (low_ms, high_ms):
-            checked(Point(name, ms, counts, name), where)
-        found.append(Decode(name, low_ms, high_ms, counts))
-    return found
+    def decode(row: dict[str, str]) -> Decode:
+        name, low_ms, high_ms = row["photo"], float(row["ms_low"]), float(row["ms_high"])
+        return Decode(name, low_ms, high_ms, read_counts(row, name, low_ms, high_ms))
+
+    return read_table(DECODING, decode)
 
 
 def decoding_range(decodes: Sequence[Decode], formula: Formula) -> Range:
@@ -98,7 +84,7 @@ def decoding_range(decodes: Sequence[Decode], formula: Formula) -> Range:
 
 
 def validation(points: Sequence[Point]) -> Iterator[str]:
-    """How well the formula gives published times of networks, and of photos."""
+    """How well the formula gives published times of networks, and of photos, these also with a term for branches."""
     formula = fit(points)
     coefficients = f"{formula.per_instruction:.3f} instructions + {formula.per_l1_miss:.1f} (L1 - L2 misses)"
     yield f"cycles = max({coefficients} + {formula.per_l2_miss:.1f} L2 misses, SIMD operations)"
@@ -112,21 +98,15 @@ def validation(points: Sequence[Point]) -> Iterator[str]:
         f"{errors.left_out_mean:.1%} and {errors.left_out_max:.1%}"
     )
     yield f"a time is therefore given as {percents(errors.factors())}"
-    yield from table(read_decodes(), formula)
-
-
-def table(decodes: Sequence[Decode], formula: Formula) -> Iterator[str]:
-    """Each published time over its modelled one, also with a term for branches."""
     yield f"photo                       published ms   / modelled       mispredicted branches at {BRANCH_CYCLES}"
-    for decode in decodes:
-        ms = f"{decode.low_ms:.0f}" + (f" to {decode.high_ms:.0f}" if decode.high_ms > decode.low_ms else "")
-        plain, with_branches = (_pair(decode.ratios(formula, branch_cycles=c)) for c in (0, BRANCH_CYCLES))
-        yield f"  {decode.name:25} {ms:12}   {plain:16} {with_branches}"
+    for decode in read_decodes():
+        plain, with_branches = (_pair(decode.ratios(formula, branch_cycles=c), 2) for c in (0, BRANCH_CYCLES))
+        yield f"  {decode.name:25} {_pair((decode.low_ms, decode.high_ms), 0):12}   {plain:16} {with_branches}"
 
 
-def _pair(ratios: Range) -> str:
-    low, high = ratios
-    return f"{low:.2f}" + (f" to {high:.2f}" if high > low else "")
+def _pair(values: Range, decimals: int) -> str:
+    low, high = values
+    return f"{low:.{decimals}f}" + (f" to {high:.{decimals}f}" if high > low else "")
 
 
 def main() -> int:
@@ -140,8 +120,8 @@ def main() -> int:
         rows[str(path)] = [f"{source} {width}x{height}", f"{low_ms:.4g}", f"{high_ms:.4g}"]
     costs = count_regions(tree, Spec(photos=tuple(rows), winners=True), {path: path for path in rows})
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["photo", "ms_low", "ms_high", *_TERMS])
-    table.writerows([*rows[cost.name], *map(int, cost.counts.terms())] for cost in costs if cost.kind == "winners")
+    table.writerow(["photo", "ms_low", "ms_high", *(term.name for term in fields(Counts))])
+    table.writerows([*rows[cost.name], *map(int, astuple(cost.counts))] for cost in costs if cost.kind == "winners")
     return 0
 
 

@@ -4,27 +4,30 @@
     run(tree, ["-m", "edge", "--check"])
 
 The instructions are those of the Pi, the speed is not, and neither is what only a board has: its clock, its memory
-bus, its heat. Files outside the tree are this machine's, at the same paths.
+bus, its heat. Files outside the tree are this machine's, at the same paths. `counter.c`, a QEMU plugin, counts.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import counter, programs
+from . import layers, programs
 from .programs import Pi4bError
 from .rootfs import Tree
 
+COUNTER = Path(__file__).with_name("counter.c")
 _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR")
 """Of this machine's environment; anything else may change what a program does, and what it costs."""
 
 
 def run(
     tree: Tree, argv: Sequence[str | os.PathLike[str]], *, cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None, timeout_s: float | None = None, count: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None, timeout_s: float | None = None, count: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python to its end; what it printed is text.
 
@@ -37,7 +40,7 @@ def run(
       cwd: Working folder; None: this process's.
       env: Added to a small fixed environment. PYTHONPATH is put before the tree's own.
       timeout_s: After so many seconds it is killed; None: never.
-      count: File for the counts of `counter`, one JSON object a line; None: nothing is counted.
+      count: File for the counts, which `read_counts` reads; None: nothing is counted.
 
     Raises:
       Pi4bError: a program is absent, or the time is over.
@@ -46,7 +49,7 @@ def run(
     command = tree.emulator()
     if count is not None:
         programs.require("setarch")  # without random addresses two runs give the same counts
-        plugin = counter.plugin_argument(tree.root.parent, Path(count), api=counter.api(programs.qemu_version()))
+        plugin = plugin_argument(tree.root.parent, count, api=plugin_api(programs.qemu_version()))
         command = ["setarch", "-R", *command, "-plugin", plugin]
     command += [str(tree.interpreter), *(os.fspath(argument) for argument in argv)]
     try:
@@ -58,14 +61,52 @@ def run(
 
 def environment(tree: Tree, added: Mapping[str, str]) -> dict[str, str]:
     """What a program in the tree finds in its environment."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     folders = [*filter(None, [added.get("PYTHONPATH")]), *map(str, tree.site)]
     return {
         "PATH": "/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONNOUSERSITE": "1",
-        **kept,
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
         **added,
         "PYTHONPATH": os.pathsep.join(folders),
     }
+
+
+def plugin_api(qemu: str) -> int:
+    """Version of the plugin interface that a QEMU of this version takes: up to 8 the first, from 9 on the second.
+
+    Source: QEMU, include/qemu/qemu-plugin.h and plugins/plugin.h, which refuse what is older or newer.
+    """
+    return 1 if int(qemu.split(".")[0]) < 9 else 2
+
+
+def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
+    """QEMU's -plugin argument; compiles the counter into `folder` unless it is there.
+
+    Raises:
+      Pi4bError: there is no compiler, or `output` has a comma, at which QEMU would cut the argument.
+    """
+    if "," in f"{folder}{output.resolve()}":
+        raise Pi4bError(f"{output}: got a path with a comma, which QEMU cannot pass on to the counter")
+    digest = hashlib.sha256(COUNTER.read_bytes()).hexdigest()[:12]
+    library = folder / f"counter-{digest}-{api}.so"
+    if not library.exists():
+        programs.require("cc", "the headers of the C library")
+        command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", COUNTER, "-o"]
+        what = "compiling the counting plugin"
+        layers.put(library, lambda part: programs.call([*command, part], what=what, timeout_s=120))
+    return f"file={library},out={output.resolve()}"  # without file= QEMU cuts a path at its first "="
+
+
+def read_counts(path: Path) -> dict[int, dict[str, int]]:
+    """Tag -> counts of each region that was marked; marks below 0 only separate.
+
+    Raises:
+      Pi4bError: the file is absent or cut short.
+    """
+    try:
+        regions = [json.loads(line) for line in path.read_text().splitlines()]
+        return {region.pop("tag"): region for region in regions if region["tag"] >= 0}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Pi4bError(f"{path}: the counter wrote nothing usable: {error}") from error

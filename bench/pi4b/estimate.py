@@ -24,30 +24,27 @@ class Scale:
     """What turns counts into a range of milliseconds of one thread: a formula, and factors, low and high, on it."""
 
     formula: Formula
-    photos: Range
-    """On what decode and resize are modelled to cost."""
-    winners: Range
-    """On what the winners do to a photo: other code, so boards that measured ours say nothing of it."""
-    network: Range
+    validation: Validation  # of the formula
+    photos: Range  # on what decode and resize are modelled to cost
+    winners: Range  # on what the winners do to a photo: other code, so boards that measured ours say nothing of it
 
     def range_ms(self, cost: Cost) -> Range:
         """Between which the true value is believed to lie."""
-        low, high = {"infer": self.network, "winners": self.winners}.get(cost.kind, self.photos)
+        low, high = {"infer": self.validation.factors(), "winners": self.winners}.get(cost.kind, self.photos)
         modelled = self.formula.ms(cost.counts)
         return low * modelled, high * modelled
 
-    def as_json(self, costs: Sequence[Cost], validation: Validation) -> dict[str, Any]:
+    def as_json(self, costs: Sequence[Cost]) -> dict[str, Any]:
         """What a results file says of regions and of how far their times are to be trusted."""
         regions = []
         for each in costs:
-            modelled, (low, high) = self.formula.ms(each.counts), self.range_ms(each)
-            times = {"modelled_ms": round(modelled, 4), "range_ms": [round(low, 4), round(high, 4)]}
-            regions.append({**each.as_json(), **times})
+            times = {"modelled_ms": round(self.formula.ms(each.counts), 4)}
+            regions.append({**each.as_json(), **times, "range_ms": [round(ms, 4) for ms in self.range_ms(each)]})
         return {
             "regions": regions,
             "formula": asdict(self.formula),
-            "validation": asdict(validation),
-            "network_factors": list(self.network),
+            "validation": asdict(self.validation),
+            "network_factors": list(self.validation.factors()),
             "photo_factors": list(self.photos),
             "winners_factors": list(self.winners),
         }
@@ -57,14 +54,11 @@ class Scale:
 class Estimate:
     """Seconds per 100 photos, modelled: low and high."""
 
-    runtime: str
-    """"ours" or "winners"."""
-    model: str
-    """Name of the model file."""
+    runtime: str  # "ours" or "winners"
+    model: str  # name of the model file
     one_thread_s: Range
     four_cores_s: Range
-    score: Range
-    """Of the contest's latency, on four cores."""
+    score: Range  # of the contest's latency, on four cores
 
 
 def compared(ours: Estimate, theirs: Estimate, scale: Scale) -> Range:
@@ -107,25 +101,20 @@ def estimates(costs: Sequence[Cost], shares: Mapping[str, float], scale: Scale) 
     `costs` need the photos' regions, and each network at the batch size of its runtime. `shares` are of the photos, by
     name, and add up to 1.
     """
-    kinds = {"ours": (("decode", "resize"), BATCH), "winners": (("winners",), 1)}
     found = []
-    for runtime, (steps, batch) in kinds.items():
-        photos = [cost for cost in costs if cost.kind in steps]
+    for runtime, steps, batch in (("ours", ("decode", "resize"), BATCH), ("winners", ("winners",), 1)):
+        photos = [(shares[cost.name], scale.range_ms(cost)) for cost in costs if cost.kind in steps]
         networks = [cost for cost in costs if cost.kind == "infer" and cost.batch == batch]
         for network in networks if photos else ():
-            parts = [(shares[cost.name], cost) for cost in photos] + [(1 / batch, network)]
-            low = sum(share * scale.range_ms(cost)[0] for share, cost in parts) / 10  # ms a photo -> s per 100
-            high = sum(share * scale.range_ms(cost)[1] for share, cost in parts) / 10
+            parts = [*photos, (1 / batch, scale.range_ms(network))]
+            low, high = (sum(share * ms[end] for share, ms in parts) / 10 for end in (0, 1))  # ms a photo -> s per 100
             least, most = GAIN_OF_4_CORES
-            four = low / most, high / least
-            score = latency_score(four[1]), latency_score(four[0])
-            found.append(Estimate(runtime, network.name, (low, high), four, score))
+            score = latency_score(high / least), latency_score(low / most)
+            found.append(Estimate(runtime, network.name, (low, high), (low / most, high / least), score))
     return found
 
 
-def table(
-    costs: Sequence[Cost], scale: Scale, validation: Validation, found: Sequence[Estimate], *, is_mix: bool
-) -> Iterator[str]:
+def table(costs: Sequence[Cost], scale: Scale, found: Sequence[Estimate], *, is_mix: bool) -> Iterator[str]:
     """The lines a person reads."""
     yield MODELLED
     width = max(len(each.label) for each in costs)
@@ -134,17 +123,19 @@ def table(
         counts, (low, high) = each.counts, scale.range_ms(each)
         misses = f"{counts.l1_misses:10,.0f} {counts.l2_misses:10,.0f} {counts.branch_misses:13,.0f}"
         yield f"{each.label:{width}} {counts.instructions:13,.0f} {misses}   {low:.1f} to {high:.1f}"
+    errors = scale.validation
     yield (
-        f"networks: {validation.points} measured times are reproduced within {validation.fit_mean:.1%} on average, "
-        f"{validation.fit_max:.1%} at most; left out of the fit, {validation.left_out_mean:.1%} and "
-        f"{validation.left_out_max:.1%}: a time is given as {percents(scale.network)}"
+        f"networks: {errors.points} measured times are reproduced within {errors.fit_mean:.1%} on average, "
+        f"{errors.fit_max:.1%} at most; left out of the fit, {errors.left_out_mean:.1%} and "
+        f"{errors.left_out_max:.1%}: a time is given as {percents(errors.factors())}"
     )
-    (low, high), (low_of_winners, high_of_winners) = scale.photos, scale.winners
     kinds = {each.kind for each in costs}
     if kinds & {"decode", "resize"}:
+        low, high = scale.photos
         yield f"photos: between {low:.2f} and {high:.2f} times the formula, as published (--validate) or measured"
     if "winners" in kinds:
-        yield f"photos of the winners: between {low_of_winners:.2f} and {high_of_winners:.2f} times, as published"
+        low, high = scale.winners
+        yield f"photos of the winners: between {low:.2f} and {high:.2f} times, as published"
     if found:
         yield f"100 photos of {'the contest mix' if is_mix else 'these'}, modelled seconds:"
     for one in found:

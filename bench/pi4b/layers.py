@@ -74,15 +74,13 @@ def put(path: Path, make: Callable[[Path], object]) -> None:
 def clear_leftovers(folder: Path) -> None:
     """Removes what builds that were killed have left."""
     for path in folder.glob(f"{PART}*"):
-        try:
+        with suppress(OSError):  # another process was faster
             if time.time() - path.lstat().st_ctime < _LEFTOVER_S:  # mtime may be the unpacked archive's
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-        except OSError:
-            continue  # another process was faster
+                path.unlink()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,27 @@ from edge.memory_gate import MemoryGate
 from edge.photo.decode import Admit, Decoded, PixelLimits, Source
 from edge.photo.preprocess import Preprocess
 
-from . import counter
+MARK = 9999
+"""The system call that ends a region, as in counter.c."""
 
 
 @dataclass(frozen=True)
 class Spec:
     """What to run."""
 
-    photos: tuple[str, ...] = ()
-    """Files to decode and resize."""
+    photos: tuple[str, ...] = ()  # files to decode and resize
     preprocess: str = Preprocess().to_json()
-    """How: `Preprocess` as JSON. Not read from a model, since onnxruntime's threads would move every buffer."""
-    models: tuple[str, ...] = ()
-    """Model files."""
-    batches: tuple[int, ...] = ()
-    """Images per call of each network."""
+    """How. Not read from a model, since onnxruntime's threads would move every buffer."""
+    models: tuple[str, ...] = ()  # model files
+    batches: tuple[int, ...] = ()  # images per call of each network
     winners: bool = False
     """Whether the photos are also prepared as the contest's winners do; needs OpenCV."""
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
         """The inverse of `json.dumps(asdict(spec))`."""
-        values: dict[str, Any] = json.loads(text)
-        arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**arguments)
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def regions(spec: Spec) -> Iterator[Region]:
         from ..speed.peers import winners_pixels  # OpenCV, which ours does without
 
         for path in spec.photos:
-            yield Region("winners", path, 1, _bound(winners_pixels, path, preprocess.size_px))
+            yield Region("winners", path, 1, partial(winners_pixels, path, preprocess.size_px))
     if spec.models:
         from edge.classifier import Classifier  # after the photos: see `Spec.preprocess`
     for path in spec.models:
@@ -76,7 +74,7 @@ def regions(spec: Spec) -> Iterator[Region]:
         side = classifier.preprocess.size_px
         for size in spec.batches:
             batch = np.random.default_rng(0).integers(0, 256, (size, side, side, 3)).astype(np.uint8)
-            yield Region("infer", path, size, _bound(classifier.logits, batch))
+            yield Region("infer", path, size, partial(classifier.logits, batch))
 
 
 def _photo(path: str, preprocess: Preprocess) -> Iterator[Region]:
@@ -110,24 +108,19 @@ def _photo(path: str, preprocess: Preprocess) -> Iterator[Region]:
     yield Region("resize", path, 1, lambda: placing.load(path, out=out).pixels)
 
 
-def _bound(function: Callable[..., object], *arguments: object) -> Callable[[], object]:
-    return lambda: function(*arguments)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the regions of a spec; see the module's first lines."""
     gc.disable()  # else some region pays for looking through all objects, now this one and now that
     mark = ctypes.CDLL(None).syscall
-    spec = Spec.from_json(Path(arguments[0]).read_text())
     warm: set[str] = set()
-    for tag, region in enumerate(regions(spec)):
+    for tag, region in enumerate(regions(Spec.from_json(Path(arguments[0]).read_text()))):
         # What the first photo imports is not its cost; a network's first call sets up what later ones use.
         if region.kind == "infer" or region.kind not in warm:
             region.run()
             warm.add(region.kind)
-        mark(counter.MARK, -2)
+        mark(MARK, -2)
         region.run()
-        mark(counter.MARK, tag)
+        mark(MARK, tag)
         print(json.dumps([region.kind, region.path, region.batch]), flush=True)
     return 0
 

@@ -16,19 +16,19 @@ import shlex
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
-from . import hardware, layers, programs
+from . import layers, programs
 from .programs import Pi4bError
 
-SUITES = {"3.11": "bookworm", "3.13": "trixie"}
-"""Python -> the Debian, and so the Raspberry Pi OS, that brings it."""
-GLIBC = {"3.11": 36, "3.13": 41}
-"""Python -> minor version of that Debian's glibc, the newest manylinux a wheel may ask for."""
+_SUITES = {"3.11": ("bookworm", 36), "3.13": ("trixie", 41)}
+"""Python -> the Debian, and so the Raspberry Pi OS, that brings it, and the minor version of its glibc.
+
+That is the newest manylinux which a wheel may ask for."""
 RUNTIME = ("flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf", "psutil")
 """What `pip install fairedge` brings."""
 
@@ -40,19 +40,31 @@ _HIDING = ("boot", "dev", "home", "media", "mnt", "opt", "root", "run", "srv", "
 """Folders of Debian's that would hide this machine's own of the same name."""
 _CHECKOUT = Path(__file__).parents[2]
 _CONSTRAINTS = _CHECKOUT / "constraints"
-_CPU = "cortex-a72"
+_MODEL = "Raspberry Pi 4 Model B Rev 1.5"
+_CPUINFO = """\
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+
+"""
+_MEMORY_KB = {
+    "MemTotal": 3884832, "MemFree": 3300000, "MemAvailable": 3500000, "Buffers": 20000, "Cached": 300000,
+    "SwapCached": 0, "Active": 150000, "Inactive": 200000, "SwapTotal": 0, "SwapFree": 0, "Shmem": 2000,
+    "Slab": 40000, "SReclaimable": 20000,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Tree:
     """A tree that programs run in."""
 
-    root: Path
-    """Debian's root folder."""
-    python: str
-    """"3.11" or "3.13"."""
-    site: tuple[Path, ...]
-    """Folders that are put before Python's own packages."""
+    root: Path  # Debian's root folder
+    python: str  # "3.11" or "3.13"
+    site: tuple[Path, ...]  # folders that are put before Python's own packages
 
     @property
     def interpreter(self) -> Path:
@@ -72,7 +84,7 @@ class Tree:
     def emulator(self) -> list[str]:
         """The command line up to Python's own arguments."""
         qemu = shutil.which("qemu-aarch64") or "qemu-aarch64"  # the tree's PATH is not this process's
-        return [qemu, "-cpu", _CPU, "-L", str(self.root), "-0", str(self.launcher)]
+        return [qemu, "-cpu", "cortex-a72", "-L", str(self.root), "-0", str(self.launcher)]
 
 
 def build_tree(
@@ -92,15 +104,15 @@ def build_tree(
       Unavailable: a program is absent, or a download failed.
       Pi4bError: a wheel cannot be read, or the folder cannot be written.
     """
-    if python not in SUITES:
-        raise Pi4bError(f"python: got {python!r}, expected {' or '.join(SUITES)}")
+    if python not in _SUITES:
+        raise Pi4bError(f"python: got {python!r}, expected {' or '.join(_SUITES)}")
     folder = Path(folder).resolve()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     layers.clear_leftovers(folder)
     requirements = pinned(RUNTIME, python=python) if site_requirements is None else list(site_requirements)
-    suite = SUITES[python]
-    inputs: list[object] = [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(hardware.files())]
+    suite, _ = _SUITES[python]
+    inputs: list[object] = [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(board_files())]
     root = layers.layer(folder, f"debian-{suite}", inputs, lambda part: _unpack_debian(part, suite))
     _write_launcher(Tree(root, python, ()))
     site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
@@ -153,17 +165,16 @@ def pinned(names: Sequence[str], *, python: str = "3.11") -> list[str]:
 def versions(python: str, requirements: Sequence[str]) -> dict[str, str]:
     """What changes counts: name -> version."""
     packages = dict(requirement.split("==") for requirement in requirements)
-    return {"python": python, "debian": SUITES[python], "qemu": programs.qemu_version(), **packages}
+    return {"python": python, "debian": _SUITES[python][0], "qemu": programs.qemu_version(), **packages}
 
 
 def _unpack_debian(part: Path, suite: str) -> None:
     programs.require("mmdebstrap", "Debian's keys")
-    packages = f"--include={','.join(_DEBIAN_PACKAGES)}"
     # Nothing is executed in it, so that a user needs neither root nor a name space of his own.
     mode = "root" if os.geteuid() == 0 else "chrootless"
-    options = [f"--mode={mode}", "--variant=extract", "--architectures=arm64", packages]
     record = f'ls "$1/var/cache/apt/archives" | grep "[.]deb$" > "$1/{_VERSIONS}"'
-    options.append(f"--extract-hook={record}")
+    options = [f"--mode={mode}", "--variant=extract", "--architectures=arm64", f"--extract-hook={record}"]
+    options.append(f"--include={','.join(_DEBIAN_PACKAGES)}")
     left_out = [f"--exclude=./{name}" for name in (*_NOT_NEEDED, *_HIDING)]
     with TemporaryDirectory() as scratch:
         Path(scratch).chmod(0o755)  # apt fetches as a user of its own
@@ -173,10 +184,55 @@ def _unpack_debian(part: Path, suite: str) -> None:
         programs.call(fetch, what=f"fetching Debian {suite} for arm64", timeout_s=600, env=here, fetches=True)
         extract = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={part}", *left_out]
         programs.call(extract, what=f"unpacking Debian {suite}", timeout_s=300)
-    for name, content in hardware.files():
+    for name, content in board_files():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+
+
+def board_files() -> Iterator[tuple[str, str]]:
+    """What a Raspberry Pi 4B's kernel says of itself: path below / and content of the files that programs read.
+
+    Without them onnxruntime's cpuinfo would read the host's, find an x86 processor in an arm64 process, and crash.
+    Source: a Raspberry Pi 4 Model B Rev 1.5, 4 GB, Linux 6.1; Cortex-A72 technical reference manual, chapters 2 and 6.
+    """
+    cpuinfo = "".join(f"processor\t: {core}\n{_CPUINFO}" for core in range(4))
+    yield "proc/cpuinfo", f"{cpuinfo}Revision\t: c03115\nSerial\t\t: 0000000000000000\nModel\t\t: {_MODEL}\n"
+    yield "proc/meminfo", "".join(f"{name}:{kilobytes:16} kB\n" for name, kilobytes in _MEMORY_KB.items())
+    yield "proc/device-tree/model", f"{_MODEL}\0"
+    cpus = {"possible": "0-3", "present": "0-3", "online": "0-3", "offline": "", "kernel_max": "255"}
+    for name, content in cpus.items():
+        yield f"sys/devices/system/cpu/{name}", f"{content}\n"
+    for core in range(4):
+        for name, value in _core(core).items():
+            yield f"sys/devices/system/cpu/cpu{core}/{name}", f"{value}\n"
+
+
+def _core(core: int) -> dict[str, object]:
+    files: dict[str, object] = {
+        "regs/identification/midr_el1": "0x00000000410fd083",
+        "cpufreq/cpuinfo_max_freq": 1800000,
+        "cpufreq/scaling_cur_freq": 1800000,
+        "cpufreq/cpuinfo_min_freq": 600000,
+        "cpufreq/scaling_governor": "performance",
+        "topology/physical_package_id": 0,
+        "topology/cluster_id": 0,
+        "topology/core_id": core,
+    }
+    for name in ("core_siblings", "package_cpus", "cluster_cpus"):
+        files |= {f"topology/{name}": "f", f"topology/{name}_list": "0-3"}
+    for name in ("thread_siblings", "core_cpus"):
+        files |= {f"topology/{name}": f"{1 << core:x}", f"topology/{name}_list": core}
+    names = "level", "type", "size", "ways_of_associativity", "number_of_sets", "shared_cpu_list"
+    caches = (
+        (1, "Data", "32K", 2, 256, core),
+        (1, "Instruction", "48K", 3, 256, core),
+        (2, "Unified", "1024K", 16, 1024, "0-3"),
+    )
+    for index, cache in enumerate(caches):
+        described = {**dict(zip(names, cache, strict=True)), "coherency_line_size": 64}
+        files |= {f"cache/index{index}/{name}": value for name, value in described.items()}
+    return files
 
 
 def _write_launcher(tree: Tree) -> None:
@@ -201,14 +257,13 @@ def _wheel_layer(folder: Path, wheel: Path) -> Path:
 
 def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:
     """Downloads aarch64 wheels and unpacks them: installing would ask the Python that runs here, not the Pi's."""
-    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(GLIBC[python], 16, -1)]
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(_SUITES[python][1], 16, -1)]
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=3", "--no-deps"]
     options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     options += [*platforms, "--platform=manylinux2014_aarch64"]
     with TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", *options, f"--dest={scratch}", *requirements]
-        what = f"fetching aarch64 wheels for Python {python}"
-        programs.call(command, what=what, timeout_s=600, fetches=True)
+        programs.call(command, what=f"fetching aarch64 wheels for Python {python}", timeout_s=600, fetches=True)
         _unpack(sorted(Path(scratch).glob("*.whl")), part)
 
 

@@ -12,17 +12,18 @@ Source of the times: github.com/Tencent/ncnn, benchmark/README.md of 2023-06-15,
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from edge.errors import EdgeError
 
-from .hardware import CLOCK_HZ
-
 CALIBRATION = Path(__file__).with_name("calibration.csv")
+CLOCK_HZ = 1.8e9
+"""Highest clock. Source: Raspberry Pi OS since 2021-11 on boards of revision 1.4 or later."""
 CYCLES_PER_MS = CLOCK_HZ / 1000
 GAIN_OF_4_CORES = (2.5, 4.0)
 """How many times faster four cores are than one, low and high, when each works on photos of its own.
@@ -32,6 +33,7 @@ contest report 3.4 for photos in parallel."""
 
 Range = tuple[float, float]
 """Low and high."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,10 @@ class Counts:
     """What one region executed."""
 
     instructions: float
-    simd: float
-    """Instructions for the two vector pipes: at best one of 128 bits a cycle."""
+    simd: float  # instructions for the two vector pipes: at best one of 128 bits a cycle
     l1_misses: float
     l2_misses: float
-    branch_misses: float = 0
-    """Counted, and no part of the formula: see `decoding`."""
+    branch_misses: float = 0  # counted, and no part of the formula: see `decoding`
 
     @classmethod
     def of(cls, counted: Mapping[str, float]) -> Counts:
@@ -53,9 +53,9 @@ class Counts:
         names = ("l1_misses", "l2_misses", "branch_misses")
         return cls(counted["instructions"], simd, *(counted[name] for name in names))
 
-    def terms(self) -> tuple[float, ...]:
-        """The values in the order of the fields."""
-        return self.instructions, self.simd, self.l1_misses, self.l2_misses, self.branch_misses
+    def terms(self) -> np.ndarray:
+        """(3,) events that the coefficients of a formula belong to."""
+        return np.array([self.instructions, self.l1_misses - self.l2_misses, self.l2_misses])
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,12 @@ class Formula:
     """Cycles per event."""
 
     per_instruction: float
-    per_l1_miss: float
-    """That L2 answers."""
+    per_l1_miss: float  # that L2 answers
     per_l2_miss: float
 
     def ms(self, counts: Counts) -> float:
         """Modelled milliseconds of one thread."""
-        cycles = float(_row(counts) @ (self.per_instruction, self.per_l1_miss, self.per_l2_miss))
-        return max(cycles, counts.simd) / CYCLES_PER_MS
+        return max(float(counts.terms() @ astuple(self)), counts.simd) / CYCLES_PER_MS
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class Point:
     """A region with a time that was measured on a Raspberry Pi 4B."""
 
     name: str
-    ms: float
-    """One thread, at 1.8 GHz."""
+    ms: float  # one thread, at 1.8 GHz
     counts: Counts
     group: str
     """Points of one network, as in float32 and int8, are left out together, and so are those of boards."""
@@ -87,15 +84,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a formula tells times, as fractions of the true time."""
+    """How well a formula predicts times, as fractions of the true time."""
 
     fit_mean: float
     fit_max: float
     left_out_mean: float
-    """Each point told by a formula fitted to the other groups."""
+    """Of each point, by a formula fitted to the other groups."""
     left_out_max: float
     points: int = 0
-    """How many there are."""
 
     def factors(self) -> Range:
         """Between which multiples of a modelled time the true one lies, if no error is larger than those left out.
@@ -121,10 +117,16 @@ def fit(points: Sequence[Point]) -> Formula:
     """
     if len(points) < 4:
         raise EdgeError(f"calibration: got {len(points)} points, expected at least 4")
-    rows = np.array([_row(point.counts) / (point.ms * CYCLES_PER_MS) for point in points])
+    rows = np.array([point.counts.terms() / (point.ms * CYCLES_PER_MS) for point in points])
     if np.linalg.matrix_rank(rows) < 3:
         raise EdgeError("calibration: the points are too alike to tell instructions from cache misses")
-    return Formula(*_non_negative(rows).tolist())
+    fits = []  # x >= 0 with the least |rows x - 1| is the best of the few fits in which some of the three are 0
+    for used in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
+        x = np.zeros(3)
+        x[used] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)))[0]
+        if x.min() >= 0:
+            fits.append((float(np.linalg.norm(rows @ x - 1)), x.tolist()))
+    return Formula(*min(fits)[1])
 
 
 def validate(points: Sequence[Point]) -> Validation:
@@ -134,8 +136,8 @@ def validate(points: Sequence[Point]) -> Validation:
       EdgeError: as `fit`, also without a group.
     """
     formula = fit(points)
-    fitted = [_error(formula, point) for point in points]
-    left_out = [_error(without(points, point.group), point) for point in points]
+    fitted = [abs(formula.ms(point.counts) / point.ms - 1) for point in points]
+    left_out = [abs(without(points, point.group).ms(point.counts) / point.ms - 1) for point in points]
     return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out), len(points))
 
 
@@ -153,61 +155,48 @@ def read_points(path: Path = CALIBRATION) -> list[Point]:
     """The points of a calibration table.
 
     Raises:
-      EdgeError: the file or a column is absent, or a value is no positive number.
+      EdgeError: as `read_table`.
     """
-    points = []
-    for number, row in table_rows(path):
-        try:
-            names = ("instructions", "simd", "l1_misses", "l2_misses")
-            counts, name = Counts(*(float(row[name]) for name in names)), row["network"]
-            point = Point(name, float(row["ms_1_thread"]), counts, name.removesuffix("_int8"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EdgeError(f"{path}: line {number}: {error}") from error
-        points.append(checked(point, f"{path}: line {number}"))
-    return points
+
+    def point(row: dict[str, str]) -> Point:
+        name, ms = row["network"], float(row["ms_1_thread"])
+        return Point(name, ms, read_counts(row, name, ms), name.removesuffix("_int8"))
+
+    return read_table(path, point)
 
 
-def table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of each row of a CSV file with a header.
+def read_table(path: Path, make: Callable[[dict[str, str]], _T]) -> list[_T]:
+    """What `make` gives for each row of a CSV file with a header.
 
     Raises:
-      EdgeError: it cannot be read.
+      EdgeError: the file or a column is absent, or a value is none that can be true.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return list(enumerate(csv.DictReader(file), 2))
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EdgeError(f"{path}: calibration cannot be read: {error}") from error
+    found = []
+    for line, row in enumerate(rows, 2):
+        try:
+            found.append(make(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EdgeError(f"{path}: line {line}: {error}") from error
+    return found
 
 
-def checked(point: Point, where: str) -> Point:
-    """The point, if its numbers can be true.
+def read_counts(row: Mapping[str, str], name: str, *times_ms: float) -> Counts:
+    """The counts of a row that gives them with times.
 
     Raises:
-      EdgeError: a time or a count is not positive and finite, or L2 misses more than it is asked for.
+      ValueError: a time or a count is not positive and finite, or L2 misses more than it is asked for.
     """
-    terms = point.counts.terms()
-    if not (np.isfinite([point.ms, *terms]).all() and min(point.ms, terms[0]) > 0 and min(terms) >= 0):
-        raise EdgeError(f"{where}: {point.name}: expected positive numbers, got {point.ms} ms, {point.counts}")
-    if point.counts.l2_misses > point.counts.l1_misses:
-        raise EdgeError(f"{where}: {point.name}: more misses of L2 than of L1")
-    return point
-
-
-def _row(counts: Counts) -> np.ndarray:
-    return np.array([counts.instructions, counts.l1_misses - counts.l2_misses, counts.l2_misses])
-
-
-def _non_negative(rows: np.ndarray) -> np.ndarray:
-    """The x >= 0 with the least |rows x - 1|: the best of the few fits in which some of the three are 0."""
-    fits = []
-    for used in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
-        x = np.zeros(3)
-        x[used] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)))[0]
-        if x.min() >= 0:
-            fits.append((float(np.linalg.norm(rows @ x - 1)), x))
-    return min(fits, key=lambda found: found[0])[1]
-
-
-def _error(formula: Formula, point: Point) -> float:
-    return abs(formula.ms(point.counts) / point.ms - 1)
+    terms = ["instructions", "simd", "l1_misses", "l2_misses", *({"branch_misses"} & row.keys())]
+    counts = Counts(**{term: float(row[term]) for term in terms})
+    for ms in times_ms:
+        numbers = ms, *astuple(counts)
+        if not (np.isfinite(numbers).all() and min(numbers[:2]) > 0 and min(numbers) >= 0):
+            raise ValueError(f"{name}: expected positive numbers, got {ms} ms, {counts}")
+    if counts.l2_misses > counts.l1_misses:
+        raise ValueError(f"{name}: more misses of L2 than of L1")
+    return counts

@@ -1,6 +1,6 @@
 """What scaled decoding costs in answers: every photo through the shipped path and through a full-size decode.
 
-Contest photos are larger than the pictures in public sets, so `enlarged` makes photos of contest size out of small
+Contest photos are larger than the pictures in public sets, so `enlarge` makes photos of contest size out of small
 ones: bicubic, then JPEG at quality 90, 4:2:0. Such photos lack fine detail, which real ones of that size often lack
 as well; sensor noise is not added.
 """
@@ -31,12 +31,9 @@ class Comparison:
     path: str
     scaled_label: int
     full_label: int
-    margin: float
-    """Probability of the first class minus that of the second, after the full decode."""
-    max_change: float
-    """Largest change of any class's probability."""
-    psnr_db: float
-    """Of the network's input against that of the full decode; inf where they are equal."""
+    margin: float  # probability of the first class minus that of the second, after the full decode
+    max_change: float  # largest change of any class's probability
+    psnr_db: float  # of the network's input against that of the full decode; inf where they are equal
 
 
 def compare(
@@ -44,11 +41,7 @@ def compare(
 ) -> Iterator[Comparison]:
     """Yields one comparison per usable photo, in order.
 
-    Args:
-      classifier: The model, with the preprocessing it ships with.
-      paths: Photos; unusable ones are left out.
-      enlarge: Whether each photo is first made as large as the contest's, sizes drawn with `seed`.
-      seed: Of that draw.
+    `enlarge`: each photo is first made as large as the contest's, sizes drawn with `seed`.
     """
     full = replace(classifier.preprocess, draft_factor=0)
     sizes = mix_sizes(ESFAIR, len(paths), seed=seed) if enlarge else []
@@ -58,16 +51,11 @@ def compare(
             pair = np.stack([classifier.preprocess(source), full(source)])
         except DecodeError:
             continue
-        scaled_row, full_row = classifier.probabilities(classifier.logits(pair)).astype(np.float64)
-        second, first = np.sort(full_row)[-2:]
-        yield Comparison(
-            path,
-            int(scaled_row.argmax()),
-            int(full_row.argmax()),
-            float(first - second),
-            float(np.abs(scaled_row - full_row).max()),
-            _psnr_db(pair[0], pair[1]),
-        )
+        rows = classifier.probabilities(classifier.logits(pair)).astype(np.float64)
+        scaled_label, full_label = rows.argmax(axis=1).tolist()
+        second, first = np.sort(rows[1])[-2:].tolist()
+        change = float(np.abs(rows[0] - rows[1]).max())
+        yield Comparison(path, scaled_label, full_label, first - second, change, _psnr_db(*pair))
 
 
 def summarize(comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -87,15 +75,15 @@ def summarize(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> Iterator[str]:
     """The lines a person reads."""
-    count, flips = summary["images"], summary["flips"]
+    count, flips, psnr_db = summary["images"], summary["flips"], summary["psnr_db"]
     if not count:
         yield "no usable photos"
         return
     yield f"{count} photos, {count - len(flips)} with the label of a full decode ({summary['agreement']:.2%})"
-    if summary["psnr_db"]:
+    if psnr_db:
         yield (
-            f"network input against the full decode: PSNR min {summary['psnr_db']['min']:.1f} dB, "
-            f"median {summary['psnr_db']['median']:.1f} dB ({summary['decoded_alike']} decoded alike)"
+            f"network input against the full decode: PSNR min {psnr_db['min']:.1f} dB, "
+            f"median {psnr_db['median']:.1f} dB ({summary['decoded_alike']} decoded alike)"
         )
     yield (
         f"largest change of a probability {summary['largest_change']:.4f}; "

@@ -1,8 +1,8 @@
 """Latency the contest's way: seconds per 100 photos, from file path to label, over the shipped pipeline.
 
-What is timed is `edge.pipeline.run` itself, the same object `edge-infer` calls. In the same loop stands the bound:
-bare Pillow scaled decoding and the bare session on the same bytes, one after the other, divided by the workers.
-What lies between the two is ours to lose.
+What is timed is `edge.pipeline.run` itself, as `edge-infer` calls it. In the same loop stands the bound: bare Pillow
+scaled decoding and the bare session on the same bytes, one after the other, divided by the workers. What lies between
+the two is ours to lose.
 
 Source: ESFair 2023, problem page: mean of 10 iterations over 100 random images, score 1 - L / 100 with L in seconds.
 """
@@ -23,13 +23,16 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import psutil
 from PIL import Image
 
+from edge import device
 from edge.classifier import Classifier
 from edge.errors import EdgeError
 from edge.pipeline import RunOptions, run
 from edge.predictions import Prediction
+
+from .peers import bare_network
 
 SIZE_CLASSES = (("small", 1_000_000), ("medium", 9_000_000), ("large", math.inf))
 """Name and upper bound in pixels. Source: the winners' slides count images below 1000^2, between, above 3000^2."""
@@ -42,26 +45,20 @@ MAX_LATENCY_S = 100.0
 class Protocol:
     """How a latency is measured."""
 
-    sample: int = 100
-    """Images drawn, each once."""
-    runs: int = 10
-    """Timed iterations over the sample."""
-    seed: int = 0
-    """Of the draw."""
-    workers: int = 1
-    """Threads of the pipeline."""
-    batch_size: int = 4
-    """Images per call of the network."""
+    sample: int = 100  # images drawn, each once
+    runs: int = 10  # timed iterations over the sample
+    seed: int = 0  # of the draw
+    workers: int = 1  # threads of the pipeline
+    batch_size: int = 4  # images per call of the network
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timing:
     """One timed iteration."""
 
     wall_s: float
     cpu_s: float
-    bound_s: float
-    """CPU-bound time of bare decoding and bare inference, one thread, not divided."""
+    bound_s: float  # CPU time of bare decoding and bare inference, one thread, not divided
     predictions: list[Prediction]
 
 
@@ -82,41 +79,39 @@ def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tu
     """Draws the sample and runs it once, as warm-up and to leave out what cannot be decoded.
 
     Returns:
-      The usable paths in drawn order, the error rows met, and the seconds until the first result.
+      Usable paths in drawn order, error rows met, seconds until the first result.
 
     Raises:
       EdgeError: no image can be used.
     """
-    order = np.random.default_rng(protocol.seed).permutation(len(paths))
-    waiting = [paths[i] for i in order]
+    waiting = [paths[i] for i in np.random.default_rng(protocol.seed).permutation(len(paths))]
     usable: list[str] = []
     errors: list[Prediction] = []
-    first_s: float | None = None
-    while waiting and len(usable) < protocol.sample:
-        tried, waiting = waiting[: protocol.sample - len(usable)], waiting[protocol.sample - len(usable) :]
-        start = perf_counter()
+    start, first_s = perf_counter(), 0.0
+    while waiting and (missing := protocol.sample - len(usable)):
+        tried, waiting = waiting[:missing], waiting[missing:]
         for prediction in run(classifier, tried, RunOptions(protocol.workers, protocol.batch_size)):
-            first_s = perf_counter() - start if first_s is None else first_s
+            first_s = first_s or perf_counter() - start
             if prediction.status == "ok":
                 usable.append(prediction.path)
             else:
                 errors.append(prediction)
     if not usable:
         raise EdgeError(f"none of {len(paths)} images can be used; first: {errors[0].error if errors else 'none'}")
-    return usable, errors, first_s or 0.0
+    return usable, errors, first_s
 
 
 def timings(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> Iterator[Timing]:
     """Yields one `Timing` per run, ours and the bound in turn (A B A B), so that a drift of the machine hits both."""
-    session = _bare_session(classifier)
+    bare = _bare_network(classifier)
     contents = [Path(path).read_bytes() for path in paths]
-    _bound_s(classifier, session, contents[:1], protocol.batch_size)
+    _bound_s(classifier, bare, contents[:1], protocol.batch_size)
     for _ in range(protocol.runs):
         gc.collect()
         wall, cpu = perf_counter(), process_time()
         predictions = list(run(classifier, paths, RunOptions(protocol.workers, protocol.batch_size)))
         wall, cpu = perf_counter() - wall, process_time() - cpu
-        yield Timing(wall, cpu, _bound_s(classifier, session, contents, protocol.batch_size), predictions)
+        yield Timing(wall, cpu, _bound_s(classifier, bare, contents, protocol.batch_size), predictions)
 
 
 def summarize(
@@ -126,11 +121,10 @@ def summarize(
     scale = 100 / len(paths)
     walls = [timing.wall_s for timing in runs]
     seconds = statistics.fmean(walls) * scale
-    bounds = [timing.bound_s for timing in runs]
     return {
         "seconds_per_100": seconds,
         "score": latency_score(seconds),
-        "samples": {"wall_s": walls, "cpu_s": [t.cpu_s for t in runs], "bound_cpu_s": bounds},
+        "samples": {"wall_s": walls, "cpu_s": [t.cpu_s for t in runs], "bound_cpu_s": [t.bound_s for t in runs]},
         "spread": (max(walls) - min(walls)) / statistics.median(walls),
         "images": len(paths),
         "scaled_to_100": len(paths) != 100,
@@ -211,17 +205,62 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high}
 
 
-def _bare_session(classifier: Classifier) -> Callable[[np.ndarray], object]:
+class Watch:
+    """Looks at the machine before and after a timed run, and says what disturbed it."""
+
+    def __init__(self) -> None:
+        """Records the state before."""
+        self._before, self._others_s, self._start = device.record(), _others_s(), perf_counter()
+
+    def finish(self, latency: dict[str, Any]) -> dict[str, Any]:
+        """The `machine`, `valid` and `reasons` parts of a results file."""
+        before, after = self._before, device.record()
+        others = max(0.0, (_others_s() - self._others_s) / (perf_counter() - self._start))
+        reasons = [*_machine_reasons(before, after, others), *_run_reasons(latency)]
+        machine = {"before": before, "after": after, "other_load_cores": round(others, 2)}
+        return {"machine": machine, "valid": not reasons, "reasons": reasons}
+
+
+def _others_s() -> float:
+    """CPU seconds that all cores of the machine have spent on other processes."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
+    return float(sum(times) - idle) - process_time()
+
+
+def _machine_reasons(before: dict[str, Any], after: dict[str, Any], others: float) -> Iterator[str]:
+    if now := int(after["throttled"] or 0):
+        if now & 0xF or now >> 16 & ~(int(before["throttled"] or 0) >> 16):  # now, or since boot and not before
+            yield f"throttled: {', '.join(after['throttled_reasons'])}"
+    if after["governor"] not in (None, "performance"):
+        yield f"governor is {after['governor']}, expected performance"
+    if others > 0.5:
+        yield f"other processes used {others:.1f} cores, expected at most 0.5"
+    swapped = (after["swap_used_mb"] or 0) - (before["swap_used_mb"] or 0)
+    if swapped > 10:
+        yield f"{swapped} MB went to swap"
+
+
+def _run_reasons(latency: dict[str, Any]) -> Iterator[str]:
+    if latency["protocol"]["runs"] < 10:
+        yield f"{latency['protocol']['runs']} runs, expected at least 10"
+    if latency["images"] < 100:
+        yield f"{latency['images']} images, expected at least 100"
+    if latency["spread"] > 0.1:
+        yield f"the runs differ by {latency['spread']:.0%}, expected at most 10 %"
+    for name, row in latency["by_size"].items():
+        if row["p99_ms"] > 3 * row["p50_ms"] and name != "medium":  # medium spans a factor of 9 in pixels by itself
+            yield f"{name} images: p99 is {row['p99_ms'] / row['p50_ms']:.1f} times p50, expected at most 3"
+
+
+def _bare_network(classifier: Classifier) -> Callable[[np.ndarray], object]:
     if isinstance(classifier, NullClassifier):
         return classifier.logits
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(classifier.path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(["logits"], {"images": batch})
+    return bare_network(str(classifier.path), 1)[1]
 
 
 def _bound_s(
-    classifier: Classifier, session: Callable[[np.ndarray], object], contents: Sequence[bytes], batch_size: int
+    classifier: Classifier, network: Callable[[np.ndarray], object], contents: Sequence[bytes], batch_size: int
 ) -> float:
     """Seconds of one thread for what cannot be left out: scaled decoding with one resize, and the network."""
     preprocess = classifier.preprocess
@@ -233,13 +272,12 @@ def _bound_s(
         drafted = image.draft(None, (preprocess.draft_factor * width, preprocess.draft_factor * height))
         image.resize((width, height), Image.Resampling.BILINEAR, box=drafted[1] if drafted else None)
     for first in range(0, len(contents), batch_size):
-        session(batch[: len(contents) - first])
+        network(batch[: len(contents) - first])
     return process_time() - start
 
 
 def _stages_ms(runs: Sequence[Timing], paths: Sequence[str], protocol: Protocol) -> dict[str, dict[str, float]]:
     """Milliseconds per image and share of the workers' wall time, stage by stage; they add up to all of it."""
-    num_images = len(paths) * len(runs)
     predictions = [p for timing in runs for p in timing.predictions]
     start = perf_counter()
     for path in paths:
@@ -251,6 +289,7 @@ def _stages_ms(runs: Sequence[Timing], paths: Sequence[str], protocol: Protocol)
     total = 1e3 * protocol.workers * sum(timing.wall_s for timing in runs)
     sums = {"read": read, "decode": decode, "resize": resize, "infer": infer}
     sums["post and idle"] = total - sum(sums.values())
+    num_images = len(paths) * len(runs)
     return {name: {"per_image": value / num_images, "share": value / total} for name, value in sums.items()}
 
 
@@ -259,7 +298,11 @@ def _by_size(runs: Sequence[Timing]) -> dict[str, dict[str, float]]:
     lower = 0.0
     for name, upper in SIZE_CLASSES:
         costs = [
-            [(p.decode_ms or 0) + (p.infer_ms or 0) for p in timing.predictions if lower <= _pixels(p) < upper]
+            [
+                (p.decode_ms or 0) + (p.infer_ms or 0)
+                for p in timing.predictions
+                if lower <= (p.width or 0) * (p.height or 0) < upper
+            ]
             for timing in runs
         ]
         if costs[0]:
@@ -267,7 +310,3 @@ def _by_size(runs: Sequence[Timing]) -> dict[str, dict[str, float]]:
             rows[name] = {"images": len(costs[0]), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
         lower = upper
     return rows
-
-
-def _pixels(prediction: Prediction) -> int:
-    return (prediction.width or 0) * (prediction.height or 0)

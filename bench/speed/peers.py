@@ -1,6 +1,6 @@
 """What others do with the same photos, for comparison in the same run (extra `baseline`).
 
-    python -m bench.speed.peers NAME MODEL LIST WORKERS BATCH
+    python -m bench.speed.peers NAME MODEL LIST WORKERS
 
 runs one contender as a process of its own, imports and model loading included, and prints a class index per path of
 LIST. `ours` is the shipped edge-infer. The others are written from descriptions, on one engine (onnxruntime, which is
@@ -24,6 +24,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -49,13 +50,13 @@ def check(names: Sequence[str]) -> None:
         if name in _WITH_OPENCV:
             cost = process_cost.run([sys.executable, "-c", "import cv2"])  # apart: what is broken may die, not raise
             if cost.status != DONE:
-                raise EdgeError(f"{name} cannot run: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
+                raise _failure(f"{name} cannot run", cost)
 
 
 def interleaved(
     names: Sequence[str], model: Path, paths: Sequence[str], *, workers: int, batch_size: int, runs: int
 ) -> dict[str, dict[str, Any]]:
-    """Runs ours and the peers in turn (A B C A B C), each a whole process over the same files.
+    """Runs ours, with `batch_size`, and the peers in turn (A B C A B C), each a whole process over the same files.
 
     Returns:
       Name -> JSON-ready figures: wall and CPU seconds of every run, peak memory in MB, the ratios to ours of the same
@@ -66,17 +67,19 @@ def interleaved(
     """
     from .latency import quartiles  # not at the top: this module is also the program of every peer
 
-    contenders = ("ours", *names)
-    costs: dict[str, list[process_cost.Cost]] = {name: [] for name in contenders}
     with TemporaryDirectory() as scratch:
         list_path = Path(scratch) / "images.list"
         # Zero bytes and raw names: a name may hold a line end, and need not be UTF-8.
         list_path.write_bytes(b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in paths))
+        shipped = ["edge", "-q", "--format", "esfair", "-m", str(model), "-w", str(workers), "-b", str(batch_size)]
+        programs = {"ours": [*shipped, f"@{list_path}"]}
+        programs |= {name: ["bench.speed.peers", name, str(model), str(list_path), str(workers)] for name in names}
+        costs: dict[str, list[process_cost.Cost]] = {name: [] for name in programs}
         for _ in range(runs):
-            for name in contenders:
-                cost = process_cost.run(command(name, model, list_path, workers, batch_size))
+            for name, program in programs.items():
+                cost = process_cost.run([sys.executable, "-m", *program])
                 if cost.status not in ((DONE, SOME_FAILED) if name == "ours" else (DONE,)):
-                    raise EdgeError(f"{name} failed: {cost.error}{_hint(cost.error)}", exit_status=ENVIRONMENT)
+                    raise _failure(f"{name} failed", cost)
                 costs[name].append(cost)
     labels = {name: _labels(found[0].output) for name, found in costs.items()}
     ours = costs["ours"]
@@ -106,34 +109,24 @@ def table(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def command(name: str, model: Path, list_path: Path, workers: int, batch_size: int) -> list[str]:
-    """The command line of one contender over the paths of a list file."""
-    if name != "ours":
-        arguments = [name, str(model), str(list_path), str(workers), str(batch_size)]
-        return [sys.executable, "-m", "bench.speed.peers", *arguments]
-    options = ["-q", "--format", "esfair", "-m", str(model), "-w", str(workers), "-b", str(batch_size)]
-    return [sys.executable, "-m", "edge", *options, f"@{list_path}"]
-
-
-def _hint(error: str) -> str:
-    is_missing = error.startswith("ModuleNotFoundError")
-    return " (pip install '.[baseline]' in the checkout)" if is_missing else ""
+def _failure(what: str, cost: process_cost.Cost) -> EdgeError:
+    is_missing = cost.error.startswith("ModuleNotFoundError")
+    hint = " (pip install '.[baseline]' in the checkout)" if is_missing else ""
+    return EdgeError(f"{what}: {cost.error}{hint}", exit_status=ENVIRONMENT)
 
 
 def _labels(output: bytes) -> list[int]:
     return [int(line.rsplit(b" ", 1)[-1]) for line in output.splitlines()]
 
 
-def _session(model: str, intra_op_threads: int) -> Any:
+def bare_network(model: str, threads: int) -> tuple[int, Callable[[Any], Any]]:
+    """The engine without anything of ours: side S of its input, and (N, S, S, 3) uint8 -> (N, C) float32 logits."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = intra_op_threads, 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _side(session: Any) -> int:
-    return int(session.get_inputs()[0].shape[1])
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session.get_inputs()[0].shape[1], lambda batch: session.run(["logits"], {"images": batch})[0]
 
 
 def _imread(path: str, flags: int) -> Any:
@@ -158,12 +151,12 @@ def _letterbox(image: Any, side: int, interpolation: int) -> Any:
     return canvas
 
 
-def _normalized(pixels: Any) -> Any:
-    """(S, S, 3) uint8 -> (3, S, S) float32, as the original programs feed their engines."""
+def _normalize(pixels: Any) -> None:
+    """(S, S, 3) uint8 -> (3, S, S) float32, as the original programs feed their engines; thrown away here."""
     import numpy as np
 
     mean, std = np.array(_MEAN, np.float32), np.array(_STD, np.float32)
-    return np.ascontiguousarray(((pixels.astype(np.float32) - mean) / std).transpose(2, 0, 1))
+    np.ascontiguousarray(((pixels.astype(np.float32) - mean) / std).transpose(2, 0, 1))
 
 
 def winners_pixels(path: str, side: int) -> Any:
@@ -171,23 +164,18 @@ def winners_pixels(path: str, side: int) -> Any:
     import cv2
 
     pixels = _letterbox(_imread(path, cv2.IMREAD_COLOR), side, cv2.INTER_LINEAR)
-    _normalized(pixels)
+    _normalize(pixels)
     return pixels
 
 
-def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> list[int]:
+def _winners(model: str, paths: Sequence[str], workers: int) -> list[int]:
     """Static quarters, one session a thread, full decode, batch 1."""
-    import cv2
-
-    cv2.setNumThreads(1)
     labels = [-1] * len(paths)
 
     def work(indices: Iterable[int]) -> None:
-        session = _session(model, 1)
-        side = _side(session)
+        side, logits = bare_network(model, 1)
         for i in indices:
-            pixels = winners_pixels(paths[i], side)
-            labels[i] = int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
+            labels[i] = int(logits(winners_pixels(paths[i], side)[None]).argmax())
 
     share = len(paths) // workers
     with ThreadPoolExecutor(workers) as pool:
@@ -196,88 +184,80 @@ def winners(model: str, paths: Sequence[str], workers: int, batch_size: int) -> 
     return labels
 
 
-def organisers(model: str, paths: Sequence[str], workers: int, batch_size: int) -> list[int]:
+def _organisers(model: str, paths: Sequence[str], workers: int) -> list[int]:
     """Full decode, Resize and CenterCrop, batches of 64."""
     import numpy as np
     from PIL import Image
 
-    session = _session(model, workers)
-    side = _side(session)
+    side, logits = bare_network(model, workers)
 
     def load(path: str) -> Any:
         image = Image.open(path).convert("RGB")
-        short = side * 72 / 64  # the sample code resizes to 72 and crops 64
-        factor = short / min(image.size)
+        factor = side * 72 / 64 / min(image.size)  # the sample code resizes to 72 and crops 64
         size = (round(image.width * factor), round(image.height * factor))
         image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         pixels = np.asarray(image.crop((left, top, left + side, top + side)))
-        _normalized(pixels)
+        _normalize(pixels)
         return pixels
 
     labels: list[int] = []
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(paths), 64):
             batch = np.stack(list(pool.map(load, paths[first : first + 64])))
-            labels += session.run(["logits"], {"images": batch})[0].argmax(axis=1).tolist()
+            labels += logits(batch).argmax(axis=1).tolist()
     return labels
 
 
-def opencv_reduced(model: str, paths: Sequence[str], workers: int, batch_size: int) -> list[int]:
+def _reduced_pixels(path: str, side: int) -> Any:
     """OpenCV's scaled decoding at the largest of 1/8, 1/4, 1/2 that keeps twice the needed size."""
     import cv2
     from PIL import Image
 
-    cv2.setNumThreads(1)
-    session = _session(model, 1)
-    side = _side(session)
     flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-
-    def work(path: str) -> int:
-        with Image.open(path) as header:
-            longest = max(header.size)
-        scale = next((d for d in flags if longest // d >= 2 * side), 1)
-        image = _imread(path, flags.get(scale, cv2.IMREAD_COLOR))
-        pixels = _letterbox(image, side, cv2.INTER_AREA)
-        return int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, paths))
+    with Image.open(path) as header:
+        longest = max(header.size)
+    flag = next((flag for factor, flag in flags.items() if longest // factor >= 2 * side), cv2.IMREAD_COLOR)
+    return _letterbox(_imread(path, flag), side, cv2.INTER_AREA)
 
 
-def naive(model: str, paths: Sequence[str], workers: int, batch_size: int) -> list[int]:
-    """Full decode and one image at a time, in a thread pool of equal size."""
+def _naive_pixels(path: str, side: int) -> Any:
+    """Full decode, convert, resize."""
     import numpy as np
     from PIL import Image
 
-    session = _session(model, 1)
-    side = _side(session)
+    pixels = np.asarray(Image.open(path).convert("RGB").resize((side, side)))
+    _normalize(pixels)
+    return pixels
 
-    def work(path: str) -> int:
-        pixels = np.asarray(Image.open(path).convert("RGB").resize((side, side)))
-        _normalized(pixels)
-        return int(session.run(["logits"], {"images": pixels[None]})[0].argmax())
 
+def _one_by_one(pixels: Callable[[str, int], Any], model: str, paths: Sequence[str], workers: int) -> list[int]:
+    """A shared session and one image at a time, in a thread pool."""
+    side, logits = bare_network(model, 1)
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, paths))
+        return list(pool.map(lambda path: int(logits(pixels(path, side)[None]).argmax()), paths))
 
 
-_RUNNERS: dict[str, Callable[[str, Sequence[str], int, int], list[int]]] = {
-    "winners": winners,
-    "organisers": organisers,
-    "opencv-reduced": opencv_reduced,
-    "naive": naive,
+_RUNNERS: dict[str, Callable[[str, Sequence[str], int], list[int]]] = {
+    "winners": _winners,
+    "organisers": _organisers,
+    "opencv-reduced": partial(_one_by_one, _reduced_pixels),
+    "naive": partial(_one_by_one, _naive_pixels),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one peer; see the module's first lines."""
-    name, model, list_path, workers, batch_size = arguments
+    name, model, list_path, workers = arguments
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    if name in _WITH_OPENCV:
+        import cv2
+
+        cv2.setNumThreads(1)
     paths = [os.fsdecode(path) for path in Path(list_path).read_bytes().split(b"\0")[:-1]]
-    for label in _RUNNERS[name](model, paths, int(workers), int(batch_size)):
+    for label in _RUNNERS[name](model, paths, int(workers)):
         sys.stdout.write(f"{label}\n")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

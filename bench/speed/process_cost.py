@@ -29,18 +29,12 @@ with open(sys.argv[1], "w") as report:
 class Cost:
     """What one finished process took."""
 
-    status: int
-    """Exit status; negative: the signal that ended it."""
+    status: int  # exit status; negative: the signal that ended it
     wall_s: float
-    """From start to end."""
-    cpu_s: float
-    """User and system time of all its threads."""
-    peak_mb: float
-    """Largest resident set, MB (10^6 bytes)."""
-    output: bytes
-    """Standard output."""
-    error: str
-    """Last line of standard error, "" when there is none."""
+    cpu_s: float  # user and system time of all its threads
+    peak_mb: float  # largest resident set, MB (10^6 bytes)
+    output: bytes  # standard output
+    error: str  # last line of standard error, "" when there is none
 
 
 def run(command: Sequence[str]) -> Cost:
@@ -48,8 +42,8 @@ def run(command: Sequence[str]) -> Cost:
     with NamedTemporaryFile("r") as report, TemporaryFile() as out, TemporaryFile() as err:
         launcher = [sys.executable, "-S", "-E", "-c", _LAUNCHER, report.name, *command]
         subprocess.run(launcher, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=True)
-        status, wall_s, cpu_s, peak_mb = json.load(report)
         out.seek(0)
         err.seek(0)
         lines = err.read().decode("utf-8", "replace").strip().splitlines()
+        status, wall_s, cpu_s, peak_mb = json.load(report)
         return Cost(status, wall_s, cpu_s, peak_mb, out.read(), lines[-1] if lines else "")
