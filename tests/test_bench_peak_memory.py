@@ -18,7 +18,7 @@ def test_kinds_are_what_they_claim(monkeypatch):
 
 
 def test_growth_watches_a_run():
-    early_mb, late_mb = memory.growth(TINY_MODEL, workers=2, count=300)
+    early_mb, late_mb = memory.growth(TINY_MODEL, workers=2, count=60)
     assert 0 < early_mb < 300 and 0 < late_mb < 300
 
 

@@ -236,22 +236,28 @@ int main(int argc, char **argv)
 """
 
 
+@pytest.fixture(scope="module")
+def qemu(tmp_path_factory):
+    """The stand-in, compiled."""
+    path = tmp_path_factory.mktemp("a=b c") / "qemu"  # QEMU takes what is before the first "=" for a name
+    path.with_suffix(".c").write_text(QEMU)
+    command = ["cc", "-rdynamic", "-o", path, path.with_suffix(".c"), "-ldl"]
+    programs.call(command, what="compiling the stand-in", timeout_s=60)
+    return path
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 @pytest.mark.parametrize(("api", "version"), [(1, 1), (2, 2), (2, 3), (2, 5)])
-def test_counter_counts_with_each_plugin_interface(api, version, tmp_path):
-    (tmp_path / "qemu.c").write_text(QEMU)
-    command = ["cc", "-rdynamic", "-o", str(tmp_path / "qemu"), str(tmp_path / "qemu.c"), "-ldl"]
-    programs.call(command, what="compiling the stand-in", timeout_s=60)
-    folder = tmp_path / "a=b c"  # QEMU takes what is before the first "=" for a name
-    folder.mkdir()
+def test_counter_counts_with_each_plugin_interface(api, version, qemu):
+    folder = qemu.parent
     library, *arguments = plugin_argument(folder, folder / "counts", api=api).split(",")
     (name, library), (given, path) = (part.split("=", 1) for part in (library, *arguments))
     assert (name, given, path) == ("file", "out", str(folder / "counts"))
-    programs.call([str(tmp_path / "qemu"), library, str(version), *arguments], what="counting", timeout_s=60)
+    programs.call([qemu, library, str(version), *arguments], what="counting", timeout_s=60)
     ((tag, found),) = read_counts(folder / "counts").items()
     expected = {"instructions": 6, "integer": 2, "multiply": 2, "branch": 2}
     assert tag == 7 and {name: value for name, value in found.items() if value and name != "branch_misses"} == expected
     with pytest.raises(Pi4bError, match="counting failed"):  # the other interface's counter is refused
         other, *_ = plugin_argument(folder, folder / "counts", api=3 - api).split(",")
-        command = [str(tmp_path / "qemu"), other.removeprefix("file="), str(version), *arguments]
+        command = [qemu, other.removeprefix("file="), str(version), *arguments]
         programs.call(command, what="counting", timeout_s=60)
