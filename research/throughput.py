@@ -31,7 +31,7 @@ from edge.device import usable_cores
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
-from train.data.images import Feeder, load_images, scale_tensor, training_preprocess
+from train.data.images import Batch, feed, load_images, scale_tensor, training_preprocess
 from train.data.sampler import Batches
 from train.loop.schedule import build_optimizer
 from train.networks.network import build
@@ -121,7 +121,7 @@ def measure(
 
     def ours(num_steps: int) -> Iterator[torch.Tensor]:
         batches = _batches(n, batch_size, num_steps)
-        for batch in _feeder(images.pixels, batches, config.augment, preprocess, names):
+        for batch in _fed(images.pixels, batches, config.augment, preprocess, names):
             yield batch.images
 
     dataset = PlainDataset([str(root / name) for name in names], config.augment, side)
@@ -198,7 +198,7 @@ def print_resident(num_images: int, size_px: int, margin: float) -> None:
         file.truncate(math.prod(shape))  # no block of it is on the disk, but every page read is in memory
         pixels = np.asarray(np.memmap(file, np.uint8, mode="r", shape=shape))
         batches = _batches(num_images, 64, -(-num_images // 64))
-        for _ in _feeder(pixels, batches, AugmentConfig(), preprocess, [""] * num_images):
+        for _ in _fed(pixels, batches, AugmentConfig(), preprocess, [""] * num_images):
             pass
         memory = psutil.Process().memory_info()
         in_file = memory.shared
@@ -226,12 +226,12 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _feeder(
+def _fed(
     pixels: np.ndarray, batches: Batches, config: AugmentConfig, preprocess: Preprocess, names: Sequence[str]
-) -> Feeder:
+) -> Iterator[Batch]:
     scale = scale_tensor(preprocess)
     size_px = preprocess.size_px
-    return Feeder(pixels, batches, config, size_px=size_px, scale=scale, seed=0, first_step=0, names=names)
+    return feed(pixels, batches, config, size_px=size_px, scale=scale, seed=0, first_step=0, names=names)
 
 
 def _batches(n: int, batch_size: int, num_steps: int) -> Batches:

@@ -4,7 +4,7 @@ import pytest
 from sample_images import photo
 
 from train.config import AugmentConfig
-from train.data.degrade import NUM_AMOUNTS, NUM_CHANCES, draw_degradations, lose_detail, relight
+from train.data.augment import NUM_AMOUNTS, NUM_CHANCES, draw_degradations, lose_detail, relight
 
 PICTURE = np.asarray(photo(64, 64))
 

@@ -69,7 +69,6 @@ def test_too_few_clusters():
         ("path,cluster,fold\na,p,0\nb,p,x\n", "row 3: got 'b,p,x'"),
         ("path,cluster,fold\na,p,0\nb,p,0\nc,p,0\n", "1 paths are not in the data set, e.g. c"),
         ("path,cluster,fold\na,p,0\n", "1 samples have no fold, e.g. b"),
-        ("path,cluster,fold\na,p,0\nb,q,1\n", "cluster p is cut: a is in fold 0, b in fold 1"),
     ],
 )
 def test_bad_folds_files(tmp_path, text, message):

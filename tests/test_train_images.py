@@ -14,7 +14,7 @@ from bench.dataset import DatasetError, index
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig
 from train.data.augment import draw, render, step_rng, to_tensor
-from train.data.images import Feeder, View, load_images, scale_tensor, training_preprocess
+from train.data.images import View, feed, load_images, scale_tensor, training_preprocess
 from train.data.sampler import Batches
 
 PREPROCESS = Preprocess(size_px=16)
@@ -29,10 +29,10 @@ def batches(num_steps=4, size=5, *, start=0):
     return Batches(indices[start:], (indices % 2 == 0)[start:])
 
 
-def feeder(pixels=IMAGES, plan=None, *, config=LIVELY, size_px=24, first_step=7, **options):
+def fed(pixels=IMAGES, plan=None, *, config=LIVELY, size_px=24, first_step=7, **options):
     plan = batches() if plan is None else plan
     options = {"scale": SCALE, "seed": 3, "names": NAMES, "workers": 2, **options}
-    return Feeder(pixels, plan, config, size_px=size_px, first_step=first_step, **options)
+    return feed(pixels, plan, config, size_px=size_px, first_step=first_step, **options)
 
 
 def feeding_threads():
@@ -156,22 +156,22 @@ def test_the_margin_is_of_the_side_alone():
 
 def test_batches_come_in_order_and_are_a_function_of_seed_and_step():
     plan = batches()
-    found = list(feeder())
+    found = list(fed())
     assert [batch.indices.tolist() for batch in found] == plan.indices.tolist()
     for step, batch in enumerate(found):
         changes = draw(5, LIVELY, step_rng(3, 7 + step), is_repeat=plan.is_repeat[step])
         images = render(IMAGES[plan.indices[step]], changes, size_px=24)
         assert torch.equal(batch.images, to_tensor(images, changes, scale=SCALE))
-    resumed = list(feeder(plan=batches(start=2), first_step=9, workers=3))
+    resumed = list(fed(plan=batches(start=2), first_step=9, workers=3))
     assert all(torch.equal(a.images, b.images) for a, b in zip(found[2:], resumed, strict=True))
-    other = next(iter(feeder(seed=4)))
+    other = next(fed(seed=4))
     assert not torch.equal(found[0].images, other.images)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 5])
 def test_ranks_render_the_parts_of_one(num_ranks):
-    ranks = [list(feeder(rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
-    for whole, *parts in zip(feeder(), *ranks, strict=True):
+    ranks = [list(fed(rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
+    for whole, *parts in zip(fed(), *ranks, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
         assert all((part.indices == whole.indices).all() for part in parts)
 
@@ -179,7 +179,7 @@ def test_ranks_render_the_parts_of_one(num_ranks):
 def test_a_view_has_the_geometry_without_the_noise():
     larger = np.repeat(np.repeat(IMAGES, 2, axis=1), 2, axis=2)
     noisy = dataclasses.replace(LIVELY, p_noise=1.0)
-    for batch in feeder(config=noisy, views=[View(IMAGES, 24), View(larger, 48)]):
+    for batch in fed(config=noisy, views=[View(IMAGES, 24), View(larger, 48)]):
         own, wide = batch.views
         assert own.shape == (5, 24, 24, 3) and wide.shape == (5, 48, 48, 3) and wide.dtype == np.uint8
         clean = torch.from_numpy(own).permute(0, 3, 1, 2) * SCALE
@@ -187,12 +187,12 @@ def test_a_view_has_the_geometry_without_the_noise():
 
 
 def test_threads_end_with_the_iterator():
-    with contextlib.closing(iter(feeder())) as rendered:
+    with contextlib.closing(fed()) as rendered:
         next(rendered)
         assert feeding_threads()
     assert not feeding_threads()
-    assert len(list(feeder())) == 4 and not feeding_threads()
-    with pytest.raises(KeyboardInterrupt), contextlib.closing(iter(feeder())) as rendered:
+    assert len(list(fed())) == 4 and not feeding_threads()
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(fed()) as rendered:
         next(rendered)
         raise KeyboardInterrupt
     assert not feeding_threads()
@@ -200,9 +200,8 @@ def test_threads_end_with_the_iterator():
 
 def test_no_more_than_two_batches_are_rendered_ahead(monkeypatch):
     started = []
-    original = Feeder._start
-    monkeypatch.setattr(Feeder, "_start", lambda self, pool, step: started.append(step) or original(self, pool, step))
-    for done, _ in enumerate(feeder(plan=batches(8)), start=1):
+    monkeypatch.setattr(train.data.images, "step_rng", lambda *args: started.append(args) or step_rng(*args))
+    for done, _ in enumerate(fed(plan=batches(8)), start=1):
         assert len(started) == min(8, done + 2)
 
 
@@ -212,5 +211,5 @@ def test_an_error_in_a_thread_names_the_pictures(monkeypatch):
 
     monkeypatch.setattr(train.data.augment.cv2, "warpPerspective", refuse)
     with pytest.raises(DatasetError, match="cannot be warped: out of memory: one of img") as caught:
-        next(iter(feeder()))
+        next(fed())
     assert "\n" not in str(caught.value) and not feeding_threads()

@@ -1,4 +1,4 @@
-"""A contact sheet: what a recipe makes of some pictures, to be looked at before a night of training."""
+"""A contact sheet of what a recipe makes of some pictures, to be looked at before a night of training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contact_sheet(
       num_variants: Columns beside the original.
 
     Returns:
-      RGB at the network's input side, pixel for pixel, but a small side is enlarged two or three times.
+      RGB at the network's input side, pixel for pixel; a small side is enlarged two or three times.
     """
     side = config.input.sizes_px[-1]
     zoom = max(1, min(3, 128 // side))
@@ -86,7 +86,7 @@ def _variants(picture: np.ndarray, config: TrainConfig, seed: int, row: int, cou
 
 
 def _shortened(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The text, or as much of its end as fits: the end tells files apart."""
+    """The text, or as much of its end as fits: that is where files' names differ."""
     if pen.textlength(text, font) <= _LABEL_PX - _GAP_PX:
         return text
     while text and pen.textlength("..." + text, font) > _LABEL_PX - _GAP_PX:

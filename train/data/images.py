@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections import deque
@@ -18,6 +19,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 import cv2
@@ -34,7 +36,7 @@ from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from ..config import AugmentConfig
-from .augment import Changes, draw, empty_images, render, step_rng, to_tensor
+from .augment import Changes, draw, render, step_rng, to_tensor
 from .sampler import Batches
 
 _CHUNK = 256  # images decoded before any is stored: bounds what waits in memory for a slow disk
@@ -55,7 +57,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class View:
-    """Another pair of eyes, a teacher's, on the same pictures."""
+    """The same pictures as a teacher sees them."""
 
     pixels: np.ndarray
     """(N, s, s, 3) uint8 RGB, row for row those of the student."""
@@ -99,170 +101,170 @@ def load_images(
       quiet: Whether no progress is shown.
 
     Returns:
-      The usable images, exactly as the runtime feeds them to its network. Who needs all of them looks at `unusable`.
+      The usable images, exactly as the runtime feeds them to its network.
 
     Raises:
       DatasetError: no image is usable, or the cache file is damaged or holds something else.
       OSError: the cache cannot be written, e.g. the disk is full; nothing is left there then.
     """
-    decoded = _decode(root, samples, preprocess, quiet=quiet)  # a generator: nothing happens yet
+    unusable: dict[str, str] = {}
+    decoded = _decode(root, samples, preprocess, unusable, quiet=quiet)  # a generator: nothing happens yet
     side = preprocess.size_px
     if cache is None:
-        pixels = np.empty((len(samples), side, side, 3), np.uint8)
-        unusable, usable = {}, 0
-        for sample, image in decoded:
-            if isinstance(image, str):
-                unusable[sample.path] = image
-            else:
-                pixels[usable] = image
-                usable += 1
-        pixels = pixels[:usable]
-    else:
-        key = _key(root, samples, preprocess)
-        path = cache / f"{side}px-{key[:16]}.npy"
-        unusable, is_known = {}, path.exists()
-        if is_known:
-            pixels, unusable = _open(path, key)
+        pixels = np.fromiter(decoded, np.dtype((np.uint8, (side, side, 3))))
+        return _image_set(samples, pixels, unusable)
+    key = _key(root, samples, preprocess)
+    path = cache / f"{side}px-{key[:16]}.npy"
+    if path.exists():
+        pixels, unusable_then = _open(path, key)
         # What could not be read then may be readable now: an unplugged disk must not thin out a data set for good.
-        if not is_known or any(_is_usable(root / name, preprocess) for name in unusable):
-            cache.mkdir(parents=True, exist_ok=True)
-            _store(path, key, len(samples), side, decoded)
-            pixels, unusable = _open(path, key)
+        if all(isinstance(_load(root / name, preprocess), str) for name in unusable_then):
+            return _image_set(samples, pixels, unusable_then)
+    cache.mkdir(parents=True, exist_ok=True)
+    _store(path, key, (len(samples), side, side, 3), decoded, unusable)
+    return _image_set(samples, *_open(path, key))
+
+
+def load_all(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
+    """All of these images.
+
+    Raises:
+      DatasetError: one cannot be read.
+    """
+    images = load_images(root, samples, preprocess, quiet=True)
+    for path, reason in images.unusable.items():
+        raise DatasetError(f"{root / path}: {reason}, expected a picture that can be read, as {len(samples)} others")
+    return images
+
+
+def feed(
+    pixels: np.ndarray,
+    batches: Batches,
+    config: AugmentConfig,
+    *,
+    size_px: int,
+    scale: torch.Tensor,
+    seed: int,
+    first_step: int,
+    names: Sequence[str],
+    rank: int = 0,
+    num_ranks: int = 1,
+    views: Sequence[View] = (),
+    workers: int | None = None,
+    pin: bool = False,
+) -> Generator[Batch, None, None]:
+    """Renders the batches of an epoch in order, in threads, two steps ahead of who takes them.
+
+    The threads end with the generator, be it by the last batch, an error, or Ctrl-C; `contextlib.closing` ends it where
+    it may be left early.
+
+    Args:
+      pixels: (N, s, s, 3) uint8 RGB.
+      batches: What is left of the epoch.
+      config: How the pictures are varied.
+      size_px: Side S of the network's input.
+      scale: (3, 1, 1) float32 factor from uint8 to the network, on the CPU.
+      seed: Of the run.
+      first_step: Number, from 0 at the start of the run, of the first of these steps.
+      names: (N,) names of the pictures, for errors.
+      rank: Which part of every step is rendered, ...
+      num_ranks: ... of how many. The parts of all ranks make up what a single one would render, bit for bit.
+      views: Of the teachers.
+      workers: Threads; None for one per core.
+      pin: Whether `Batch.images` lies in page-locked memory, from where a GPU fetches it without waiting.
+
+    Raises:
+      DatasetError: OpenCV refuses a picture.
+    """
+    cv2.setNumThreads(1)  # one picture is too small to be shared; each thread here takes its own
+    workers = workers or usable_cores()
+    size = batches.indices.shape[1]
+    part = slice(size * rank // num_ranks, size * (rank + 1) // num_ranks)
+
+    def start(step: int) -> tuple[Batch, list[Future[None]]]:
+        indices = batches.indices[step]
+        rng = step_rng(seed, first_step + step)
+        changes = draw(size, config, rng, is_repeat=batches.is_repeat[step]).part(part)
+        n = len(indices[part])
+        empty = [np.empty((n, view.size_px, view.size_px, 3), np.uint8) for view in views]
+        batch = Batch(indices, _empty_tensor(n, size_px, pin=pin), empty)
+        shares = [slice(i, i + -(-n // workers)) for i in range(0, n, -(-n // workers))]
+        return batch, [pool.submit(fill, batch, share, changes.part(share)) for share in shares]
+
+    def fill(batch: Batch, share: slice, changes: Changes) -> None:
+        rows = batch.indices[part][share]
+        try:
+            images = render(pixels[rows], changes, size_px=size_px)
+            for view, place in zip(views, batch.views, strict=True):
+                place[share] = render(view.pixels[rows], changes, size_px=view.size_px)
+        except cv2.error as error:
+            text = f"{' '.join(str(error).split())}: one of {', '.join(names[row] for row in rows)}"
+            raise DatasetError(f"cannot be warped: {text}") from error
+        to_tensor(images, changes, scale=scale, out=batch.images[share])
+
+    steps = iter(range(len(batches.indices)))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="feeder")
+    try:
+        waiting = deque(map(start, islice(steps, _AHEAD)))
+        while waiting:
+            batch, futures = waiting.popleft()
+            for future in futures:
+                future.result()
+            waiting.extend(map(start, islice(steps, 1)))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _empty_tensor(n: int, size_px: int, *, pin: bool) -> torch.Tensor:
+    """(N, 3, S, S) float32 in pages of its own, or page-locked ones.
+
+    Of batches of 20 MB that come and go, malloc keeps 0.3 GB in heaps that it cannot give back.
+    """
+    shape = (n, 3, size_px, size_px)
+    if pin:
+        return torch.empty(shape, pin_memory=True)
+    pages = mmap(-1, 4 * math.prod(shape), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
+
+
+def _image_set(samples: Sequence[Sample], pixels: np.ndarray, unusable: dict[str, str]) -> ImageSet:
     return ImageSet([sample for sample in samples if sample.path not in unusable], pixels, unusable)
 
 
-class Feeder:
-    """Renders the batches of an epoch in threads, two steps ahead of who takes them.
-
-    Iterate once, with `contextlib.closing(iter(feeder))` where it may be left early: the threads end with the iterator,
-    be it by the last batch, an error, or Ctrl-C.
-    """
-
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        batches: Batches,
-        config: AugmentConfig,
-        *,
-        size_px: int,
-        scale: torch.Tensor,
-        seed: int,
-        first_step: int,
-        names: Sequence[str],
-        rank: int = 0,
-        num_ranks: int = 1,
-        views: Sequence[View] = (),
-        workers: int | None = None,
-        pin: bool = False,
-    ) -> None:
-        """Takes what to render; nothing is rendered yet.
-
-        Args:
-          pixels: (N, s, s, 3) uint8 RGB.
-          batches: What is left of the epoch.
-          config: How the pictures are varied.
-          size_px: Side S of the network's input.
-          scale: (3, 1, 1) float32 factor from uint8 to the network, on the CPU.
-          seed: Of the run.
-          first_step: Number, from 0 at the start of the run, of the first of these steps.
-          names: (N,) names of the pictures, for errors.
-          rank: Which part of every step is rendered, ...
-          num_ranks: ... of how many. The parts of all ranks make up what a single one would render, bit for bit.
-          views: Who else sees the pictures.
-          workers: Threads; None for one per core.
-          pin: Whether `Batch.images` lies in page-locked memory, from where a GPU fetches it without waiting.
-        """
-        self._sources = (pixels, *(view.pixels for view in views))
-        self._sides = (size_px, *(view.size_px for view in views))
-        self._batches, self._config, self._scale, self._names = batches, config, scale, names
-        self._seed, self._first_step, self._pin = seed, first_step, pin
-        size = batches.indices.shape[1]
-        self._part = slice(size * rank // num_ranks, size * (rank + 1) // num_ranks)
-        self._workers = workers or usable_cores()
-
-    def __iter__(self) -> Generator[Batch, None, None]:
-        """The batches in order.
-
-        Raises:
-          DatasetError: OpenCV refuses a picture.
-        """
-        cv2.setNumThreads(1)  # one picture is too small to be shared; each thread here takes its own
-        steps = iter(range(len(self._batches.indices)))
-        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="feeder")
-        try:
-            waiting.extend(self._start(pool, step) for step in islice(steps, _AHEAD))
-            while waiting:
-                batch, futures = waiting.popleft()
-                for future in futures:
-                    future.result()
-                waiting.extend(self._start(pool, step) for step in islice(steps, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _start(self, pool: ThreadPoolExecutor, step: int) -> tuple[Batch, list[Future[None]]]:
-        indices = self._batches.indices[step]
-        rng = step_rng(self._seed, self._first_step + step)
-        changes = draw(len(indices), self._config, rng, is_repeat=self._batches.is_repeat[step]).part(self._part)
-        n = len(indices[self._part])
-        images = empty_images(n, self._sides[0], pin=self._pin)
-        views = [np.empty((n, side, side, 3), np.uint8) for side in self._sides[1:]]
-        batch, size = Batch(indices, images, views), -(-n // self._workers)
-        shares = [slice(i, i + size) for i in range(0, n, size)]
-        return batch, [pool.submit(self._render, batch, share, changes.part(share)) for share in shares]
-
-    def _render(self, batch: Batch, share: slice, changes: Changes) -> None:
-        rows = batch.indices[self._part][share]
-        outs = [None, *(view[share] for view in batch.views)]
-        try:
-            rendered = [
-                render(pixels[rows], changes, size_px=side, out=out)
-                for pixels, side, out in zip(self._sources, self._sides, outs, strict=True)
-            ]
-        except cv2.error as error:
-            names = ", ".join(self._names[row] for row in rows)
-            raise DatasetError(f"cannot be warped: {' '.join(str(error).split())}: one of {names}") from error
-        to_tensor(rendered[0], changes, scale=self._scale, out=batch.images[share])
-
-
 def _decode(
-    root: Path, samples: Sequence[Sample], preprocess: Preprocess, *, quiet: bool
-) -> Iterator[tuple[Sample, np.ndarray | str]]:
-    """Each sample with its (S, S, 3) uint8 pixels, or with the reason why there are none."""
-
-    def load(sample: Sample) -> np.ndarray | str:
-        try:
-            return preprocess(root / sample.path)
-        except DecodeError as error:
-            return error.reason
-
-    progress, errors = Progress(len(samples), quiet=quiet), 0
+    root: Path, samples: Sequence[Sample], preprocess: Preprocess, unusable: dict[str, str], *, quiet: bool
+) -> Iterator[np.ndarray]:
+    """(S, S, 3) uint8 of each usable sample; why the others are not goes into `unusable`, by path."""
+    progress = Progress(len(samples), quiet=quiet)
     try:
         with ThreadPoolExecutor(usable_cores()) as pool:
             for start in range(0, len(samples), _CHUNK):
                 chunk = samples[start : start + _CHUNK]
-                for done, (sample, image) in enumerate(zip(chunk, pool.map(load, chunk), strict=True), start + 1):
+                images = pool.map(lambda sample: _load(root / sample.path, preprocess), chunk)
+                for done, (sample, image) in enumerate(zip(chunk, images, strict=True), start + 1):
                     if isinstance(image, str):
-                        errors += 1
-                    yield sample, image
-                    progress.update(done, errors)
+                        unusable[sample.path] = image
+                    else:
+                        yield image
+                    progress.update(done, len(unusable))
     finally:
         progress.close()
-    if errors == len(samples):
-        raise DatasetError(f"{root}: none of {len(samples)} images can be used, e.g. {sample.path}: {image}")
+    if len(unusable) == len(samples):
+        path, reason = unusable.popitem()
+        raise DatasetError(f"{root}: none of {len(samples)} images can be used, e.g. {path}: {reason}")
 
 
-def _is_usable(path: Path, preprocess: Preprocess) -> bool:
+def _load(path: Path, preprocess: Preprocess) -> np.ndarray | str:
+    """(S, S, 3) uint8, or the reason why there are none."""
     try:
-        preprocess(path)
-    except DecodeError:
-        return False
-    return True
+        return preprocess(path)
+    except DecodeError as error:
+        return error.reason
 
 
 def _key(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> str:
-    """SHA-256 over all that decides the pixels: how, with what, and the files as far as the folder tells them."""
+    """SHA-256 over all that decides the pixels: how, with what, and the files as far as the folder shows them."""
     decoder = [edge.__version__, *(features.version(name) for name in ("pil", "libjpeg_turbo", "zlib", "webp"))]
     digest = hashlib.sha256(json.dumps([1, replace(preprocess, scale=1.0).to_json(), decoder]).encode())
     for sample in samples:
@@ -274,43 +276,36 @@ def _key(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> str:
     return digest.hexdigest()
 
 
-def _store(path: Path, key: str, n: int, side: int, decoded: Iterable[tuple[Sample, np.ndarray | str]]) -> None:
+def _store(
+    path: Path, key: str, shape: tuple[int, ...], decoded: Iterable[np.ndarray], unusable: dict[str, str]
+) -> None:
     """Writes a cache file through a temporary one; not by mapping it, where a full disk is no OSError but a SIGBUS."""
-    unusable, crc, written = {}, 0, 0
-    with replacing(path) as part, open(part, "wb") as file:  # unsynced: after a power cut the checksum tells
-        header = {"descr": "|u1", "fortran_order": False, "shape": (n, side, side, 3)}
+    crc = written = 0
+    with replacing(path) as part, open(part, "wb") as file:  # unsynced: after a power cut the checksum is wrong
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for sample, image in decoded:
-            if isinstance(image, str):
-                unusable[sample.path] = image
-                continue
+        for image in decoded:
             data = np.ascontiguousarray(image).data
             crc, written = zlib.crc32(data, crc), written + 1
             file.write(data)
-        trailer = {"key": key, "crc32": crc, "unusable": unusable}
-        file.write(json.dumps(trailer).encode() + b"\n")
+        file.write(json.dumps({"key": key, "crc32": crc, "unusable": unusable}).encode() + b"\n")
         file.seek(0)  # numpy leaves room in a header for another number of rows
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": (written, side, side, 3)})
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (written, *shape[1:])})
 
 
 def _open(path: Path, key: str) -> tuple[np.ndarray, dict[str, str]]:
     """Checks and maps a cache file."""
-    crc = 0
     try:
+        mapped = np.load(path, mmap_mode="r")
         with open(path, "rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            offset, left = file.tell(), int(np.prod(shape))
-            while left and (block := file.read(min(left, 1 << 20))):
-                crc, left = zlib.crc32(block, crc), left - len(block)
+            file.seek(mapped.offset + mapped.nbytes)
             trailer = json.loads(file.readline())
-            is_whole, is_ours = crc == trailer["crc32"], trailer["key"] == key
-            unusable = dict(trailer["unusable"])
-    except (ValueError, KeyError, TypeError) as error:  # of numpy's and json's readers, and of another trailer
+        is_whole, is_ours = zlib.crc32(mapped) == trailer["crc32"], trailer["key"] == key
+        unusable = dict(trailer["unusable"])
+    except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:  # of numpy's reader and of json's
         raise DatasetError(f"{path}: no cache of decoded images, or cut short; delete it to decode anew") from error
     if not is_whole:
         raise DatasetError(f"{path}: damaged: its pixels do not have their checksum; delete it to decode anew")
     if not is_ours:
         raise DatasetError(f"{path}: holds images of other files or preprocessing; delete it to decode anew")
-    # As a plain array: indexing a memmap costs microseconds more, each time.
-    return np.asarray(np.memmap(path, np.uint8, mode="r", offset=offset, shape=shape)), unusable
+    return np.asarray(mapped), unusable  # as a plain array: indexing a memmap costs microseconds more, each time

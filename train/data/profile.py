@@ -1,11 +1,11 @@
-"""What shapes and sizes of pictures a network meets in training: the `Profile` that its model file carries.
+"""The `Profile` that a model file carries: shapes and sizes of the pictures that its network met in training.
 
 Some thousand pictures are drawn with their changes, as training draws them, and what lies between the 1st and the 99th
 percentile counts as met: a handful of odd pictures teaches nothing. The shape that is met is not the file's but that of
 the photo that would look so in the network's input:
 
 - `stretch`: how much more one direction is squeezed than the other: 1.33 for a 4:3 photo, more or less where
-  augmentation enlarges one direction alone.
+  augmentation enlarges only one direction.
 - `letterbox`: the sides of the rectangle between the bars, which zooming moves. A square has no bars, and gets none
   where its mirror image fills what shrinking lays bare (`border=reflect`).
 - `crop`: the file's, which says how much was cut off at most; a squarer photo is none the worse.
@@ -35,13 +35,7 @@ _GRID = 24  # points of the input on a side at which it is asked whether there i
 
 
 def profile_of(root: Path, samples: Sequence[Sample], preprocess: Preprocess, config: AugmentConfig) -> Profile:
-    """The profile of a data set's pictures; reads the headers of 2,048 at most.
-
-    Args:
-      root: Folder of the data set.
-      samples: The pictures trained on, all of them usable.
-      preprocess: How they become the network's input.
-      config: How they are varied.
+    """The profile of a data set's pictures, all of them usable; reads the headers of 2,048 at most.
 
     Raises:
       DecodeError: a picture cannot be read any more.
@@ -70,7 +64,11 @@ def _aspect_ratios(sizes: np.ndarray, filled: np.ndarray, preprocess: Preprocess
     """(M,) longer over shorter side, as the module says, of pictures that fill (M, 2) shares of the input."""
     if preprocess.resize == "crop":
         return np.asarray(sizes.max(axis=1) / sizes.min(axis=1))
-    scales = _scales(changes.homography)
+    x, y, w = (changes.homography[:, row, 2] for row in range(3))
+    # d/du of ((a u + b v + x) / (g u + h v + w)) at the centre, u = v = 0
+    centre = np.stack([x, y], axis=1)[:, :, None] / w[:, None, None]
+    derivative = (changes.homography[:, :2, :2] - centre * changes.homography[:, 2:, :2]) / w[:, None, None]
+    scales = np.linalg.inv(derivative)  # (M, 2, 2): its columns are the picture's units of width and height there
     if preprocess.resize == "stretch":
         squeezed = np.linalg.svd(scales / sizes[:, None, :], compute_uv=False)  # (M, 2) in pixels of input per pixel
         return np.asarray(squeezed[:, 0] / squeezed[:, 1])
@@ -92,15 +90,6 @@ def _padding(filled: np.ndarray, changes: Changes) -> np.ndarray:
     is_padding = ((places if changes.config.border == "black" else mirrored) > filled[:, :, None]).any(axis=1)
     left, top, right, bottom = 2 * changes.bars.T[:, :, None] - 1  # each (M, 1)
     return np.asarray((is_padding | (x < left) | (x > -right) | (y < top) | (y > -bottom)).mean(axis=1))
-
-
-def _scales(homography: np.ndarray) -> np.ndarray:
-    """(M, 2, 2) what each picture's units of width and height, the columns, become at the centre of the result."""
-    x, y, w = (homography[:, row, 2] for row in range(3))
-    # d/du of ((a u + b v + x) / (g u + h v + w)) at the centre, u = v = 0
-    centre = np.stack([x, y], axis=1)[:, :, None] / w[:, None, None]
-    derivative = (homography[:, :2, :2] - centre * homography[:, 2:, :2]) / w[:, None, None]
-    return np.asarray(np.linalg.inv(derivative))
 
 
 def _range(values: np.ndarray, *, digits: int | None) -> tuple[float, float]:

@@ -26,7 +26,7 @@ class Batches:
     indices: np.ndarray
     """(T, B) int64."""
     is_repeat: np.ndarray
-    """(T, B) bool: the epoch has this picture already, and it gets noise. Of "balance" alone."""
+    """(T, B) bool: the epoch has this picture already, and it gets noise. Only "balance" has any."""
 
 
 def epoch_batches(
@@ -59,21 +59,21 @@ def epoch_batches(
       seed: Of the run.
 
     Raises:
-      ValueError: the targets name other classes than the data has.
+      EdgeError: the targets name other classes than the data has.
     """
     rng = np.random.default_rng((_STREAM, seed, epoch))
-    num_steps, size = _shape(labels, groups, config, classes, batch_size)
     if config.sampler == "pk":
-        indices = _pk(labels, num_steps, config.pk_images, rng)
+        size = config.pk_images * len(np.unique(labels))
+        indices = _pk(labels, config.steps_per_epoch or max(1, len(labels) // size), config.pk_images, rng)
         return Batches(indices, np.zeros_like(indices, bool))
-    rounds: list[tuple[np.ndarray, np.ndarray]] = []
-    while sum(len(indices) for indices, _ in rounds) < num_steps * size:
-        if config.sampler == "balance":
-            rounds.append(_balanced(labels, groups, _targets(config, classes), config.max_repeats, rng))
-        else:
-            indices = _weighted(labels, config.power, rng)
-            rounds.append((indices, np.zeros(len(indices), bool)))
-    indices, is_repeat = (np.concatenate(parts)[: num_steps * size].reshape(-1, size) for parts in zip(*rounds))
+    cells = _cells(labels, groups, config, classes) if config.sampler == "balance" else []
+    n = sum(count for _, count in cells) or len(labels)
+    size = min(batch_size, n)
+    num_steps = config.steps_per_epoch or max(1, n // size)
+    num_rounds = -(-num_steps * size // n)
+    rounds = [_balanced(cells, rng) if cells else _weighted(labels, config.power, rng) for _ in range(num_rounds)]
+    repeats = [_is_repeat(drawn) if cells else np.zeros(n, bool) for drawn in rounds]
+    indices, is_repeat = (np.concatenate(a)[: num_steps * size].reshape(-1, size) for a in (rounds, repeats))
     return Batches(indices, is_repeat)
 
 
@@ -81,29 +81,32 @@ def num_steps_per_epoch(
     labels: np.ndarray, groups: np.ndarray, config: SampleConfig, *, classes: Sequence[str], batch_size: int
 ) -> int:
     """The T of `epoch_batches`, which is the same in every epoch."""
-    return _shape(labels, groups, config, classes, batch_size)[0]
+    batches = epoch_batches(labels, groups, config, classes=classes, batch_size=batch_size, epoch=0, seed=0)
+    return len(batches.indices)
 
 
-def _shape(
-    labels: np.ndarray, groups: np.ndarray, config: SampleConfig, classes: Sequence[str], batch_size: int
-) -> tuple[int, int]:
-    """(T, B)."""
-    n = len(labels)
-    if config.sampler == "pk":
-        batch_size = config.pk_images * len(np.unique(labels))
-    else:
-        if config.sampler == "balance":
-            n = sum(count for _, count in _cell_counts(labels, groups, _targets(config, classes), config.max_repeats))
-        batch_size = min(batch_size, n)
-    return config.steps_per_epoch or max(1, n // batch_size), batch_size
+def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -> dict[str, float]:
+    """Reads ("BCC:15", ...) for the classes at hand.
+
+    Raises:
+      EdgeError: a class is named twice, is none of the data's, or one of those is missing.
+    """
+    pairs = [(key, float(number)) for key, _, number in (item.rpartition(":") for item in items)]
+    named, found = [key for key, _ in pairs], dict(pairs)
+    if twice := next((key for key in named if named.count(key) > 1), None):
+        raise EdgeError(f"{name}: got two numbers for {twice}, expected one", exit_status=USAGE)
+    if sorted(found) != sorted(classes):
+        got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))
+        text = f"{name}: got numbers for {got}, expected one for each of the data's {expected}"
+        raise EdgeError(text, exit_status=USAGE)
+    return found
 
 
 def _weighted(labels: np.ndarray, power: float, rng: np.random.Generator) -> np.ndarray:
     """(N,) indices, each class in proportion to its count to this power."""
     if power == 1:
         return rng.permutation(len(labels))
-    counts = np.bincount(labels)
-    weights = counts[labels] ** (power - 1.0)
+    weights = np.bincount(labels)[labels] ** (power - 1.0)
     return rng.choice(len(labels), len(labels), p=weights / weights.sum())
 
 
@@ -116,53 +119,29 @@ def _pk(labels: np.ndarray, num_steps: int, num_images: int, rng: np.random.Gene
     return rng.permuted(np.concatenate(columns, axis=1), axis=1)  # a rank's slice is to have all classes too
 
 
-def _balanced(
-    labels: np.ndarray, groups: np.ndarray, targets: np.ndarray, max_repeats: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """One round: (M,) indices in random order, and whether each came before."""
+def _balanced(cells: list[tuple[np.ndarray, int]], rng: np.random.Generator) -> np.ndarray:
+    """(M,) indices in random order: of each cell's pictures the wanted number, all equally often but for the rest."""
     parts = []
-    for own, count in _cell_counts(labels, groups, targets, max_repeats):
+    for own, count in cells:
         times, rest = divmod(count, len(own))
         parts.append(np.concatenate([np.tile(own, times), rng.choice(own, rest, replace=False)]))
-    indices = rng.permutation(np.concatenate(parts))
+    return rng.permutation(np.concatenate(parts))
+
+
+def _is_repeat(indices: np.ndarray) -> np.ndarray:
+    """(M,) bool, whether each came before."""
     is_repeat = np.ones(len(indices), bool)
     is_repeat[np.unique(indices, return_index=True)[1]] = False
-    return indices, is_repeat
+    return is_repeat
 
 
-def _cell_counts(
-    labels: np.ndarray, groups: np.ndarray, targets: np.ndarray, max_repeats: int
+def _cells(
+    labels: np.ndarray, groups: np.ndarray, config: SampleConfig, classes: Sequence[str]
 ) -> list[tuple[np.ndarray, int]]:
     """The pictures of each class and group that has any, and how many are drawn of them."""
-    of_cell = _cells(labels, groups)
-    members = [np.flatnonzero(of_cell == cell) for cell in np.unique(of_cell)]
-    return [(own, int(min(targets[labels[own[0]]], len(own) * max_repeats))) for own in members]
-
-
-def _cells(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(N,) number of each picture's class and group."""
-    of_group = np.unique(groups, return_inverse=True)[1]
-    return np.asarray(labels * (of_group.max() + 1) + of_group)
-
-
-def _targets(config: SampleConfig, classes: Sequence[str]) -> np.ndarray:
-    """(C,) pictures of each class in every group, at least 1."""
-    found = numbers_by_class(config.targets, list(classes), name="targets")
-    return np.array([max(1, round(found[name])) for name in classes])
-
-
-def numbers_by_class(items: tuple[str, ...], classes: list[str], *, name: str) -> dict[str, float]:
-    """Reads ("BCC:15", ...) for the classes at hand.
-
-    Raises:
-      EdgeError: a class is named that the data has not, or one of the data's is missing.
-    """
-    named = [item.rpartition(":")[0] for item in items]
-    if twice := next((one for one in named if named.count(one) > 1), None):
-        raise EdgeError(f"{name}: got two numbers for {twice}, expected one", exit_status=USAGE)
-    found = {item.rpartition(":")[0]: float(item.rpartition(":")[2]) for item in items}
-    if sorted(found) != sorted(classes):
-        got, expected = ", ".join(sorted(found)), ", ".join(sorted(classes))
-        text = f"{name}: got numbers for {got}, expected one for each of the data's {expected}"
-        raise EdgeError(text, exit_status=USAGE)
-    return found
+    targets = numbers_by_class(config.targets, list(classes), name="targets")
+    group_of = np.unique(groups, return_inverse=True)[1]
+    cell_of = labels * (group_of.max() + 1) + group_of
+    members = [np.flatnonzero(cell_of == cell) for cell in np.unique(cell_of)]
+    goals = [max(1, round(targets[classes[labels[own[0]]]])) for own in members]
+    return [(own, min(goal, len(own) * config.max_repeats)) for own, goal in zip(members, goals, strict=True)]

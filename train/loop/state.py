@@ -20,7 +20,7 @@ from edge.photo.preprocess import Preprocess
 
 from ..checkpoint import Checkpoint
 from ..config import TrainConfig
-from ..data.images import Batch, Feeder, View, scale_tensor
+from ..data.images import Batch, View, feed, scale_tensor
 from ..data.sampler import Batches, epoch_batches, num_steps_per_epoch
 from ..networks.network import Network, build
 from ..networks.teacher import Teacher
@@ -127,7 +127,7 @@ class Session:
         drawn = epoch_batches(
             data.labels, data.groups, self.config.sample, epoch=epoch, seed=seed, **self._drawing
         )
-        feeder = Feeder(
+        return feed(
             data.images[size_px],
             Batches(drawn.indices[done:], drawn.is_repeat[done:]),
             self.config.augment,
@@ -141,7 +141,6 @@ class Session:
             views=data.views,
             pin=self._ranks.device.type == "cuda",
         )
-        return iter(feeder)
 
     def take(self, batch: Batch) -> dict[str, float]:
         """One step; returns the parts of the loss. Where their total is not finite, nothing is changed."""
