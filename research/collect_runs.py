@@ -14,7 +14,7 @@ import numpy as np
 from bench.dataset import DatasetError, as_text, classes_of, index
 from bench.results.join import Pairs
 from train import checkpoint as checkpoints
-from train.after.prior_correction import held_out_pairs
+from train.after.derived_run import held_out_pairs
 from train.checkpoint import OFFSETS, Checkpoint, CheckpointError
 from train.config import TrainConfig
 from train.leakage.checks import LeakError, check_disjoint
@@ -42,7 +42,7 @@ def collect(
     Raises:
       CheckpointError: a run that is not finished, lacks images it held out, or differs in more than its fold.
       DatasetError: runs of other labels or images than the data set's, or of one fold.
-      LeakError, OverlapError: a run that was trained on what it held out.
+      LeakError: a run that was trained on what it held out.
     """
     samples = [as_text(sample) for sample in index(root, label_column=label_column, group_column=group_column)]
     states = [checkpoints.load(run) for run in runs]

@@ -6,7 +6,7 @@ from sample_networks import labelled_images, random_network
 from bench.dataset import Sample
 from edge.photo.preprocess import Preprocess
 from edge.predictions import read
-from train.after.held_out import encode_predictions, measure, predict, to_predictions
+from train.after.held_out import embed, encode_predictions, measure, to_predictions
 from train.data.images import scale_tensor
 
 
@@ -44,13 +44,12 @@ def test_predictions_do_not_depend_on_the_batch(tmp_path):
     model = random_network(num_conv_branches=1).train()
     images, labels = labelled_images(5)
     scale = scale_tensor(Preprocess())
-    probabilities = predict(model, images, scale=scale)
-    assert probabilities.shape == (5, 3) and not model.training
-    assert probabilities.sum(axis=1) == pytest.approx(1)
-    assert np.abs(predict(model, images, scale=scale, batch_size=2) - probabilities).max() < 1e-5
     with torch.no_grad():
-        alone = model(torch.from_numpy(images[:1]).permute(0, 3, 1, 2) / 255).softmax(dim=1)
-    assert np.abs(alone.numpy() - probabilities[:1]).max() < 1e-5
+        whole, pairs = (model.head(embed(model, images, scale=scale, batch_size=size)) for size in (64, 2))
+        alone = model(torch.from_numpy(images[:1]).permute(0, 3, 1, 2) / 255)
+    assert whole.shape == (5, 3) and not model.training
+    assert (pairs - whole).abs().max() < 1e-5 and (alone - whole[:1]).abs().max() < 1e-5
+    probabilities = whole.softmax(dim=1).numpy()
     samples = [Sample(f"{i}.png", "abc"[label], "g", f"c{i}") for i, label in enumerate(labels)]
     (tmp_path / "p.csv").write_bytes(encode_predictions(to_predictions(samples, probabilities, "abc"), "abc"))
     rows = read(tmp_path / "p.csv").rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from edge.arguments import ArgumentParser
 from edge.exit import STATUSES
 from edge.exit import run as run_command
 
-from .commands import audit, fit, folds, prior, refit, show
+from .commands import dataset, derived_run, fit
 from .commands.arguments import PROGRAM, with_packages
 
 _EPILOG = f"""\
@@ -24,16 +25,26 @@ DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<clas
 
 {STATUSES}"""
 
-_COMMANDS = {"folds": folds, "audit": audit, "show": show, "fit": fit, "refit": refit, "prior": prior}
-"""In the order of the help."""
+_PRIOR_HELP = (
+    "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer"
+)
+_COMMANDS = {
+    "folds": ("split a data set into folds", dataset.add_folds, dataset.folds),
+    "audit": ("look for leaks and shortcuts", dataset.add_audit, dataset.audit),
+    "show": ("draw what a recipe makes of the pictures", dataset.add_show, dataset.show),
+    "fit": (fit.HELP, fit.add_flags, fit.run),
+    "refit": ("fit the last layer anew, for the run's classes or other ones", derived_run.add_refit, derived_run.refit),
+    "prior": (_PRIOR_HELP, derived_run.add_prior, derived_run.prior),
+}
+"""Name -> its help, what adds its flags, and what runs it; in the order of the help."""
 
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-train."""
     parser = ArgumentParser(prog=PROGRAM, description="Train a network for the skin-lesion runtime.", epilog=_EPILOG)
     add_command = parser.add_commands(quiet="no progress, no remarks")
-    for name, module in _COMMANDS.items():
-        module.add_flags(add_command(name, module.HELP))
+    for name, (text, add_flags, _) in _COMMANDS.items():
+        add_flags(add_command(name, text))
     return parser
 
 
@@ -41,9 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-train; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    module = _COMMANDS[arguments.command]
-    return run_command(
-        PROGRAM,
-        lambda: with_packages(PROGRAM, "train", lambda: module.run(arguments, parser)),
-        verbose=arguments.verbose,
-    )
+    _, _, run = _COMMANDS[arguments.command]
+    action = partial(with_packages, PROGRAM, "train", partial(run, arguments, parser))
+    return run_command(PROGRAM, action, verbose=arguments.verbose)

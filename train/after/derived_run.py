@@ -1,24 +1,40 @@
-"""A run made from a finished one without training: its folder, its leak mark, and its figures measured anew."""
+"""Runs made from finished ones without training: a new last layer, or a prior correction of the old one.
+
+A new run is measured anew on what the old one held out, and marked where one that it comes of is leaky.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.dataset import DatasetError, Sample
+import numpy as np
+import torch
+
+from bench.dataset import DatasetError, Sample, as_text, classes_of, index
+from bench.provenance import cluster_mark
+from bench.results.join import Pairs, join
 from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess
+from edge.predictions import read
 
 from .. import checkpoint as checkpoints
-from ..checkpoint import Checkpoint, CheckpointError
-from ..data.images import ImageSet, load_images
-from ..leakage.checks import LEAKY, check_disjoint, mark_leaky
+from ..checkpoint import OFFSETS, Checkpoint, CheckpointError, load_model
+from ..config import TrainConfig
+from ..data.folds import make_folds
+from ..data.images import load_all, scale_tensor
+from ..leakage.checks import LEAKY, LeakError, check_disjoint, mark_leaky
 from ..loop.run import METRICS, PREDICTIONS, write_json, write_metrics
+from .fits import fit_prior, refit_last_layer
+from .held_out import embed
 
 HELD_OUT = "heldout.txt"
 PRIOR = "prior.json"
@@ -29,7 +45,156 @@ RUN_FILES = (
 """What a run may consist of; what the one before left there goes."""
 
 
-def write_derived(
+def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: str, balance: bool) -> None:
+    """Fits the last layer anew on the images that the body was trained on, body unchanged.
+
+    The labels need not be those of the run: features that were learned on many fine classes may separate few coarse
+    ones better than features learned on the coarse.
+
+    Args:
+      root: The data set.
+      run: A finished run.
+      out: Folder of the new run.
+      label_column: The manifest's class column; its classes are the new run's.
+      group_column: The manifest's group column.
+      balance: Whether all classes and groups count alike, or all images.
+
+    Source: Kirichenko et al., Last layer re-training is sufficient for robustness to spurious correlations, 2022,
+    arXiv 2204.02937. Differs: on the images that the body was trained on, since there are no others to spare.
+
+    Raises:
+      CheckpointError: no run there.
+      DatasetError: the data set has none of the images it was trained on.
+    """
+    model, preprocess, _, state = load_model(run)
+    config = TrainConfig.from_dict(state.config)
+    samples, known = index(root, label_column=label_column, group_column=group_column), {*state.clusters}
+    seen = [sample for sample in samples if cluster_mark(sample.cluster) in known]
+    if not seen:
+        raise DatasetError("has none of the images that the run was trained on, expected its own data set")
+    seen = [seen[i] for i in np.random.default_rng(0).permutation(len(seen))]  # which has all classes early
+    classes, groups = list(classes_of(samples)), sorted({sample.group for sample in seen})
+    images = load_all(root, seen, preprocess)
+    if absent := sorted({*classes} - {sample.label for sample in seen}):
+        raise DatasetError(f"{run}: was trained on no image of {absent[0]}, expected some of each class")
+    weight, bias = refit_last_layer(
+        embed(model, images.pixels, scale=scale_tensor(preprocess)).double().numpy(),
+        np.array([classes.index(sample.label) for sample in seen]),
+        np.array([groups.index(sample.group) for sample in seen]),
+        num_classes=len(classes),
+        seed=config.optim.seed,
+        balance=balance,
+    )
+    weights = {name: tensor for name, tensor in state.weights.items() if not name.startswith("head.")}
+    weights |= {"head.fc.weight": torch.from_numpy(weight).float(), "head.fc.bias": torch.from_numpy(bias).float()}
+    plain = {"head": "linear", "neck": False, "distill_head": False, "dropout": 0.0, "margin_type": "none"}
+    derived = replace(
+        state,
+        config=config.changed(**plain).to_dict(),
+        result=weights,
+        classes=classes,
+        sources={name: value for name, value in state.sources.items() if name != OFFSETS},
+        recipe=f"refit (--label {label_column} --balance {'cells' if balance else 'none'}) of {state.recipe}",
+    )
+    _write(out, derived, run, root, samples, leaky=[run.name] if state.leaky else [], more={})
+
+
+def correct(
+    root: Path, run: Path, others: Sequence[Path], out: Path, *, label_column: str, group_column: str
+) -> dict[str, Any]:
+    """Fits a prior correction on other runs' held-out predictions, and adds it to the last layer of `run`.
+
+    Args:
+      root: The data set.
+      run: A finished run.
+      others: Finished runs of other folds than it holds out, whose figures they would flatter.
+      out: Folder of the new run.
+      label_column: The manifest's class column.
+      group_column: The manifest's group column.
+
+    Returns:
+      What prior.json in the new folder says: `tau`, the `offsets` of the `classes`, the accuracy `before` and `after`
+      (nested: on no cluster that the number was fitted on), and what it was fitted on.
+
+    Raises:
+      CheckpointError: no finished run, other classes, a cosine head, or a run that is corrected already.
+      DatasetError: an image held out by two runs, or of a class that they do not know, or too few images to fit.
+      LeakError: one of the others predicts what `run` is measured on.
+    """
+    state, states = checkpoints.load(run), [checkpoints.load(other) for other in others]
+    if TrainConfig.from_dict(state.config).model.head != "linear":
+        text = "has cosines for logits, which use multiplies by the length of the feature: no offset fits all"
+        raise CheckpointError(f"{run}: {text}; expected a linear head (edge-train refit makes one)")
+    if OFFSETS in state.sources:
+        raise CheckpointError(f"{run}: has a prior correction already, expected the run that it was added to")
+    for other, its in zip(others, states, strict=True):
+        is_same_file = its.folds_sha256 == state.folds_sha256
+        if state.hold_out is not None and (its.hold_out == state.hold_out or not is_same_file):
+            got = f"fold {its.hold_out}" + ("" if is_same_file else " of another folds file")
+            expected = f"{run} holds out {state.hold_out}: expected only runs of the other folds"
+            raise LeakError(f"{other}: predicts the held-out images of {got}; {expected}")
+    samples = index(root, label_column=label_column, group_column=group_column)
+    parts = held_out_pairs([as_text(sample) for sample in samples], others, states, classes=state.classes)
+    pairs = [pair for part in parts for pair in part]
+    chosen = [sample for sample, _ in pairs]
+    _check_labels(chosen, state.classes, where=others[0])
+    fold_of = make_folds(chosen)
+    found = fit_prior(
+        np.log(np.maximum(np.array([prediction.probabilities for _, prediction in pairs], np.float64), 1e-12)),
+        np.array([state.classes.index(sample.label) for sample in chosen]),
+        np.array([fold_of[sample.path] for sample in chosen]),
+    )
+    leaky = [path.name for path, one in zip((run, *others), (state, *states), strict=True) if one.leaky]
+    record = {
+        "classes": state.classes,
+        "tau": found.tau,
+        "offsets": [round(float(value), 6) for value in found.offsets],
+        "before": round(found.before, 6),
+        "after": round(found.after, 6),
+        "images": len(pairs),
+        "folds": [one.hold_out for one in states],
+        "folds_sha256": sorted({str(one.folds_sha256) for one in states}),
+        "note": "fitted on out-of-fold predictions to raise the accuracy; `after` is nested",
+        **({"leaky": True} if leaky else {}),
+    }
+    text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+    bias = state.weights["head.fc.bias"]
+    derived = replace(
+        state,
+        result={**state.weights, "head.fc.bias": bias + torch.tensor(record["offsets"]).to(bias)},
+        sources={**state.sources, OFFSETS: hashlib.sha256(text.encode()).hexdigest()},
+        recipe=f"{state.recipe} with a prior correction (tau {found.tau:g})",
+    )
+    _write(out, derived, run, root, samples, leaky=leaky, more={PRIOR: text})
+    return record
+
+
+def held_out_pairs(
+    samples: Sequence[Sample], runs: Sequence[Path], states: Sequence[Checkpoint], *, classes: list[str]
+) -> list[Pairs]:
+    """For each run the images it held out with its predictions.
+
+    Raises:
+      CheckpointError: a run without held-out predictions, or of other classes.
+      DatasetError: an image held out by two runs.
+      EdgeError: predictions for an image that the data set does not have.
+    """
+    parts: list[Pairs] = []
+    seen = set[str]()
+    for run, state in zip(runs, states, strict=True):
+        if state.classes != classes or state.metrics is None or not (run / PREDICTIONS).exists():
+            raise CheckpointError(f"{run}: no held-out predictions of {', '.join(classes)}, expected a finished run's")
+        pairs = join(samples, read(run / PREDICTIONS).rows, subset=True)
+        paths = {sample.path for sample, _ in pairs}
+        if twice := seen & paths:
+            text = "is held out by two of the runs, expected runs of different folds"
+            raise DatasetError(f"{run}: {min(twice)} {text}")
+        seen |= paths
+        parts.append(pairs)
+    return parts
+
+
+def _write(
     out: Path,
     state: Checkpoint,
     origin: Path,
@@ -37,32 +202,21 @@ def write_derived(
     samples: Sequence[Sample],
     *,
     leaky: Sequence[str],
-    more: Mapping[str, str] | None = None,
+    more: Mapping[str, str],
 ) -> None:
-    """Writes the new run, measured on what the old one held out, and marked where one that it came from is.
+    """Writes a run derived from `origin`, measured on what that held out; `leaky` names what it comes of.
 
     It is made beside its place and moved there: a run is there whole or not at all.
 
-    Args:
-      out: Folder of the new run.
-      state: Of the new run, its weights in `result`.
-      origin: The run that it comes of.
-      root: The data set.
-      samples: Its index.
-      leaky: Names of the leaky runs that it comes of.
-      more: Further files of `RUN_FILES`: name -> text.
-
     Raises:
       FileExistsError: it would replace the run that it comes of, or a file.
-      OverlapError: the old run's list of held-out images names some that it was trained on.
+      LeakError: the old run's list of held-out images names some that it was trained on.
       DatasetError: such an image is not there or cannot be read, or is of another class.
     """
     if out.exists() and (not out.is_dir() or out.resolve() == origin.resolve()):
         raise FileExistsError(errno.EEXIST, "is a file, or the run that it comes of: expected another folder", str(out))
     held_out = _named(origin / HELD_OUT, samples)
-    if unknown := sorted({sample.label for sample in held_out} - {*state.classes}):
-        expected = f"expected one of {', '.join(state.classes)} (see --label)"
-        raise DatasetError(f"{origin / HELD_OUT}: got an image of the class {unknown[0]!r}, {expected}")
+    _check_labels(held_out, state.classes, where=origin / HELD_OUT)
     if not leaky:
         check_disjoint(state.clusters + state.pictures, held_out, root, name=str(origin))
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +226,7 @@ def write_derived(
             state = mark_leaky(state, [f"comes of the leaky run {name}" for name in leaky], new)
         with contextlib.suppress(FileNotFoundError):
             write_output(new / HELD_OUT, (origin / HELD_OUT).read_bytes())
-        for name, text in (more or {}).items():
+        for name, text in more.items():
             write_output(new / name, text)
         mark = {"leaky": True} if leaky else {}
         write_json(new / "config.json", {"recipe": state.recipe, **mark, **state.config})
@@ -85,18 +239,6 @@ def write_derived(
                 os.replace(new / name, out / name)
             else:
                 (out / name).unlink(missing_ok=True)
-
-
-def load_all(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
-    """All of these images.
-
-    Raises:
-      DatasetError: one cannot be read.
-    """
-    images = load_images(root, samples, preprocess, quiet=True)
-    for path, reason in images.unusable.items():
-        raise DatasetError(f"{root / path}: {reason}, expected a picture that can be read, as {len(samples)} others")
-    return images
 
 
 def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
@@ -114,3 +256,9 @@ def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
     if absent := names - {sample.path for sample in found}:
         raise DatasetError(f"{path}: {len(absent)} of {len(names)} images are not in the data set, e.g. {min(absent)}")
     return found
+
+
+def _check_labels(samples: Iterable[Sample], classes: Sequence[str], *, where: Path) -> None:
+    if unknown := sorted({sample.label for sample in samples} - {*classes}):
+        expected = f"expected one of {', '.join(classes)} (see --label)"
+        raise DatasetError(f"{where}: got an image of the class {unknown[0]!r}, {expected}")

@@ -19,7 +19,7 @@ from edge.predictions import Layout, Prediction, path_text
 
 from ..networks.head import to_linear
 from ..networks.network import Network
-from .temperature import describe_fit
+from .fits import describe_fit
 
 _NUM_DRAWS = 1000
 _MIN_CLUSTERS = 50
@@ -47,32 +47,24 @@ def embed(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size
 
 
 @torch.no_grad()
-def predict(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """(N, C) float32 probabilities of (N, S, S, 3) uint8 images, as trained: at temperature 1."""
-    features = embed(model, images, scale=scale, batch_size=batch_size)
-    return np.asarray(torch.softmax(model.head(features), dim=1).numpy())
-
-
-@torch.no_grad()
 def fit_temperature_of(
     model: Network, features: torch.Tensor, samples: Sequence[Sample], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The temperature of the exported form's logits, fitted on held-out images, and what it is worth on others.
+    """`describe_fit` for the exported form's logits of held-out images.
 
     Args:
       model: Whose head is folded.
-      features: (N, D) of the held-out images.
-      samples: (N,) those images.
+      features: (N, D) of the images.
+      samples: (N,) the images.
       classes: (C,) in the order of the logits.
 
     Returns:
-      As `temperature.describe_fit`; empty where there are too few clusters to say what it is worth.
+      Rounded; empty where there are too few clusters to say what the temperature is worth.
     """
     if len({sample.cluster for sample in samples}) < _MIN_CLUSTERS:
         return {}
     logits = to_linear(model.head)(features).double().numpy()
-    found: dict[str, Any] = describe_fit(logits, samples, classes)
-    return _rounded(found)
+    return _rounded(describe_fit(logits, samples, classes))
 
 
 def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
@@ -91,14 +83,11 @@ def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classe
     reference = min({sample.group for sample in samples} - {NOT_STATED}, default="")
     setting = Setting(PROFILES["esfair2023"], reference, draws=_NUM_DRAWS)
     found = build.metrics(list(zip(samples, predictions, strict=True)), list(classes), setting)
-    by_class = {name: rates["recall"] for name, rates in found["by_class"].items() if rates["recall"]["n"]}
-    rounded = {
-        "accuracy": found["accuracy"],
-        "balanced_accuracy": found["balanced_accuracy"],
-        "by_class": by_class,
-        "by_group": {name: rates["accuracy"] for name, rates in found["by_group"].items() if rates["accuracy"]["n"]},
+    parts = {
+        key: {name: rates[rate] for name, rates in found[key].items() if rates[rate]["n"]}
+        for key, rate in (("by_class", "recall"), ("by_group", "accuracy"))
     }
-    return {name: _rounded(metric) for name, metric in rounded.items()}
+    return _rounded({"accuracy": found["accuracy"], "balanced_accuracy": found["balanced_accuracy"], **parts})
 
 
 def _rounded(metric: dict[str, Any]) -> dict[str, Any]:

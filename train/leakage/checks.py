@@ -17,19 +17,14 @@ from ..data.images import ImageSet
 from ..loop.plan import Plan
 from ..networks.teacher import Teacher
 from ..networks.weights import Report
-from .audit import LOOK, find_fit_leaks
+from .audit import cut_clusters, findings_of
+from .duplicates import LOOK, find_pairs, fingerprint
 
 LEAKY = "LEAKY.txt"
 
 
 class LeakError(EdgeError):
-    """Training that would be measured on what it has seen."""
-
-    exit_status = 6
-
-
-class OverlapError(EdgeError):
-    """What is learned from has seen, or may have seen, what is to be measured on."""
+    """What is measured on was, or may have been, learned from."""
 
     exit_status = 6
 
@@ -52,23 +47,24 @@ def find_leaks(
 
     Raises:
       LeakError: there is a leak, and the plan does not allow one.
-      OverlapError: a source has seen what is kept apart, and the plan does not allow it.
     """
     if not apart:
         return []
-    (a, b) = (load(samples, LOOK) for samples in (seen, apart))
-    leaks = find_fit_leaks(plan.data, a.samples, a.pixels, b.samples, b.pixels)
+    parts = [load(samples, LOOK) for samples in (seen, apart)]
+    a, b = (fingerprint(plan.data, [sample.path for sample in part.samples], part.pixels) for part in parts)
+    sides = [side for side, part in enumerate(parts) for _ in part.samples]
+    leaks = cut_clusters(parts[0].samples + parts[1].samples, sides)
+    leaks += findings_of(find_pairs(a, b), a, b, "in both parts")
     if leaks and not plan.allow_leak:
         counts = ", ".join(f"{leak.count} {leak.name}" for leak in leaks)
         hint = f"edge-train audit {plan.data} --folds {plan.folds} shows them, --allow-leak goes on"
         raise LeakError(f"training and held-out part overlap: {counts}; {hint}")
-    lines = [leak.line.removeprefix("LEAK: ") for leak in leaks]
+    lines = [leak.text for leak in leaks]
     for name, source in sources.items():
-        if source is None:
-            continue
         try:
-            check_disjoint(source.marks, apart, plan.data, name=name)
-        except OverlapError as error:
+            if source is not None:
+                check_disjoint(source.marks, apart, plan.data, name=name)
+        except LeakError as error:
             if not plan.allow_leak:
                 raise
             lines.append(str(error).partition(";")[0])
@@ -78,7 +74,7 @@ def find_leaks(
 def check_disjoint(
     marks: Collection[str] | None, held_out: Sequence[Sample], root: Path, *, name: str = "teacher"
 ) -> None:
-    """Whether what is learned from knows nothing of the images that the student will be measured on.
+    """Whether what is learned from knows nothing of the images that are measured on.
 
     Args:
       marks: `Teacher.marks`, or those of the weights begun with: of clusters and of pictures.
@@ -87,23 +83,18 @@ def check_disjoint(
       name: What it is, for the message.
 
     Raises:
-      OverlapError: it was trained on one of their clusters or pictures, or does not tell.
+      LeakError: it was trained on one of their clusters or pictures, or does not say.
     """
     hint = "--allow-leak to learn from it all the same"
     if marks is None:
-        raise OverlapError(
-            f"{name}: does not tell the clusters it was trained on, so it may leak those held out; {hint}"
-        )
+        text = "does not say which clusters it was trained on, so it may leak those held out"
+        raise LeakError(f"{name}: {text}; {hint}")
     clusters = sorted({sample.cluster for sample in held_out})
-    known = [cluster for cluster in clusters if cluster_mark(cluster) in marks]
-    if known:
-        raise OverlapError(
-            f"{name}: was trained on {len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}, expected "
-            f"none, or it would leak them; {hint}"
-        )
-    same = sum(mark in marks for mark in picture_marks(root, held_out))
-    if same:
-        raise OverlapError(f"{name}: was trained on {same} of the pictures held out, expected none; {hint}")
+    if known := [cluster for cluster in clusters if cluster_mark(cluster) in marks]:
+        got = f"{len(known)} of the {len(clusters)} clusters held out, e.g. {known[0]}"
+        raise LeakError(f"{name}: was trained on {got}, expected none, or it would leak them; {hint}")
+    if same := sum(mark in marks for mark in picture_marks(root, held_out)):
+        raise LeakError(f"{name}: was trained on {same} of the pictures held out, expected none; {hint}")
 
 
 def mark_leaky(state: Checkpoint, leaks: Sequence[str], out: Path) -> Checkpoint:

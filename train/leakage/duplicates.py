@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from edge.photo.preprocess import Preprocess
+
+LOOK = Preprocess(size_px=128, resize="stretch")
+"""How pictures are compared: no letterbox bars, so that the border is the picture's own."""
 MAX_HAMMING = 6
 """Largest number of the 64 bits in which near duplicates differ."""
 MIN_CORRELATION = 0.9
@@ -31,106 +36,71 @@ _BATCH = 256
 class Fingerprints:
     """What N pictures are compared by."""
 
+    paths: list[str]
     files: list[str]
     """(N,) SHA-256 of the file."""
     pixels: list[str]
-    """(N,) SHA-256 of the preprocessed pixels."""
+    """(N,) SHA-256 of the preprocessed pixels; "" where the picture is flat."""
     hashes: np.ndarray
     """(N, 8) uint64 in the eight positions; the first is the picture as it is."""
     thumbnails: np.ndarray
     """(N, 32, 32) float32 luminance."""
     is_flat: np.ndarray
-    """(N,) bool: too little texture to be told apart by looks; compared by its file alone."""
-
-    def __len__(self) -> int:
-        return len(self.files)
+    """(N,) bool: too little texture to compare looks; only the file is compared."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two pictures that are one."""
+class Pair(NamedTuple):
+    """Two pictures, by their places in the two sets, and what they share."""
 
     first: int
     second: int
     kind: str
-    """"file", "pixels" or "near"."""
-    distance: int
-    """Of the 64 bits; 0 for exact ones."""
+    """"file", "pixels", "near", or "alike": the hashes agree and the slopes do not, mostly different lesions."""
 
 
 def fingerprint(root: Path, paths: Sequence[str], images: np.ndarray) -> Fingerprints:
-    """Fingerprints of decoded pictures.
-
-    Args:
-      root: Folder of the files.
-      paths: (N,) relative to it.
-      images: (N, S, S, 3) uint8 RGB, the same pictures as `Preprocess` gives them.
-    """
+    """Fingerprints of files in `root` and of the same pictures by `LOOK`, (N, 128, 128, 3) uint8 RGB."""
     files = [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths]
-    pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
-    hashes = np.zeros((len(images), 8), np.uint64)
     thumbnails = np.zeros((len(images), _SIDE, _SIDE), np.float32)
-    is_flat = np.zeros(len(images), bool)
+    hashes = np.zeros((len(images), 8), np.uint64)
     for start in range(0, len(images), _BATCH):
         part = slice(start, start + _BATCH)
-        thumbnails[part] = np.stack([_thumbnail(image) for image in images[part]])
-        is_flat[part] = thumbnails[part].std(axis=(1, 2)) < MIN_TEXTURE
+        thumbnails[part] = [_thumbnail(image) for image in images[part]]
         hashes[part] = _hash(_positions(thumbnails[part]))
-    return Fingerprints(files, pixels, hashes, thumbnails, is_flat)
+    is_flat = thumbnails.std(axis=(1, 2)) < MIN_TEXTURE
+    pixels = [
+        "" if flat else hashlib.sha256(image.tobytes()).hexdigest() for image, flat in zip(images, is_flat, strict=True)
+    ]
+    return Fingerprints(list(paths), files, pixels, hashes, thumbnails, is_flat)
 
 
-def find_pairs(
-    a: Fingerprints, b: Fingerprints | None = None, *, is_wanted: Callable[[int, np.ndarray], np.ndarray] | None = None
-) -> tuple[list[Pair], int]:
-    """Finds the duplicates among A's pictures, or between A's and B's.
-
-    Args:
-      a: N pictures.
-      b: M pictures; None: `a` itself, each pair once.
-      is_wanted: (i, (K,) indices of b) -> (K,) bool, which pairs matter, such as those of two parts. None: all.
-
-    Returns:
-      The pairs, and the number of further ones whose hashes agree but whose slopes do not.
-    """
+def find_pairs(a: Fingerprints, b: Fingerprints | None = None) -> list[Pair]:
+    """The duplicates between A's pictures and B's, or among A's, each pair once, in the order of the pictures."""
     other = a if b is None else b
-    found: dict[tuple[int, int], Pair] = {}
-    for kind in ("file", "pixels"):
+    kinds: dict[tuple[int, int], str] = {}
+    for kind, own, others in (("file", a.files, other.files), ("pixels", a.pixels, other.pixels)):
         where: dict[str, list[int]] = defaultdict(list)
-        for j, key in enumerate(getattr(other, "files" if kind == "file" else "pixels")):
-            if kind == "file" or not other.is_flat[j]:
-                where[key].append(j)
-        for i, key in enumerate(getattr(a, "files" if kind == "file" else "pixels")):
-            matches = np.array([j for j in where.get(key, ()) if b is not None or j > i], int)
-            if len(matches) and is_wanted is not None:
-                matches = matches[is_wanted(i, matches)]
-            for j in matches.tolist():
-                found.setdefault((i, j), Pair(i, j, kind, 0))
+        for j, key in enumerate(others):
+            where[key].append(j)
+        for i, key in enumerate(own):
+            for j in where[key] if key else ():
+                if b is not None or j > i:
+                    kinds.setdefault((i, j), kind)
     textured = np.flatnonzero(~other.is_flat)
     hashes = other.hashes[textured]  # (M, 8)
-    num_alike = 0
     for i in np.flatnonzero(~a.is_flat).tolist():
         begin = 0 if b is not None else int(np.searchsorted(textured, i, side="right"))
-        distances = np.bitwise_count(hashes[begin:] ^ a.hashes[i, 0])  # (M, 8) uint8
-        close, position = np.nonzero(distances <= MAX_HAMMING)
+        close, position = np.nonzero(np.bitwise_count(hashes[begin:] ^ a.hashes[i, 0]) <= MAX_HAMMING)
         if not len(close):
             continue
         matches = textured[begin + close]
-        if is_wanted is not None:
-            kept = is_wanted(i, matches)
-            close, position, matches = close[kept], position[kept], matches[kept]
-            if not len(matches):
-                continue
         turned = _positions(other.thumbnails[matches])[np.arange(len(matches)), position]  # (K, 32, 32)
         agreement = _slopes(turned) @ _slopes(a.thumbnails[i : i + 1])[0]
-        alike = set()
-        for j, near, correlation in zip(matches.tolist(), distances[close, position].tolist(), agreement.tolist()):
-            if correlation >= MIN_CORRELATION:
-                if (i, j) not in found or (found[i, j].kind == "near" and near < found[i, j].distance):
-                    found[i, j] = Pair(i, j, "near", near)
-            else:
-                alike.add(j)
-        num_alike += sum((i, j) not in found for j in alike)
-    return sorted(found.values(), key=lambda pair: (pair.first, pair.second)), num_alike
+        for j in matches[agreement >= MIN_CORRELATION].tolist():
+            kinds.setdefault((i, j), "near")
+        for j in matches.tolist():
+            kinds.setdefault((i, j), "alike")
+    return [Pair(i, j, kind) for (i, j), kind in sorted(kinds.items())]
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
@@ -160,8 +130,7 @@ def _hash(positions: np.ndarray) -> np.ndarray:
 
 def _slopes(thumbnails: np.ndarray) -> np.ndarray:
     """(B, 32, 32) -> (B, D) float32 of unit length: an even light and a slow shade weigh nothing."""
-    across = np.diff(thumbnails, axis=2).reshape(len(thumbnails), -1)
-    down = np.diff(thumbnails, axis=1).reshape(len(thumbnails), -1)
-    slopes = np.concatenate([across, down], axis=1)
+    differences = [np.diff(thumbnails, axis=axis).reshape(len(thumbnails), -1) for axis in (2, 1)]
+    slopes = np.concatenate(differences, axis=1)
     norm: np.ndarray = np.linalg.norm(slopes, axis=1, keepdims=True)
     return np.asarray(slopes / np.maximum(norm, 1e-6))

@@ -10,7 +10,6 @@ from bench.dataset import DatasetError, Sample, classes_of, index
 
 from ..config import TrainConfig
 from ..data.folds import read_folds
-from ..leakage.audit import uncut
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def divide(plan: Plan) -> Parts:
         raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
     if plan.folds is None:
         return Parts(classes, groups, samples, [], [], None)
-    fold_of, folds_sha256 = read_folds(plan.folds, uncut(samples))
+    fold_of, folds_sha256 = read_folds(plan.folds, samples)
     for fold in (plan.hold_out, plan.search):
         if fold is not None and fold not in fold_of.values():
             expected = ", ".join(map(str, sorted({*fold_of.values()})))
