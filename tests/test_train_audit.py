@@ -12,7 +12,8 @@ from sample_networks import COLOURS, dataset
 from bench.dataset import Sample, index
 from export.cli import main as export_main
 from train.cli import main
-from train.leakage.audit import find_leaks, load, probe
+from train.leakage.audit import audit as audit_of
+from train.leakage.audit import load, probe
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]
 FAST += ["--network", "mobilenet_v3_small"]
@@ -71,7 +72,7 @@ def test_near_duplicate_in_every_position(tmp_path, turn):
     root = write_set(tmp_path / "data", pictures)
     more = write_set(tmp_path / "more", [copy], suffix="jpg")
     sets = [load(folder, index(folder), quiet=True) for folder in (root, more)]
-    (finding,), _ = find_leaks(sets[0], None, [sets[1]])
+    (finding,) = audit_of(sets[0], None, [sets[1]]).findings
     assert (finding.name, finding.count) == ("near-duplicate pairs in more as well", 1)
     assert finding.examples == [["img4.png", "more/img0.jpg"]]
 

@@ -46,7 +46,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
       labels: (N,) integer, 0 to C - 1.
 
     Returns:
-      Above 0. 1 where the logits do not tell the classes apart at all.
+      Above 0; 1 where all logits are alike.
 
     Raises:
       ValueError: another shape, dtype or range.
@@ -89,12 +89,7 @@ def cross_fit(logits: np.ndarray, samples: Sequence[Sample], labels: np.ndarray)
 
 
 def describe_fit(logits: np.ndarray, samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
-    """Fits a temperature, and measures what it is worth on images that it is not fitted on.
-
-    Args:
-      logits: (N, C) float, finite. Of images that the network was not trained on.
-      samples: (N,) those images.
-      classes: (C,) names in the order of the logits, all labels among them.
+    """Fits a temperature to (N, C) logits, and measures what it is worth on images that it is not fitted on.
 
     Returns:
       JSON-ready: `temperature`, fitted on all images; `n`; `nll` and `ece` (`before`: at temperature 1; `after`:
@@ -103,7 +98,7 @@ def describe_fit(logits: np.ndarray, samples: Sequence[Sample], classes: Sequenc
 
     Raises:
       DatasetError: fewer than 5 clusters.
-      ValueError: another shape, dtype or range, or a label that is no class.
+      ValueError: as `fit_temperature`, or a label that is no class.
     """
     index = {name: i for i, name in enumerate(classes)}
     if unknown := sorted({sample.label for sample in samples} - {*index}):
@@ -146,14 +141,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 class PriorCorrection:
     """The number, and what it is worth."""
 
-    tau: float
-    """0 changes nothing. Fitted on all images."""
-    offsets: np.ndarray
-    """(C,) float64, sum 0: tau times the log shares of the classes, to be added to the logits."""
-    before: float
-    """Accuracy of the predictions as they were."""
-    after: float
-    """Accuracy where each fold is predicted with the number fitted on the others: the honest figure."""
+    tau: float  # 0 changes nothing; fitted on all images
+    offsets: np.ndarray  # (C,) float64, sum 0: tau times the log shares of the classes, to be added to the logits
+    before: float  # accuracy of the predictions as they were
+    after: float  # where each fold is predicted with the number fitted on the others: the honest figure
 
 
 def fit_prior(
@@ -220,7 +211,7 @@ def refit_last_layer(
     Else it is one logistic regression on all images.
 
     Args:
-      embeddings: (N, D) float. What enters the last layer in evaluation mode, for images not trained on.
+      embeddings: (N, D) float. What enters the last layer in evaluation mode.
       labels: (N,) integer, 0 to C - 1.
       groups: (N,) integer, from 0.
       num_classes: C.

@@ -27,16 +27,9 @@ _MIN_CLUSTERS = 50
 
 @torch.no_grad()
 def embed(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Runs a network's body in evaluation mode, and leaves the network there.
+    """(N, S, S, 3) uint8 RGB, times a (3, 1, 1) float32 scale -> (N, D) float32 features, on the CPU.
 
-    Args:
-      model: In training form.
-      images: (N, S, S, 3) uint8 RGB.
-      scale: (3, 1, 1) float32 factor from uint8 to the network.
-      batch_size: Images per call.
-
-    Returns:
-      (N, D) float32 features, on the CPU.
+    The network is in training form; it is put in evaluation mode, and stays there.
     """
     model.eval()
     features = []
@@ -50,16 +43,9 @@ def embed(model: Network, images: np.ndarray, *, scale: torch.Tensor, batch_size
 def fit_temperature_of(
     model: Network, features: torch.Tensor, samples: Sequence[Sample], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """`describe_fit` for the exported form's logits of held-out images.
+    """`describe_fit` for the exported form's logits of held-out images, given by their (N, D) features.
 
-    Args:
-      model: Whose head is folded.
-      features: (N, D) of the images.
-      samples: (N,) the images.
-      classes: (C,) in the order of the logits.
-
-    Returns:
-      Rounded; empty where there are too few clusters to say what the temperature is worth.
+    Empty where there are too few clusters to say what the temperature is worth.
     """
     if len({sample.cluster for sample in samples}) < _MIN_CLUSTERS:
         return {}
@@ -68,16 +54,11 @@ def fit_temperature_of(
 
 
 def measure(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracies of labelled images, as `edge-bench score` gives them.
-
-    Args:
-      samples: (N,) the images.
-      predictions: (N,) what was predicted.
-      classes: All class names; those without an image are left out of the result.
+    """Accuracies of N labelled images, as `edge-bench score` gives them.
 
     Returns:
       JSON-ready: `accuracy`, `balanced_accuracy`, `by_class` (recall) and `by_group`, each {value, low, high, n} with
-      95 % intervals that count clusters, not images.
+      95 % intervals that count clusters, not images. A class without images is left out.
     """
     # Of SPD, which is not among these: any group, but that of the images whose group is not stated.
     reference = min({sample.group for sample in samples} - {NOT_STATED}, default="")

@@ -33,26 +33,16 @@ _LINEAR = to_linear(np.arange(256) / 255)  # light of each level
 class Changes:
     """What happens to each picture of a batch; independent of its side."""
 
-    homography: np.ndarray
-    """(N, 3, 3) float64, from a point of the result to the point of the picture that is seen there."""
-    holes: np.ndarray
-    """(N, K, 4) float64 left, top, right, bottom of black squares; all 0 for none."""
-    bars: np.ndarray
-    """(N, 4) float64 widths of bars at the left, top, right and bottom."""
-    bar_fill: np.ndarray
-    """(N,) int64, an index of `_FILLS`."""
-    light: np.ndarray
-    """(N, 3) float64 factors on the linear light of R, G and B."""
-    colour: np.ndarray
-    """(N, 4) float64 factors on brightness, contrast and saturation, and the turn of the hue in radians."""
-    losses: np.ndarray
-    """(N, 3) float64 blur, shrinking and JPEG quality, see `draw_degradations`."""
-    is_noisy: np.ndarray
-    """(N,) bool."""
-    noise_seed: np.ndarray
-    """(N,) int64; each picture's own, so that a slice of a batch has the noise of the whole."""
-    config: AugmentConfig
-    """Where the border and the noise's deviation are taken from."""
+    homography: np.ndarray  # (N, 3, 3) float64, from a point of the result to that of the picture that is seen there
+    holes: np.ndarray  # (N, K, 4) float64 left, top, right, bottom of black squares; all 0 for none
+    bars: np.ndarray  # (N, 4) float64 widths of bars at the left, top, right and bottom
+    bar_fill: np.ndarray  # (N,) int64, an index of `_FILLS`
+    light: np.ndarray  # (N, 3) float64 factors on the linear light of R, G and B
+    colour: np.ndarray  # (N, 4) float64 factors on brightness, contrast, saturation, and the turn of the hue in radians
+    losses: np.ndarray  # (N, 3) float64 blur, factor by which the side shrinks, quality of JPEG; 0, 1, 0 for nothing
+    is_noisy: np.ndarray  # (N,) bool
+    noise_seed: np.ndarray  # (N,) int64; each picture's own, so that a slice of a batch has the noise of the whole
+    config: AugmentConfig  # has the border, and the noise's deviation
 
     def part(self, where: slice) -> Changes:
         """Those of a slice of the batch."""
@@ -120,9 +110,7 @@ def draw_degradations(
       config: How often and how much.
 
     Returns:
-      (N, 3) float64 factors on the linear light of R, G and B, (N,) float64 factors on the saturation, and (N, 3)
-      float64 blur as a share of the side, factor by which the side shrinks in between, quality of JPEG; 0, 1 and 0
-      for nothing.
+      `Changes.light`, (N,) float64 factors on the saturation, and `Changes.losses`.
     """
     is_lit, is_blurred, is_coarse, is_jpeg = (
         chance < (config.p_light, config.p_blur, config.p_coarse, config.p_jpeg)
@@ -173,8 +161,7 @@ def scalings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def insets(widths: np.ndarray) -> np.ndarray:
     """(N, 3, 3) that shrink the whole square until it fits between bars, in their middle and without squeezing it.
 
-    A border on a photo does the same to what the network sees after its crop. What shrinking lays bare beside the
-    ends of the bars, whose (N, 4) widths are those of `Changes`, is filled like everything outside the picture.
+    A border on a photo does the same to what the network sees after its crop.
     """
     left, top, right, bottom = widths.T
     larger = 1 / np.minimum(1 - left - right, 1 - top - bottom)
@@ -212,14 +199,9 @@ def _matrices(*values: np.ndarray | int) -> np.ndarray:
 
 
 def render(pictures: np.ndarray, changes: Changes, *, size_px: int) -> np.ndarray:
-    """Warps each picture once, straight to the wanted side; then light and colours, bars, detail, and holes, last.
+    """(N, s, s, 3) uint8 RGB -> (N, S, S, 3): one warp, then light and colours, bars, detail, and holes, last.
 
     Where nothing was drawn, pictures of the wanted side come out as they are. `to_tensor` adds the noise, in float.
-
-    Args:
-      pictures: (N, s, s, 3) uint8 RGB.
-      changes: Of these N.
-      size_px: Side S of the (N, S, S, 3) uint8 result.
     """
     images = np.empty((len(pictures), size_px, size_px, 3), np.uint8)
     matrices = _to_pixels(pictures.shape[1]) @ changes.homography @ np.linalg.inv(_to_pixels(size_px))
@@ -243,7 +225,7 @@ def render(pictures: np.ndarray, changes: Changes, *, size_px: int) -> np.ndarra
 def to_tensor(
     images: np.ndarray, changes: Changes, *, scale: torch.Tensor, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Rendered pictures as the network's input, (N, 3, S, S) float32, with their noise.
+    """Rendered pictures as the network's input, with their noise.
 
     The noise is N(0, noise_std) in shares of full range: on p * scale for a pixel p it is noise_std * 255 * scale.
     N(0, s) on (p / 255 - mean) / std, as in Li et al. (s = 0.03), is therefore noise_std = s * std, whatever the
@@ -253,7 +235,7 @@ def to_tensor(
       images: (N, S, S, 3) uint8 RGB, as `render` gave them.
       changes: The same that `render` took.
       scale: (3, 1, 1) float32 factor from uint8 to the network, on the CPU.
-      out: The result's place, contiguous on the CPU; None makes one.
+      out: Place of the (N, 3, S, S) float32 result, contiguous on the CPU; None makes one.
     """
     shape = (len(images), 3, *images.shape[1:3])
     tensor = torch.empty(shape) if out is None else out

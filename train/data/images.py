@@ -47,34 +47,26 @@ _AHEAD = 2  # batches rendered, or being rendered, while the network is at anoth
 class ImageSet:
     """A data set in memory, or in a file that is mapped to memory."""
 
-    samples: list[Sample]
-    """The usable ones, in the order given."""
-    pixels: np.ndarray
-    """(N, S, S, 3) uint8 RGB of these, read-only where it lies in a file."""
-    unusable: dict[str, str]
-    """Path -> reason of the images left out."""
+    samples: list[Sample]  # the usable ones, in the order given
+    pixels: np.ndarray  # (N, S, S, 3) uint8 RGB of these, read-only where it lies in a file
+    unusable: dict[str, str]  # path -> reason of the images left out
 
 
 @dataclass(frozen=True)
 class View:
     """The same pictures as a teacher sees them."""
 
-    pixels: np.ndarray
-    """(N, s, s, 3) uint8 RGB, row for row those of the student."""
-    size_px: int
-    """Side of its input."""
+    pixels: np.ndarray  # (N, s, s, 3) uint8 RGB, row for row those of the student
+    size_px: int  # side of its input
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step of training, as this rank sees it."""
 
-    indices: np.ndarray
-    """(B,) int64 rows of the pixels, of all ranks in their order."""
-    images: torch.Tensor
-    """(n, 3, S, S) float32 of this rank, scaled: the network's input."""
-    views: list[np.ndarray]
-    """(n, s, s, 3) uint8 RGB of this rank for each view: the same geometry, holes and colours, but no noise."""
+    indices: np.ndarray  # (B,) int64 rows of the pixels, of all ranks in their order
+    images: torch.Tensor  # (n, 3, S, S) float32 of this rank, scaled: the network's input
+    views: list[np.ndarray]  # (n, s, s, 3) uint8 RGB of this rank: the same geometry, holes and colours, but no noise
 
 
 def training_preprocess(preprocess: Preprocess, *, margin: float) -> Preprocess:
@@ -91,17 +83,9 @@ def scale_tensor(preprocess: Preprocess) -> torch.Tensor:
 def load_images(
     root: Path, samples: Sequence[Sample], preprocess: Preprocess, *, cache: Path | None = None, quiet: bool = False
 ) -> ImageSet:
-    """Decodes a data set, or finds it decoded.
+    """Decodes images exactly as the runtime feeds them to its network, or finds them decoded.
 
-    Args:
-      root: Folder of the data set.
-      samples: What to decode.
-      preprocess: How; its scale plays no part.
-      cache: Folder of decoded data sets, made when absent; what lies there may be deleted at any time.
-      quiet: Whether no progress is shown.
-
-    Returns:
-      The usable images, exactly as the runtime feeds them to its network.
+    `cache` is a folder of decoded data sets, made when absent; what lies there may be deleted at any time.
 
     Raises:
       DatasetError: no image is usable, or the cache file is damaged or holds something else.
@@ -153,22 +137,22 @@ def feed(
     workers: int | None = None,
     pin: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Renders the batches of an epoch in order, in threads, two steps ahead of who takes them.
+    """Renders what is left of an epoch in threads, two steps ahead of who takes the batches.
 
     The threads end with the generator, be it by the last batch, an error, or Ctrl-C; `contextlib.closing` ends it where
-    it may be left early.
+    it may be left early. The parts of all ranks make up what a single one would render, bit for bit.
 
     Args:
       pixels: (N, s, s, 3) uint8 RGB.
-      batches: What is left of the epoch.
+      batches: The steps.
       config: How the pictures are varied.
       size_px: Side S of the network's input.
       scale: (3, 1, 1) float32 factor from uint8 to the network, on the CPU.
       seed: Of the run.
-      first_step: Number, from 0 at the start of the run, of the first of these steps.
+      first_step: Number of the first of these steps, from 0 at the start of the run.
       names: (N,) names of the pictures, for errors.
-      rank: Which part of every step is rendered, ...
-      num_ranks: ... of how many. The parts of all ranks make up what a single one would render, bit for bit.
+      rank: Which part of every step is rendered.
+      num_ranks: Of how many.
       views: Of the teachers.
       workers: Threads; None for one per core.
       pin: Whether `Batch.images` lies in page-locked memory, from where a GPU fetches it without waiting.

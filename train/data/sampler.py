@@ -23,10 +23,8 @@ _STREAM = 0x5EED_5A3  # keeps these numbers apart from the augmentation's of the
 class Batches:
     """One epoch: T steps of B pictures, on all ranks together."""
 
-    indices: np.ndarray
-    """(T, B) int64."""
-    is_repeat: np.ndarray
-    """(T, B) bool: the epoch has this picture already, and it gets noise. Only "balance" has any."""
+    indices: np.ndarray  # (T, B) int64
+    is_repeat: np.ndarray  # (T, B) bool: the epoch has this picture already, and it gets noise; only of "balance"
 
 
 def epoch_batches(
@@ -50,10 +48,10 @@ def epoch_batches(
       Source: Li et al., as described; their code tops a class up from the heads of other classes' lists.
 
     Args:
-      labels: (N,) class of each training picture.
+      labels: (N,) class of each training picture, an index of `classes`.
       groups: (N,) group of each; any type that sorts.
       config: Which sampler.
-      classes: (C,) names of the classes, for the targets.
+      classes: (C,) names.
       batch_size: Of all ranks together; "pk" has its own.
       epoch: From 0.
       seed: Of the run.
@@ -72,7 +70,8 @@ def epoch_batches(
     num_steps = config.steps_per_epoch or max(1, n // size)
     num_rounds = -(-num_steps * size // n)
     rounds = [_balanced(cells, rng) if cells else _weighted(labels, config.power, rng) for _ in range(num_rounds)]
-    repeats = [_is_repeat(drawn) if cells else np.zeros(n, bool) for drawn in rounds]
+    firsts = [np.unique(drawn, return_index=True)[1] for drawn in rounds]
+    repeats = [~np.isin(np.arange(n), first) if cells else np.zeros(n, bool) for first in firsts]
     indices, is_repeat = (np.concatenate(a)[: num_steps * size].reshape(-1, size) for a in (rounds, repeats))
     return Batches(indices, is_repeat)
 
@@ -126,13 +125,6 @@ def _balanced(cells: list[tuple[np.ndarray, int]], rng: np.random.Generator) -> 
         times, rest = divmod(count, len(own))
         parts.append(np.concatenate([np.tile(own, times), rng.choice(own, rest, replace=False)]))
     return rng.permutation(np.concatenate(parts))
-
-
-def _is_repeat(indices: np.ndarray) -> np.ndarray:
-    """(M,) bool, whether each came before."""
-    is_repeat = np.ones(len(indices), bool)
-    is_repeat[np.unique(indices, return_index=True)[1]] = False
-    return is_repeat
 
 
 def _cells(

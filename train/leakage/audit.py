@@ -30,11 +30,9 @@ class Finding:
     """One kind of leak, or of what may become one."""
 
     name: str
-    count: int
-    """Pairs of pictures, or clusters."""
+    count: int  # of pairs of pictures, or of clusters
     is_leak: bool
-    examples: list[list[str]]
-    """Up to 20, each the two paths, or the cluster and two paths."""
+    examples: list[list[str]]  # up to 20, each the two paths, or the cluster and two paths
 
     @property
     def text(self) -> str:
@@ -44,25 +42,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """How well the class can be guessed from something that is no lesion."""
+    """How well the class can be guessed from something that is no lesion, on the first picture of each cluster."""
 
     feature: str
-    accuracy: float
-    """On clusters not fitted on."""
-    majority: float
-    """Share of the commonest class: what a constant answer reaches."""
-    p_value: float
-    """Of as good an accuracy with permuted classes."""
-    balanced_accuracy: float
-    """Mean recall when every class is taken as equally common: sees what a very common class hides."""
+    accuracy: float  # on clusters not fitted on
+    majority: float  # share of the commonest class: what a constant answer reaches
+    p_value: float  # of as good an accuracy with permuted classes
+    balanced_accuracy: float  # mean recall with all classes equally common: sees what a very common class hides
     balanced_p_value: float
-    """The same for it."""
-    num_classes: int
-    """A constant answer has a balanced accuracy of 1 / this."""
-    n: int
-    """Clusters; the first picture of each counts."""
-    is_shortcut: bool
-    """Whether one of the two accuracies is clearly above both the constant answer and chance."""
+    num_classes: int  # a constant answer has a balanced accuracy of 1 / this
+    n: int  # clusters
+    is_shortcut: bool  # one of the two accuracies is clearly above both the constant answer and chance
 
 
 @dataclass(frozen=True)
@@ -72,8 +62,7 @@ class Pictures:
     name: str
     samples: list[Sample]
     prints: Fingerprints
-    features: dict[str, np.ndarray]
-    """Feature -> (N, F) float64."""
+    features: dict[str, np.ndarray]  # (N, F) float64 each
 
 
 @dataclass(frozen=True)
@@ -81,10 +70,8 @@ class Audit:
     """What an audit found; as a dictionary it is JSON-ready."""
 
     images: int
-    flat: int
-    """Pictures too flat to compare by looks."""
-    alike_by_hash_alone: int
-    """Pairs whose hashes agree but whose slopes do not: different lesions mostly."""
+    flat: int  # images too flat to compare by looks
+    alike_by_hash_alone: int  # pairs whose hashes agree but whose slopes do not: different lesions mostly
     findings: list[Finding]
     probes: list[Probe]
 
@@ -126,25 +113,13 @@ def load(root: Path, samples: list[Sample], *, quiet: bool = False) -> Pictures:
 
 
 def audit(data: Pictures, part_of: Mapping[str, object] | None, external: Sequence[Pictures]) -> Audit:
-    """Looks for leaks, as `find_leaks` does, and for shortcuts."""
-    findings, num_alike = find_leaks(data, part_of, external)
-    probes = probe(data.samples, data.features)
-    return Audit(len(data.samples), int(data.prints.is_flat.sum()), num_alike, findings, probes)
-
-
-def find_leaks(
-    data: Pictures, part_of: Mapping[str, object] | None, external: Sequence[Pictures]
-) -> tuple[list[Finding], int]:
-    """Looks for pictures and clusters on both sides.
+    """Looks for pictures and clusters on both sides, and for shortcuts.
 
     Args:
       data: The data set.
       part_of: Path -> its fold or split; None where nothing is split yet: then a picture in two clusters is a leak,
         because no split by clusters would keep it on one side.
       external: Further data sets, as trained on by a teacher.
-
-    Returns:
-      The findings, and the number of pairs of `Audit.alike_by_hash_alone`.
     """
     clusters = [sample.cluster for sample in data.samples]
     parts = clusters if part_of is None else [str(part_of[sample.path]) for sample in data.samples]
@@ -168,7 +143,8 @@ def find_leaks(
         if shared:
             examples = [[name, own[name], f"{other.name}/{shared[name]}"] for name in sorted(shared)]
             findings.append(Finding(f"clusters {where}", len(shared), True, examples[:_NUM_EXAMPLES]))
-    return findings, num_alike
+    num_flat = int(data.prints.is_flat.sum())
+    return Audit(len(data.samples), num_flat, num_alike, findings, probe(data.samples, data.features))
 
 
 def findings_of(

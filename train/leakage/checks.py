@@ -36,14 +36,9 @@ def find_leaks(
     sources: Mapping[str, Teacher | Report | None],
     load: Callable[[Sequence[Sample], Preprocess], ImageSet],
 ) -> list[str]:
-    """What a run would be flattered by, in words.
+    """What a run would be flattered by, in words: what is kept apart, to measure on or to choose by, is learned from.
 
-    Args:
-      plan: Of the run.
-      seen: What is trained on.
-      apart: What is measured on, or chosen by.
-      sources: What else is learned from, by its name.
-      load: Decodes images.
+    It is compared with the images that are trained on and with the other sources, by their names.
 
     Raises:
       LeakError: there is a leak, and the plan does not allow one.
@@ -74,10 +69,10 @@ def find_leaks(
 def check_disjoint(
     marks: Collection[str] | None, held_out: Sequence[Sample], root: Path, *, name: str = "teacher"
 ) -> None:
-    """Whether what is learned from knows nothing of the images that are measured on.
+    """Whether what is learned from knows nothing of the images of a data set that are measured on.
 
     Args:
-      marks: `Teacher.marks`, or those of the weights begun with: of clusters and of pictures.
+      marks: Of the clusters and the pictures that it was trained on; None where it does not say.
       held_out: Those images.
       root: The folder of their data set.
       name: What it is, for the message.

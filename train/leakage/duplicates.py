@@ -37,16 +37,11 @@ class Fingerprints:
     """What N pictures are compared by."""
 
     paths: list[str]
-    files: list[str]
-    """(N,) SHA-256 of the file."""
-    pixels: list[str]
-    """(N,) SHA-256 of the preprocessed pixels; "" where the picture is flat."""
-    hashes: np.ndarray
-    """(N, 8) uint64 in the eight positions; the first is the picture as it is."""
-    thumbnails: np.ndarray
-    """(N, 32, 32) float32 luminance."""
-    is_flat: np.ndarray
-    """(N,) bool: too little texture to compare looks; only the file is compared."""
+    files: list[str]  # SHA-256 of each
+    pixels: list[str]  # SHA-256 of each picture's preprocessed pixels; "" where it is flat
+    hashes: np.ndarray  # (N, 8) uint64 in the eight positions; the first is the picture as it is
+    thumbnails: np.ndarray  # (N, 32, 32) float32 luminance
+    is_flat: np.ndarray  # (N,) bool: too little texture to compare looks; only the file is compared
 
 
 class Pair(NamedTuple):
@@ -54,8 +49,7 @@ class Pair(NamedTuple):
 
     first: int
     second: int
-    kind: str
-    """"file", "pixels", "near", or "alike": the hashes agree and the slopes do not, mostly different lesions."""
+    kind: str  # "file", "pixels", "near", or "alike": the hashes agree and the slopes do not
 
 
 def fingerprint(root: Path, paths: Sequence[str], images: np.ndarray) -> Fingerprints:
