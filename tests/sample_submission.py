@@ -10,10 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from edge.classifier import DEFAULT_MODEL
-from export.submission import manifest, pack, rules, sources
-from export.submission.archive import write_zip
-
-CONTEST = rules.load()
+from export.submission import archive, pack, sources
 
 
 def zip_wheel(folder):
@@ -22,7 +19,7 @@ def zip_wheel(folder):
     config.read(sources.CHECKOUT / "setup.cfg", encoding="utf-8")
     name = f"fairedge-{pack.__version__}"
     with tempfile.TemporaryDirectory() as scratch:
-        return _zip_wheel(folder, name, Path(scratch) / "wheel", config)
+        _zip_wheel(folder, name, Path(scratch) / "wheel", config)
 
 
 def _zip_wheel(folder, name, files, config):
@@ -38,19 +35,18 @@ def _zip_wheel(folder, name, files, config):
     points = config["options.entry_points"]["console_scripts"]
     (info / "entry_points.txt").write_text(f"[console_scripts]{points}\n")
     path = folder / f"{name}-py3-none-any.whl"
-    write_zip(files, path)
-    return path
+    archive.write_zip(files, path)
 
 
-def build(output, *, samples_of=None, **order):
+def build(output, *, samples_of=None, **given):
     """Packs; returns the verdicts. With another submission of the same model its samples are taken, as they are."""
-    values = {"model": DEFAULT_MODEL, "checkpoint": None, "team": "a team", "machines": (), "contest": CONTEST}
+    values = {"model": DEFAULT_MODEL, "checkpoint": None, "team": "a team", "machines": (), "force": False, **given}
     taken = patch.object(pack, "_write_samples", partial(_take_samples, samples_of)) if samples_of else nullcontext()
     with patch.object(sources, "build_wheel", zip_wheel), taken:
-        return pack.pack(pack.Order(output=output, **{**values, **order}), lambda line: None)
+        return pack.pack(output, **values, tell=lambda line: None)
 
 
-def _take_samples(submission, folder, contest):
+def _take_samples(submission, folder):
     shutil.copytree(submission / "samples", folder / "samples")
     lines = (submission / "README.md").read_text().splitlines()
     return [line.strip() for line in lines if line.startswith("    ") and " = " in line]
@@ -58,6 +54,6 @@ def _take_samples(submission, folder, contest):
 
 def again(folder):
     """Writes the manifest anew, so that a planted fault is not found by its hash alone."""
-    said = json.loads((folder / manifest.NAME).read_text())
+    said = json.loads((folder / archive.MANIFEST).read_text())
     facts = {name: value for name, value in said.items() if name not in ("schema", "files")}
-    manifest.write(folder, facts)
+    archive.write_manifest(folder, facts)

@@ -9,7 +9,7 @@ from edge import Classifier
 from edge.cli import main as infer
 from edge.profile import Profile
 from export import cli
-from export.submission.card import write_card
+from export.submission.pack import write_card
 from train import checkpoint as checkpoints
 from train.cli import main as train
 

@@ -9,12 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from sample_submission import CONTEST, build
+from sample_submission import build
 
 from edge.exit import GATE, INPUT, MODEL, USAGE
-from export.submission import cli, rules_run, rules_static, sources
+from export.submission import cli, rules, trial
 from export.submission.archive import files_below
 from export.submission.cli import main
+from export.submission.rules import CONTEST
 
 ROOT = Path(__file__).parent.parent
 BLOCKED = ("torch", "onnx", "safetensors", "matplotlib", "cv2", "jinja2", "packaging")
@@ -22,13 +23,13 @@ BLOCKED = ("torch", "onnx", "safetensors", "matplotlib", "cv2", "jinja2", "packa
 
 @pytest.fixture
 def no_runs(monkeypatch):
-    monkeypatch.setattr(rules_run, "CHECKS", {})
+    monkeypatch.setattr(trial, "CHECKS", {})
 
 
 def runs_alone(monkeypatch, **checks):
     """No rule but some that need a run."""
-    monkeypatch.setattr(rules_static, "CHECKS", {})
-    monkeypatch.setattr(rules_run, "CHECKS", checks)
+    monkeypatch.setattr(rules, "CHECKS", {})
+    monkeypatch.setattr(trial, "CHECKS", checks)
 
 
 def run_python(program):
@@ -64,8 +65,7 @@ def test_the_lists_of_the_parser_are_those_of_the_code():
 
     assert cli._PROFILES == tuple(PROFILES)
     assert cli._PROFILES[0] == DEFAULT
-    assert set(cli.MACHINES) == set(sources.MACHINES)
-    assert {CONTEST.settings["profile"]} <= set(PROFILES)
+    assert {CONTEST.profile} <= set(PROFILES)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_pack_writes_and_says_what_is_broken(submission, tmp_path, capsys, monke
 
     other.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"HAM10000", b"HAM10001"))
     packed = build(tmp_path / "out.zip", samples_of=submission, model=other)
-    monkeypatch.setattr("export.submission.pack.pack", lambda order, tell: packed)
+    monkeypatch.setattr("export.submission.pack.pack", lambda output, **given: packed)
     assert main(["pack", "-m", str(other), "-o", str(tmp_path / "out.zip"), "-q"]) == GATE
     said = capsys.readouterr().err
     assert "edge-submit: E01 model/weights.safetensors: is missing; to mend it: " in said
@@ -208,7 +208,7 @@ def test_every_rule_says_what_and_how_to_mend_it():
     for rule in CONTEST.rules:
         assert rule.what and rule.fix
         assert rule.id.startswith("E")
-    assert {rule.check for rule in CONTEST.rules} == {*rules_static.CHECKS, *rules_run.CHECKS}
+    assert {rule.check for rule in CONTEST.rules} == {*rules.CHECKS, *trial.CHECKS}
     assert len({rule.id for rule in CONTEST.rules}) == len(CONTEST.rules)
 
 

@@ -10,12 +10,13 @@ from unittest.mock import patch
 
 import pytest
 from PIL import Image
-from sample_submission import CONTEST, build
+from sample_submission import build
 
 from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.errors import EdgeError, InputError, ModelError
-from export.submission import archive, manifest, pack, samples, sources, weights
-from export.submission.card import write_card
+from export.submission import archive, pack, rules, sources, trial, weights
+from export.submission.pack import write_card
+from export.submission.rules import CONTEST
 
 
 def bytes_of(folder):
@@ -65,7 +66,7 @@ def test_the_readme_says_what_its_commands_print(submission, tmp_path):
     printed = done.stdout.splitlines()[-8:]
     assert printed[-1].startswith("(accuracy + fairness) / 3 = ")
     assert "\n".join(f"    {line}" for line in printed) in (submission / "README.md").read_text()
-    assert samples.compare(submission / "samples/predictions.csv", tmp_path / "out/predictions.csv") == ([], [])
+    assert trial.compare(submission / "samples/predictions.csv", tmp_path / "out/predictions.csv") == ([], [])
 
 
 @pytest.mark.parametrize("script", ["run_accuracy.sh", "run_latency.sh"])
@@ -150,12 +151,12 @@ def test_a_card_of_figures_that_are_none():
 
 
 def test_the_manifest_says_what_made_it(submission):
-    said = manifest.read(submission)
+    said = archive.read_manifest(submission)
     assert said["contest"] == "esfair2023"
     assert said["model_sha256"] == Classifier.load().sha256
     assert set(said["recorded_with"]) == {"fairedge", "numpy", "onnxruntime", "Pillow"}
     assert str(sources.CHECKOUT) not in (submission / "MANIFEST.json").read_text()
-    assert not list(manifest.differences(submission, said["files"]))
+    assert not list(rules.manifest(rules.Submission(submission)))
 
 
 def test_nothing_is_packed_twice_or_left_beside(submission):
@@ -164,13 +165,13 @@ def test_nothing_is_packed_twice_or_left_beside(submission):
 
 
 def test_samples_are_drawn_and_no_pictures_that_a_model_may_have_been_trained_on(submission, tmp_path):
-    samples.write_images(tmp_path, CONTEST.settings["sample_groups"][:1], CONTEST.settings["classes"][:1])
-    drawn = samples.names_below(tmp_path)
-    found = samples.images_of(submission / "samples/images")
+    pack.write_images(tmp_path, CONTEST.sample_groups[:1], CONTEST.classes[:1])
+    drawn = archive.files_below(tmp_path)
+    found = sorted((submission / "samples/images").rglob("*.jpg"))
     assert all((submission / "samples/images" / name).read_bytes() == (tmp_path / name).read_bytes() for name in drawn)
     for path in found:
         with Image.open(path) as image:
-            assert image.size == samples._SIZE
+            assert image.size == pack._SAMPLE_SIZE
     names = {path.name for path in (submission / "samples").rglob("*") if path.is_file()}
     others = names - {path.name for path in found}
     assert (len(drawn), len(found), others) == (2, 48, {"predictions.csv", "predictions.csv.meta.json"})
@@ -257,7 +258,7 @@ def test_what_stops_it_leaves_nothing(submission, tmp_path, monkeypatch, stop):
     def fail(folder, facts):
         raise stop
 
-    monkeypatch.setattr(manifest, "write", fail)
+    monkeypatch.setattr(pack, "write_manifest", fail)
     with pytest.raises(type(stop) if isinstance(stop, OSError) else stop) as caught:
         build(tmp_path / "out.zip", samples_of=submission)
     assert not list(tmp_path.iterdir())
@@ -268,7 +269,7 @@ def test_what_stops_it_leaves_nothing(submission, tmp_path, monkeypatch, stop):
 def test_only_a_checkout_can_be_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CHECKOUT", tmp_path)
     with pytest.raises(EdgeError, match="needs a checkout"):
-        pack.pack(pack.Order(DEFAULT_MODEL, None, tmp_path / "out", "us", (), CONTEST), lambda line: None)
+        build(tmp_path / "out")
 
 
 def test_pins_are_those_of_the_constraints(submission):

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from export.submission import sandbox
-from export.submission.sandbox import run
+from export.submission import trial
+from export.submission.trial import run
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return {"cwd": tmp_path, "log": tmp_path / "log", "home": tmp_path, "added": {}}
+    return {"cwd": tmp_path, "log": tmp_path / "log", "home": tmp_path}
 
 
 @pytest.fixture
 def uncut(monkeypatch):
-    monkeypatch.setattr(sandbox, "can_cut", lambda: False)
+    monkeypatch.setattr(trial, "can_cut", lambda: False)
 
 
 def ends(process):
@@ -49,11 +49,11 @@ def test_what_a_command_leaves_running_is_killed(settings, uncut):
 
 def test_the_end_of_a_log(tmp_path):
     (tmp_path / "log").write_text("x\n" * 100_000 + "last " + "y" * 400)
-    assert sandbox.tail(tmp_path / "log", 2) == ["x", "last " + "y" * 295]
+    assert trial.tail(tmp_path / "log")[-2:] == ["x", "last " + "y" * 295]
 
 
 def test_the_network_is_cut(settings, monkeypatch):
-    if not sandbox.can_cut():
+    if not trial.can_cut():
         pytest.skip("unshare -rn is not allowed here")
     program = "import socket; socket.create_connection(('127.0.0.1', PORT), 1)"
     with socket.socket() as server:
@@ -74,9 +74,9 @@ def test_without_namespaces_pip_has_no_index_and_proxies_are_closed(settings, un
     assert said["https_proxy"].startswith("http://127.0.0.1:")
     assert said["HOME"] == str(settings["home"])
     assert not {"PIP_INDEX_URL", "PYTHONPATH"} & set(said)
-    assert "is not noticed" in sandbox.NOT_CUT
+    assert "is not noticed" in trial.NOT_CUT
 
 
 def test_a_machine_without_unshare_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sandbox.can_cut.__wrapped__() is False
+    assert trial.can_cut.__wrapped__() is False

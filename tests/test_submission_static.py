@@ -2,14 +2,15 @@ import json
 import pickle
 import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
-from sample_submission import CONTEST, again
+from sample_submission import again
 
 from edge.errors import EdgeError
-from export.submission import manifest
-from export.submission import rules_static as static
+from export.submission import archive, rules
 from export.submission.check import look
+from export.submission.rules import CONTEST, Submission
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def copy(submission, tmp_path):
 
 
 def findings(folder, check):
-    return list(static.CHECKS[check](static.Pack(folder, CONTEST, manifest.read(folder))))
+    return list(rules.CHECKS[check](Submission(folder)))
 
 
 def append(name, text):
@@ -128,8 +129,8 @@ def model_without_licence(folder):
 
 
 def test_a_submission_as_packed_has_no_findings(submission):
-    verdicts = list(look(submission, CONTEST))
-    assert {verdict.rule.check for verdict in verdicts} == set(static.CHECKS)
+    verdicts = list(look(Submission(submission)))
+    assert {verdict.rule.check for verdict in verdicts} == set(rules.CHECKS)
     assert not [finding for verdict in verdicts for finding in verdict.findings]
 
 
@@ -188,9 +189,9 @@ def test_what_a_check_stumbles_over_is_its_finding_and_the_next_rule_is_tried(co
         yield "README.md", "is short"
         raise KeyError("\x1b[31mred")
 
-    monkeypatch.setitem(static.CHECKS, "pickles", stumble)
-    verdicts = {verdict.rule.check: verdict for verdict in look(copy, CONTEST)}
-    assert set(verdicts) == set(static.CHECKS)
+    monkeypatch.setitem(rules.CHECKS, "pickles", stumble)
+    verdicts = {verdict.rule.check: verdict for verdict in look(Submission(copy))}
+    assert set(verdicts) == set(rules.CHECKS)
     assert [what for _, what in verdicts["pickles"].findings] == [
         "is short", "cannot be checked: KeyError '\\x1b[31mred'"]
 
@@ -200,20 +201,18 @@ def test_a_full_disk_here_is_no_finding(copy, monkeypatch):
         raise OSError(28, "No space left on device")
         yield
 
-    monkeypatch.setitem(static.CHECKS, "pickles", full)
+    monkeypatch.setitem(rules.CHECKS, "pickles", full)
     with pytest.raises(OSError, match="No space"):
-        list(look(copy, CONTEST))
+        list(look(Submission(copy)))
 
 
 def test_every_rule_without_a_run_has_a_planted_fault():
-    assert {check for check, *_ in PLANTED} == set(static.CHECKS)
+    assert {check for check, *_ in PLANTED} == set(rules.CHECKS)
 
 
-def test_another_task_is_found(copy):
-    other = json.loads(json.dumps(dict(CONTEST.settings)))
-    other["classes"] = ["NV", "MEL"]
-    contest = type(CONTEST)(CONTEST.name, CONTEST.title, CONTEST.rules, other)
-    ((name, what),) = static.model(static.Pack(copy, contest, manifest.read(copy)))
+def test_another_task_is_found(submission, monkeypatch):
+    monkeypatch.setattr(rules, "CONTEST", replace(CONTEST, classes=["NV", "MEL"]))
+    ((name, what),) = rules.model(Submission(submission))
     assert (name, what) == ("model/model.onnx", "answers BCC, BKL, MEL, NV, unknown, VASC; expected NV, MEL")
 
 
@@ -225,4 +224,4 @@ def test_another_task_is_found(copy):
 def test_a_manifest_that_is_none_is_refused(copy, content, message):
     (copy / "MANIFEST.json").write_text(content)
     with pytest.raises(EdgeError, match=message):
-        manifest.read(copy)
+        archive.read_manifest(copy)

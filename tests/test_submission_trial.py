@@ -7,12 +7,12 @@ import sys
 import zipfile
 
 import pytest
-from sample_submission import CONTEST
 
 from bench.photos.images import encode
 from bench.photos.scene import draw
-from export.submission import check, rules_run, sandbox, sources
-from export.submission.rules_run import Trial
+from export.submission import check, sources, trial
+from export.submission.rules import CONTEST
+from export.submission.trial import Trial
 
 ACCURACY = '''\
 import csv, json, os, sys
@@ -73,19 +73,19 @@ def stand_in(tmp_path_factory):
     (folder / "code/accuracy.py").write_text(ACCURACY)
     (folder / "code/latency.py").write_text(LATENCY)
     photo = encode(draw(32, 32))
-    for group in CONTEST.settings["sample_groups"]:
+    for group in CONTEST.sample_groups:
         (folder / "samples/images" / group / "NV").mkdir(parents=True)
         (folder / "samples/images" / group / "NV/img_1.jpg").write_bytes(photo)
-    output = Trial(folder, scratch, scratch, CONTEST).run("run_accuracy.sh")
+    output = Trial(folder, scratch, scratch).run("run_accuracy.sh")
     shutil.copyfile(output / "predictions.csv", folder / "samples/predictions.csv")
     return folder
 
 
 @pytest.fixture
 def bench(stand_in, tmp_path):
-    folder = tmp_path / rules_run.FOLDER / "submission"
+    folder = tmp_path / trial.FOLDER / "submission"
     shutil.copytree(stand_in, folder)
-    return Trial(folder, tmp_path, tmp_path, CONTEST)
+    return Trial(folder, tmp_path, tmp_path)
 
 
 def edit(file, before, after):
@@ -131,7 +131,7 @@ PLANTED = [
 
 def verdict_of(bench, name):
     bench.notes.clear()
-    return check._verdict(CONTEST.rule(name), rules_run.CHECKS[name], bench, bench.notes)
+    return check._verdict(CONTEST.rule(name), trial.CHECKS[name](bench), bench.notes)
 
 
 def needs(name, bench):
@@ -139,7 +139,7 @@ def needs(name, bench):
         verdict_of(bench, "accuracy")
 
 
-@pytest.mark.parametrize("name", rules_run.CHECKS)
+@pytest.mark.parametrize("name", trial.CHECKS)
 def test_what_works_passes(bench, name):
     needs(name, bench)
     verdict = verdict_of(bench, name)
@@ -157,7 +157,7 @@ def test_a_planted_fault_is_found_and_named(bench, name, plant, file, what):
 
 
 def test_every_rule_with_a_run_has_a_planted_fault():
-    assert {name for name, *_ in PLANTED} == set(rules_run.CHECKS)
+    assert {name for name, *_ in PLANTED} == set(trial.CHECKS)
 
 
 def test_no_predictions_are_no_recorded_ones(bench):
@@ -218,13 +218,13 @@ def offline(bench):
 
 
 def test_packed_wheels_are_installed_without_a_network(offline, monkeypatch):
-    told, real = [], sandbox.run
+    told, real = [], trial.run
 
     def told_run(*arguments, **settings):
         told.append(settings["network"])
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(sandbox, "run", told_run)
+    monkeypatch.setattr(trial, "run", told_run)
     verdict = verdict_of(offline, "environment")
     assert (verdict.state, verdict.findings) == ("ok", ())
     assert told == [False]
@@ -237,7 +237,7 @@ def test_wheels_for_another_python_leave_the_network(offline, monkeypatch):
     (wheel,) = (offline.folder / "wheels").iterdir()
     wheel.rename(wheel.with_name(f"numpy-9.9-cp399-cp399-linux_{platform.machine()}.whl"))
     told = []
-    monkeypatch.setattr(sandbox, "run", lambda *arguments, **settings: told.append(settings["network"]) or 0)
+    monkeypatch.setattr(trial, "run", lambda *arguments, **settings: told.append(settings["network"]) or 0)
     verdict = verdict_of(offline, "environment")
     assert told == [True]
     assert verdict.notes == (

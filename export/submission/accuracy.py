@@ -58,13 +58,13 @@ def run(
     tell(f"{len(rows)} images, {len(failed)} of them could not be used")
     for row in failed[:10]:
         tell(f"  {row.path}: {row.error}")
-    samples = _labelled(data, Classifier.load(model).classes)
+    classes = Classifier.load(model).classes
+    samples = _labelled(data, classes)
     if not samples:
         for line in _unlabelled(rows):
             tell(line)
         return status
     names = {dataset.as_text(sample).path for sample in samples}
-    classes = Classifier.load(model).classes
     if strange := sorted({sample.label for sample in samples} - {*classes}):
         raise InputError(
             f"{data}: got class {strange[0]!r}, expected those of the model: {', '.join(classes)}; the predictions are "

@@ -1,27 +1,30 @@
-"""A stranger's folder or zip -> a new folder of plain files, or a refusal; and a folder -> a zip of fixed bytes."""
+"""A stranger's folder or zip -> a new folder of plain files, or a refusal; and a folder -> its manifest, and its zip.
+
+MANIFEST.json says what a submission was made from, and the size and SHA-256 of every file.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 import shutil
 import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from edge.errors import EdgeError
 
 MAX_BYTES = 2_000_000_000
 """Of all files unpacked: several times what a submission with every wheel takes."""
-
 MAX_FILES = 20_000
+MANIFEST = "MANIFEST.json"
 
-OWN = (".venv", "output")
+_SCHEMA = "edge-submission/1"
+_OWN = (".venv", "output")
 """What the execution files themselves put into the folder of a submission."""
-
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
 
@@ -65,28 +68,55 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the manifest of a folder's files; `facts` is what else it says, JSON-ready."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        for name in files_below(folder)
+        if name != MANIFEST
+    }
+    text = json.dumps({"schema": _SCHEMA, **facts, "files": files}, ensure_ascii=False, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder.
+
+    Raises:
+      EdgeError: there is none, or it is of another kind.
+    """
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EdgeError(f"{MANIFEST}: missing, expected a folder or zip written by edge-submit pack") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise EdgeError(f"{MANIFEST}: cannot be read: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
+        got = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise EdgeError(f"{MANIFEST}: got schema {got!r}, expected {_SCHEMA!r}")
+    if not isinstance(values.get("files"), dict) or not isinstance(values.get("contest"), str):
+        raise EdgeError(f"{MANIFEST}: names no files or no contest")
+    return values
+
+
 def _copy_folder(source: Path, target: Path) -> None:
-    num_bytes = 0
-    for number, path in enumerate(_walk(source)):
-        name = path.relative_to(source)
+    names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = [name for name in names if name.parts[0] not in _OWN]
+    _check_size(source, len(names), sum((source / name).lstat().st_size for name in names))
+    for name in names:
+        path = source / name
         if path.is_symlink() or not path.is_file():
             _refuse(source, name, "is a link or no regular file, expected files and folders alone")
         _check_name(source, name.as_posix())
-        num_bytes += path.stat().st_size
-        _check_size(source, number, num_bytes)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
         (target / name).chmod(_mode(path.stat().st_mode))
-
-
-def _walk(folder: Path, *, is_root: bool = True) -> Iterator[Path]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if is_root and entry.name in OWN:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), is_root=False)
-        else:
-            yield Path(entry.path)
 
 
 def _unpack_zip(source: Path, target: Path) -> None:
@@ -111,14 +141,14 @@ def _unpack_zip(source: Path, target: Path) -> None:
 
 
 def _check_entry(source: Path, info: zipfile.ZipInfo) -> None:
-    name, mode = info.filename, info.external_attr >> 16
+    name = info.filename
     parts = name.removesuffix("/").split("/")
     if PurePosixPath(name).is_absolute() or "\\" in info.orig_filename or ":" in parts[0]:
         _refuse(source, name, "is an absolute path or one of another system")
     if not {"", ".", ".."}.isdisjoint(parts):
         _refuse(source, name, "leads out of the archive's own folder, or is no plain name")
     _check_name(source, name)
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         _refuse(source, name, "is a link or no regular file")
     if info.flag_bits & 1:
         _refuse(source, name, "is encrypted")
@@ -127,6 +157,18 @@ def _check_entry(source: Path, info: zipfile.ZipInfo) -> None:
 def _check_name(source: Path, name: str) -> None:
     if any(unicodedata.category(character) == "Cc" for character in name):
         _refuse(source, name, "has a control character in its name")
+
+
+def _check_size(source: Path, num_files: int, num_bytes: int) -> None:
+    if num_files > MAX_FILES or num_bytes > MAX_BYTES:
+        raise EdgeError(
+            f"{source}: refused: {num_files} files, {num_bytes / 1e6:.0f} MB unpacked; expected at most {MAX_FILES} "
+            f"files and {MAX_BYTES / 1e6:.0f} MB"
+        )
+
+
+def _refuse(source: Path, name: object, reason: str) -> NoReturn:
+    raise EdgeError(f"{source}: refused: {str(name)!r} {reason}")
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
@@ -142,15 +184,3 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Non
 def _mode(mode: int) -> int:
     """One of two: whoever unpacks it may run it, or not."""
     return 0o755 if mode & stat.S_IXUSR else 0o644
-
-
-def _check_size(source: Path, num_files: int, num_bytes: int) -> None:
-    if num_files > MAX_FILES or num_bytes > MAX_BYTES:
-        raise EdgeError(
-            f"{source}: refused: {num_files} files, {num_bytes / 1e6:.0f} MB unpacked; expected at most {MAX_FILES} "
-            f"files and {MAX_BYTES / 1e6:.0f} MB"
-        )
-
-
-def _refuse(source: Path, name: object, reason: str) -> NoReturn:
-    raise EdgeError(f"{source}: refused: {str(name)!r} {reason}")

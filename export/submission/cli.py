@@ -10,9 +10,10 @@ from pathlib import Path
 from edge.arguments import ArgumentParser, got, positive
 from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 
+from .sources import MACHINES
+
 PROGRAM = "edge-submit"
-MACHINES = ("x86_64", "aarch64")
-# As in export.submission.sources and bench.metrics.contest, which are imported when the arguments are known to be good.
+# As in bench.metrics.contest, which is imported when the arguments are known to be good.
 _PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 _EPILOG = f"""\
 examples:
@@ -42,7 +43,7 @@ def build_parser() -> ArgumentParser:
     check = command("check", "unpack a submission, run it without a network, hold it against every rule")
     add = check.add_argument
     add("source", type=Path, metavar="DIR|ZIP", help="a submission")
-    add("--timeout", type=positive, metavar="SECONDS", help="of one run (default 600)")
+    add("--timeout", type=positive, default=600, metavar="SECONDS", help="of one run (default 600)")
     add("-o", "--output", type=Path, metavar="FILE", help="write the report as JSON")
     add("--logs", type=Path, metavar="DIR", help="keep the execution files' logs here")
     add("--force", action="store_true", help="replace FILE")
@@ -72,23 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _pack(arguments: argparse.Namespace) -> int:
     from edge.classifier import DEFAULT_MODEL
 
-    from . import pack, rules
+    from . import pack
 
-    order = pack.Order(
-        model=arguments.model or DEFAULT_MODEL,
-        checkpoint=arguments.checkpoint,
-        output=arguments.output,
-        team=arguments.team,
-        machines=arguments.wheels,
-        contest=rules.load(),
-        force=arguments.force,
+    def tell(line: str) -> None:
+        if not arguments.quiet:
+            say(PROGRAM, line)
+
+    verdicts = pack.pack(
+        arguments.output, model=arguments.model or DEFAULT_MODEL, checkpoint=arguments.checkpoint, team=arguments.team,
+        machines=arguments.wheels, force=arguments.force, tell=tell,
     )
-    verdicts = pack.pack(order, lambda line: None if arguments.quiet else say(PROGRAM, line))
     for verdict in verdicts:
         for file, what in verdict.findings:
             say(PROGRAM, f"{verdict.rule.id} {file}: {what}; to mend it: {verdict.rule.fix}")
-    if not arguments.quiet:
-        say(PROGRAM, f"wrote {order.output}; next: edge-submit check {order.output}")
+    tell(f"wrote {arguments.output}; next: edge-submit check {arguments.output}")
     return GATE if any(verdict.findings for verdict in verdicts) else DONE
 
 
@@ -98,7 +96,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from edge.output_files import check_output, write_output
 
     from . import check
-    from .sandbox import TIMEOUT_S
 
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
@@ -110,7 +107,7 @@ def _check(arguments: argparse.Namespace) -> int:
             _print(line)
 
     logs = None if arguments.logs is None else arguments.logs.resolve()
-    report = check.check(arguments.source, heard, logs=logs, timeout_s=arguments.timeout or TIMEOUT_S)
+    report = check.check(arguments.source, heard, logs=logs, timeout_s=arguments.timeout)
     _print(f"network: {report['network']}")
     counts = {state: sum(rule["state"] == state for rule in report["rules"]) for state in ("ok", "FAILED", "skipped")}
     _print(f"{report['contest']}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))

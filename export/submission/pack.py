@@ -13,58 +13,51 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from bench.photos.images import encode
+from bench.photos.scene import draw
 from edge import __version__, device
 from edge.classifier import Classifier
 from edge.errors import InputError, ModelError
 from edge.exit import DONE
 from edge.output_files import naming
-from edge.predictions import meta_path
 from train.commit import source_commit
 
-from . import accuracy, manifest, samples, sources, weights
-from .archive import write_zip
-from .card import write_card
+from . import accuracy, sources, weights
+from .archive import MANIFEST, write_manifest, write_zip
 from .check import Verdict, look
-from .metadata import required_names
-from .rules import Contest
+from .rules import CONTEST, Submission
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|&!~]")
-_NOTE = "Each wheel in wheels/ holds the text of its own licence.\n"
+_SAMPLE_SIZE = (160, 120)
+_SAMPLES_OF_CLASS = 2
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be packed."""
-
-    model: Path
-    checkpoint: Path | None
-    """A run folder, a checkpoint.pt or a safetensors file; None: none, but for the bundled model."""
-    output: Path
-    """A folder, or a file that ends in .zip."""
-    team: str
-    machines: Sequence[str]
-    """Of `sources.MACHINES`, whose wheels are packed."""
-    contest: Contest
-    force: bool = False
-    """Whether a submission that is there may be replaced."""
-
-    @property
-    def is_zip(self) -> bool:
-        """Whether the output is a file."""
-        return self.output.suffix.lower() == ".zip"
-
-
-def pack(order: Order, tell: Callable[[str], None]) -> list[Verdict]:
+def pack(
+    output: Path,
+    *,
+    model: Path,
+    checkpoint: Path | None,
+    team: str,
+    machines: Sequence[str],
+    force: bool,
+    tell: Callable[[str], None],
+) -> list[Verdict]:
     """Writes a submission.
 
     Args:
-      order: What to pack.
+      output: A folder, or a file that ends in .zip.
+      model: Model file.
+      checkpoint: A run folder, a checkpoint.pt or a safetensors file; None: none, but for the bundled model.
+      team: Its name, for the README.
+      machines: Of `sources.MACHINES`, whose wheels are packed.
+      force: Whether a submission that is there may be replaced.
       tell: Takes a line for each step that takes long.
 
     Returns:
@@ -77,30 +70,61 @@ def pack(order: Order, tell: Callable[[str], None]) -> list[Verdict]:
       InputError: the model's card or licence file is no UTF-8 text.
       OSError: the output exists, or cannot be written.
     """
-    _check_output(order)
+    is_zip = output.suffix.lower() == ".zip"
+    _check_output(output, is_zip=is_zip, force=force)
     sources.check_checkout()
-    classifier = Classifier.load(order.model)
-    samples.check_classes(classifier, order.contest.settings["classes"])
-    content = weights.of_run(order.checkpoint, classifier, sources.CHECKOUT)
-    with naming(order.output), _folder_beside(order.output) as scratch:
+    classifier = Classifier.load(model)
+    if [*classifier.classes] != CONTEST.classes:
+        got, expected = ", ".join(classifier.classes), ", ".join(CONTEST.classes)
+        raise ModelError(f"{classifier.path}: answers {got}; the contest's classes are {expected}")
+    content = weights.of_run(checkpoint, classifier)
+    with naming(output), _folder_beside(output) as scratch:
         folder = Path(scratch) / "submission"
         _write_model(folder / "model", classifier, content)
         tell("building the wheel of this checkout")
-        _write_code(folder, order, tell)
+        _write_code(folder, machines, tell)
         tell("recording predictions of the sample images")
-        expected = _write_samples(folder, order.contest)
-        _write_texts(folder, order, classifier, expected)
-        _write_manifest(folder, order, classifier)
+        _write_templates(folder, team, machines, _write_samples(folder))
+        _write_card_and_licences(folder, classifier, machines)
+        facts = {
+            "contest": CONTEST.name,
+            "team": team,
+            "fairedge": __version__,
+            "commit": source_commit(sources.CHECKOUT),
+            "model_sha256": classifier.sha256,
+            "recorded_with": device.versions(),
+            "wheels": {"machines": machines, "pythons": sources.WHEEL_PYTHONS} if machines else None,
+        }
+        write_manifest(folder, facts)
         for path in folder.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
-        verdicts = list(look(folder, order.contest))
-        if order.is_zip:
+        verdicts = list(look(Submission(folder)))
+        if is_zip:
             write_zip(folder, Path(scratch) / "submission.zip")
             folder = Path(scratch) / "submission.zip"
-        elif order.output.exists():
-            order.output.rename(Path(scratch) / "before")
-        os.replace(folder, order.output)
+        elif output.exists():
+            output.rename(Path(scratch) / "before")
+        os.replace(folder, output)
     return verdicts
+
+
+def _check_output(output: Path, *, is_zip: bool, force: bool) -> None:
+    """Says before the work that the output cannot be, or would replace something else than a submission."""
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(output.absolute().parent))
+    if not os.path.lexists(output):
+        return
+    if output.is_symlink() or not (output.is_file() if is_zip else output.is_dir()):
+        reason = "is no regular file" if is_zip else "is no folder, expected a folder or FILE.zip"
+    elif not is_zip and (output.is_mount() or output.samefile(".")):
+        reason = "is a mount or the working folder, expected another one"
+    elif not is_zip and any(output.iterdir()) and not (output / MANIFEST).is_file():
+        reason = "holds something else than a submission"
+    elif not force:
+        reason = "exists already (--force replaces it)"
+    else:
+        return
+    raise FileExistsError(errno.EEXIST, reason, str(output))
 
 
 def _folder_beside(output: Path) -> tempfile.TemporaryDirectory[str]:
@@ -108,26 +132,6 @@ def _folder_beside(output: Path) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.")
     except OSError as error:  # which names a folder that nobody asked for
         raise OSError(error.errno, error.strerror, str(output)) from error
-
-
-def _check_output(order: Order) -> None:
-    """Says before the work that the output cannot be, or would replace something else than a submission."""
-    out = order.output
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(out.absolute().parent))
-    if not os.path.lexists(out):
-        return
-    if order.is_zip:
-        if not out.is_file() or out.is_symlink():
-            raise FileExistsError(errno.EEXIST, "is no regular file", str(out))
-    elif not out.is_dir() or out.is_symlink():
-        raise FileExistsError(errno.EEXIST, "is no folder, expected a folder or FILE.zip", str(out))
-    elif out.is_mount() or out.samefile("."):
-        raise FileExistsError(errno.EEXIST, "is a mount or the working folder, expected another one", str(out))
-    elif next(out.iterdir(), None) is not None and not (out / manifest.NAME).is_file():
-        raise FileExistsError(errno.EEXIST, "holds something else than a submission", str(out))
-    if not order.force:
-        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(out))
 
 
 def _write_model(folder: Path, classifier: Classifier, content: bytes | None) -> None:
@@ -146,97 +150,132 @@ def _write_model(folder: Path, classifier: Classifier, content: bytes | None) ->
     (folder / "load_weights.py").write_text(weights.LOAD, encoding="utf-8")
 
 
-def _write_code(folder: Path, order: Order, tell: Callable[[str], None]) -> None:
+def _write_code(folder: Path, machines: Sequence[str], tell: Callable[[str], None]) -> None:
     (folder / "code").mkdir()
     sources.build_wheel(folder / "code")
     sources.copy_source(folder / "code/source")
     sources.write_requirements(folder)
-    settings = order.contest.settings
-    replaced = {"@images@": str(settings["latency"]["images"]), "@runs@": str(settings["latency"]["runs"])}
-    replaced |= {"@profile@": settings["profile"], "@reference@": settings["reference_group"]}
-    for name in ("run_accuracy.sh", "run_latency.sh"):
-        (folder / name).write_text(_filled(name, replaced), encoding="utf-8")
-    (folder / "code/environment.sh").write_text(_filled("environment.sh", {}), encoding="utf-8")
-    for machine in order.machines:
+    for machine in machines:
         tell(f"fetching the wheels for {machine}")
         (folder / "wheels").mkdir(exist_ok=True)
         sources.download_wheels(folder / "wheels", folder / f"requirements-{machine}.txt", machine)
 
 
-def _write_samples(folder: Path, contest: Contest) -> list[str]:
+def _write_samples(folder: Path) -> list[str]:
     """Draws the sample images, runs them through the model as packed, and returns the lines that give the score."""
-    images = folder / "samples/images"
-    settings = contest.settings
-    samples.write_images(images, settings["sample_groups"], settings["classes"])
+    output = folder / "samples"
+    write_images(output / "images", CONTEST.sample_groups, CONTEST.classes)
     talk = io.StringIO()
-    with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()), redirect_stderr(talk):
-        output = Path(scratch)
+    with redirect_stdout(io.StringIO()), redirect_stderr(talk):
         status = accuracy.run(
-            images, folder / "model/model.onnx", output,
-            profile=settings["profile"], reference=settings["reference_group"], tell=lambda line: None,
+            output / "images", folder / "model/model.onnx", output,
+            profile=CONTEST.profile, reference=CONTEST.reference_group, tell=lambda line: None,
         )
-        if status != DONE:
-            raise ModelError(f"the sample images cannot be scored: {talk.getvalue().strip().splitlines()[-1:]}")
-        predictions = folder / "samples" / accuracy.PREDICTIONS
-        shutil.copyfile(output / accuracy.PREDICTIONS, predictions)
-        shutil.copyfile(meta_path(output / accuracy.PREDICTIONS), meta_path(predictions))
-        return list(accuracy.summary(output / accuracy.RESULTS))
+    if status != DONE:
+        raise ModelError(f"the sample images cannot be scored: {talk.getvalue().strip().splitlines()[-1:]}")
+    expected = list(accuracy.summary(output / accuracy.RESULTS))
+    (output / accuracy.RESULTS).unlink()
+    return expected
 
 
-def _write_texts(folder: Path, order: Order, classifier: Classifier, expected: list[str]) -> None:
-    settings = order.contest.settings
+def write_images(folder: Path, groups: Sequence[str], classes: Sequence[str]) -> None:
+    """Writes `folder`/<group>/<class>/*.jpg: drawn, nobody's skin, so the labels mean nothing."""
+    names = [f"{group}/{name}" for group in groups for name in classes]
+    for index in range(len(names) * _SAMPLES_OF_CLASS):
+        place, number = divmod(index, _SAMPLES_OF_CLASS)
+        path = folder / names[place] / f"img_{number + 1}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(draw(*_SAMPLE_SIZE, index=index), quality=80))
+
+
+def _write_templates(folder: Path, team: str, machines: Sequence[str], expected: list[str]) -> None:
     (wheel,) = (folder / "code").glob("*.whl")
-    pythons = " and ".join(sources.WHEEL_PYTHONS)
-    wheels = f"Python {pythons} on {' and '.join(order.machines)}" if order.machines else "none are packed"
+    where = f"Python {' and '.join(sources.WHEEL_PYTHONS)} on {' and '.join(machines)}"
     values = {
-        "title": order.contest.title,
-        "team": _MARKDOWN.sub(r"\\\g<0>", order.team),
+        "title": CONTEST.title,
+        "team": _MARKDOWN.sub(r"\\\g<0>", team),
         "pythons": f"{sources.PYTHONS[0]} to {sources.PYTHONS[-1]}",
-        "expected": "".join(f"    {line}\n" for line in expected).rstrip("\n"),
-        "reference": settings["reference_group"],
-        "images": str(settings["latency"]["images"]),
-        "runs": str(settings["latency"]["runs"]),
+        "expected": "\n".join(f"    {line}" for line in expected),
+        "profile": CONTEST.profile,
+        "reference": CONTEST.reference_group,
+        "images": str(CONTEST.latency["images"]),
+        "runs": str(CONTEST.latency["runs"]),
         "wheel": wheel.name,
-        "wheels": wheels,
+        "wheels": where if machines else "none are packed",
     }
-    text = _filled("README.md", {f"@{name}@": value for name, value in values.items()})
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    for name in ("README.md", "run_accuracy.sh", "run_latency.sh", "code/environment.sh"):
+        text = (_TEMPLATES / Path(name).name).read_text(encoding="utf-8")
+        (folder / name).write_text(re.sub(r"@(\w+)@", lambda match: values[match[1]], text), encoding="utf-8")
+
+
+def _write_card_and_licences(folder: Path, classifier: Classifier, machines: Sequence[str]) -> None:
     card = classifier.path.with_name(classifier.path.stem.removesuffix(".int8") + ".md")
-    text = _read(card) if card.is_file() else write_card(classifier)
-    (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
-    licences = folder / "LICENSES"
-    licences.mkdir()
-    shutil.copyfile(sources.CHECKOUT / "LICENSE", licences / "code.txt")
     beside = classifier.path.with_name("LICENSE-MODELS")
     stated = f"The weights in model/: {classifier.metadata.get('license', 'no licence is stated')}\n"
-    text = _read(beside) if beside.is_file() else stated
-    (licences / "model.txt").write_text(text, encoding="utf-8")
-    packages = sources.licences_of(sources.closure(required_names(sources.declared(""), extras=False)))
-    lines = [f"{name}: {licence}\n" for name, licence in packages.items()]
-    (licences / "packages.txt").write_text("".join(lines) + _NOTE * bool(order.machines), encoding="utf-8")
-
-
-def _write_manifest(folder: Path, order: Order, classifier: Classifier) -> None:
-    facts = {
-        "contest": order.contest.name,
-        "team": order.team,
-        "fairedge": __version__,
-        "commit": source_commit(sources.CHECKOUT),
-        "model_sha256": classifier.sha256,
-        "recorded_with": device.versions(),
-        "wheels": {"machines": [*order.machines], "pythons": [*sources.WHEEL_PYTHONS]} if order.machines else None,
+    note = "Each wheel in wheels/ holds the text of its own licence.\n" if machines else ""
+    texts = {
+        "MODEL_CARD.md": _read(card) if card.is_file() else write_card(classifier),
+        "LICENSES/code.txt": _read(sources.CHECKOUT / "LICENSE"),
+        "LICENSES/model.txt": _read(beside) if beside.is_file() else stated,
+        "LICENSES/packages.txt": sources.licences() + note,
     }
-    manifest.write(folder, facts)
+    (folder / "LICENSES").mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _read(path: Path) -> str:
-    """A text of the team's that is packed as it is."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: got no UTF-8 text at byte {error.start}, expected UTF-8") from error
 
 
-def _filled(name: str, values: dict[str, str]) -> str:
-    text = (_TEMPLATES / name).read_text(encoding="utf-8")
-    return re.sub("|".join(map(re.escape, values)) or "$^", lambda match: values[match[0]], text)
+def write_card(classifier: Classifier) -> str:
+    """MODEL_CARD.md for a model that has none: what the file says of itself, and what it does not."""
+    return "\n".join([*_card(classifier), ""])
+
+
+def _card(classifier: Classifier) -> Iterator[str]:
+    metadata = classifier.metadata
+    yield "# Model card\n"
+    yield "Written from what the model file says of itself. **It is no medical device.**\n"
+    yield "| | |\n| --- | --- |"
+    yield f"| Classes, in the order of the logits | {', '.join(classifier.classes)} |"
+    yield f"| Preprocessing | `{metadata['preprocess']}` |"
+    for name in ("model", "training", "profile"):
+        for key, value in weights.stated(metadata, name).items():
+            yield f"| {name}: {key} | {_cell(value)} |"
+    yield f"| Temperature | {classifier.temperature} |"
+    yield f"| Licence of the weights | {metadata.get('license', 'not stated')} |\n"
+    yield "## Held-out figures\n"
+    rows = list(_figures(weights.stated(metadata, "metrics")))
+    if not rows:
+        yield "The file states none."
+        return
+    if "quantization" in metadata:
+        yield "Of the float model that this int8 form was made from; `edge-export verify` compares the two.\n"
+    yield "| | value | 95 % interval | images |\n| --- | --- | --- | --- |"
+    yield from rows
+
+
+def _figures(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A row of the table for every {value, low, high, n}, at any depth."""
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            continue
+        if "value" in value:
+            low, high = _number(value.get("low")), _number(value.get("high"))
+            ends = "-" if "-" in (low, high) else f"{low} to {high}"
+            yield f"| {_cell(prefix + name)} | {_number(value['value'])} | {ends} | {_cell(value.get('n', '-'))} |"
+        else:
+            yield from _figures(value, f"{prefix}{name} ")
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float | int) else "-"
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -11,24 +11,24 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge.errors import EdgeError
 from edge.exit import ENVIRONMENT
 
 from .archive import write_zip
-from .metadata import canonical, required_names
 
 CHECKOUT = Path(__file__).parents[2]
-PACKAGES = ("edge", "bench", "train", "export")
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.11", "3.12", "3.13")
 WHEEL_PYTHONS = ("3.11", "3.13")
 """Of Raspberry Pi OS bookworm and trixie."""
 
+_PACKAGES = ("edge", "bench", "train", "export")
 _BESIDE = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 _MANYLINUX = ("2_17", "2_24", "2_26", "2_27", "2_28")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SETUPTOOLS = 77
 """The oldest that reads our metadata; see pyproject.toml."""
 
@@ -46,7 +46,7 @@ def check_checkout() -> None:
 
 def copy_source(target: Path) -> None:
     """Copies what a wheel is built from, without the bundled model files, which the wheel has."""
-    for package in PACKAGES:
+    for package in _PACKAGES:
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.onnx")
         shutil.copytree(CHECKOUT / package, target / package, ignore=ignore)
     for name in _BESIDE:
@@ -54,7 +54,7 @@ def copy_source(target: Path) -> None:
     shutil.copytree(CHECKOUT / "constraints", target / "constraints", ignore=shutil.ignore_patterns("*.toml"))
 
 
-def build_wheel(folder: Path) -> Path:
+def build_wheel(folder: Path) -> None:
     """Builds the wheel of the checkout into a folder, and makes its bytes depend on its files alone.
 
     Raises:
@@ -63,7 +63,7 @@ def build_wheel(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         source, built, files = (Path(scratch) / name for name in ("source", "built", "files"))
         copy_source(source)
-        for model in sorted((CHECKOUT / "edge/models").glob("*.onnx")):
+        for model in (CHECKOUT / "edge/models").glob("*.onnx"):
             shutil.copyfile(model, source / "edge/models" / model.name)
         isolation = ["--no-build-isolation"] if _has_setuptools() else []
         _pip("wheel", "--no-deps", *isolation, "-w", str(built), str(source), what="the wheel cannot be built")
@@ -71,7 +71,6 @@ def build_wheel(folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(files)
         write_zip(files, folder / wheel.name)
-        return folder / wheel.name
 
 
 def declared(name: str) -> list[str]:
@@ -84,53 +83,46 @@ def declared(name: str) -> list[str]:
     return [line for line in lines if not line.startswith("fairedge[")] + [d for name in inner for d in declared(name)]
 
 
-def closure(names: Collection[str]) -> set[str]:
-    """Names of packages and of all that they bring, by what is installed here.
+def canonical(name: str) -> str:
+    """The one spelling of a package's name. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required_names(requirements: Iterable[str]) -> frozenset[str]:
+    """Canonical names of requirements, without those of extras."""
+    found = (_NAME.match(line.strip()) for line in requirements if "extra ==" not in line)
+    return frozenset(canonical(match[0]) for match in found if match)
+
+
+def runtime_packages() -> set[str]:
+    """Names of the packages that the runtime needs, and of all that they bring, by what is installed here.
 
     Raises:
       EdgeError: one of them is not installed.
     """
     found: set[str] = set()
-    waiting = list(names)
+    waiting = [*required_names(declared(""))]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         found.add(name)
         try:
-            waiting += required_names(importlib.metadata.requires(name) or [], extras=False)
+            waiting += required_names(importlib.metadata.requires(name) or [])
         except importlib.metadata.PackageNotFoundError as error:
             reason = f"{name} is not installed: pip install . in the checkout"
             raise EdgeError(reason, exit_status=ENVIRONMENT) from error
     return found
 
 
-def pins(names: set[str], machine: str) -> list[str]:
-    """Lines of a requirements file: each package as the constraints have it, by Python where that differs.
-
-    A package that is in no constraints file of this machine is left out: it is not needed there.
-    """
-    versions = {python: _constraints(python, machine) for python in PYTHONS}
-    lines = []
-    for name in sorted(names):
-        by_python = {python: versions[python][name] for python in PYTHONS if name in versions[python]}
-        if len(by_python) == len(PYTHONS) and len(set(by_python.values())) == 1:
-            lines.append(f"{name}=={by_python[PYTHONS[0]]}\n")
-        else:
-            lines += [f'{name}=={version} ; python_version == "{python}"\n' for python, version in by_python.items()]
-    return lines
-
-
 def write_requirements(folder: Path) -> None:
     """Writes requirements-<machine>.txt, all that the runtime needs, and requirements-train.txt for the rest."""
-    base = closure(required_names(declared(""), extras=False))
+    runtime, training = runtime_packages(), required_names([*declared(""), *declared("export")])
     for machine in MACHINES:
         header = f"# What both execution files need on Linux {machine}, all of it, Python 3.11 to 3.13.\n"
-        (folder / f"requirements-{machine}.txt").write_text(header + "".join(pins(base, machine)), encoding="utf-8")
-    training = required_names([*declared(""), *declared("export")], extras=False)
+        (folder / f"requirements-{machine}.txt").write_text(header + _pins(runtime, machine), encoding="utf-8")
     header = "# For training and export, on Linux x86_64; what these bring is in code/source/constraints.\n"
-    text = header + "".join(pins(set(training), "x86_64"))
-    (folder / "requirements-train.txt").write_text(text, encoding="utf-8")
+    (folder / "requirements-train.txt").write_text(header + _pins(training, "x86_64"), encoding="utf-8")
 
 
 def download_wheels(folder: Path, requirements: Path, machine: str) -> None:
@@ -140,12 +132,11 @@ def download_wheels(folder: Path, requirements: Path, machine: str) -> None:
       EdgeError: the package index cannot be reached, or lacks one.
     """
     for python in WHEEL_PYTHONS:
-        lines = for_python(requirements, python)
         platforms = [part for glibc in _MANYLINUX for part in ("--platform", f"manylinux_{glibc}_{machine}")]
         target = ["--implementation", "cp", "--python-version", python, *platforms]
         target += ["--platform", f"manylinux2014_{machine}", "--only-binary=:all:"]
         what = f"the wheels for Python {python} on {machine} cannot be fetched"
-        _pip("download", "-d", str(folder), "--no-deps", *target, *lines, what=what)
+        _pip("download", "-d", str(folder), "--no-deps", *target, *for_python(requirements, python), what=what)
 
 
 def for_python(requirements: Path, python: str) -> list[str]:
@@ -158,15 +149,28 @@ def for_python(requirements: Path, python: str) -> list[str]:
     return lines
 
 
-def licences_of(names: set[str]) -> Mapping[str, str]:
-    """Package -> licence, of those installed here."""
-    found = {}
-    for name in sorted(names):
+def licences() -> str:
+    """The licences of the runtime's packages, a line each, as those installed here state them."""
+    lines = []
+    for name in sorted(runtime_packages()):
         said = importlib.metadata.metadata(name)
         classifiers = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier") or [] if "License ::" in line]
         whole = said.get_all("License-Expression") or classifiers or said.get_all("License") or ["see its wheel"]
-        found[name] = "; ".join(whole).split("\n")[0]
-    return found
+        lines.append(f"{name}: {'; '.join(whole)}".split("\n")[0] + "\n")
+    return "".join(lines)
+
+
+def _pins(names: Iterable[str], machine: str) -> str:
+    """Each package as the constraints have it, by Python where that differs; one that they lack is not needed."""
+    versions = {python: _constraints(python, machine) for python in PYTHONS}
+    lines = []
+    for name in sorted(names):
+        by_python = {python: versions[python][name] for python in PYTHONS if name in versions[python]}
+        if len(by_python) == len(PYTHONS) and len(set(by_python.values())) == 1:
+            lines.append(f"{name}=={by_python[PYTHONS[0]]}\n")
+        else:
+            lines += [f'{name}=={version} ; python_version == "{python}"\n' for python, version in by_python.items()]
+    return "".join(lines)
 
 
 def _constraints(python: str, machine: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ from edge.classifier import DEFAULT_MODEL, Classifier
 from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
 
+from .sources import CHECKOUT
+
 _MAX_HEADER = 100_000_000
 
 LOAD = '''\
@@ -41,7 +43,6 @@ model.load_state_dict(load_file(weights))
 model.eval()  # (N, 3, S, S) float32 images, pixels times the scale in `preprocess` -> (N, C) logits
 print(said["classes"], sum(tensor.numel() for tensor in model.parameters()), "parameters")
 '''
-"""The lines that load them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"{path.stat().st_size} bytes, expected {8 + length + max(ends)}")
         return Header(
             json.loads(said["classes"]), Preprocess.from_json(said["preprocess"]), json.loads(said["config"]),
-            _training(said),
+            stated(said, "training"),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
@@ -87,26 +88,25 @@ def differences(header: Header, classifier: Classifier) -> Iterator[str]:
         yield f"is of the classes {', '.join(header.classes)}; the model has {', '.join(classifier.classes)}"
     if header.preprocess != classifier.preprocess:
         yield f"is of {header.preprocess.to_json()}; the model has {classifier.preprocess.to_json()}"
-    for name, value in _training(classifier.metadata).items():
+    for name, value in stated(classifier.metadata, "training").items():
         if header.training.get(name, value) != value:
             yield f"is of another run: {name} is {header.training[name]!r}, the model has {value!r}"
 
 
-def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> bytes | None:
+def of_run(checkpoint: Path | None, classifier: Classifier) -> bytes | None:
     """The bytes of the safetensors file that belongs to a model.
 
     Args:
       checkpoint: A run folder or checkpoint.pt, which takes PyTorch to read, or a safetensors file, copied as it is.
         None: for the bundled model the file in the checkout, for any other nothing.
       classifier: The model.
-      checkout: Root of the checkout.
 
     Raises:
       ModelError: it cannot be read, or PyTorch is not installed.
       CheckpointError: no checkpoint can be read there.
     """
     if checkpoint is None:
-        path = checkout / "models" / DEFAULT_MODEL.name.replace(".int8.onnx", ".safetensors")
+        path = CHECKOUT / "models" / DEFAULT_MODEL.name.replace(".int8.onnx", ".safetensors")
         is_bundled = classifier.path.read_bytes() == DEFAULT_MODEL.read_bytes()
         return path.read_bytes() if is_bundled and path.is_file() else None
     if checkpoint.suffix == ".safetensors":
@@ -126,10 +126,10 @@ def of_run(checkpoint: Path | None, classifier: Classifier, checkout: Path) -> b
     return to_safetensors(load(checkpoint))
 
 
-def _training(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file's metadata says of the run that it comes of; empty where it says nothing."""
+def stated(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """An optional object of a file's metadata; empty where it is none: it is anybody's text."""
     try:
-        values = json.loads(metadata.get("training", "{}"))
+        values = json.loads(metadata.get(name, "{}"))
     except (ValueError, RecursionError):
-        return {}  # optional, and anybody's text
+        return {}
     return values if isinstance(values, dict) else {}
