@@ -7,13 +7,13 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from . import __version__
 from .exit import USAGE
 
-MAX_WORKERS = 256
-"""More threads than any board has cores; 100,000 of them take a machine's whole memory."""
+VERSION = f"fairedge {__version__} (Python {sys.version.split()[0]})"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,8 +41,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def add_commands(self, *, quiet: str = "no remarks") -> Callable[[str, str], ArgumentParser]:
         """Adds `--version`, and gives what adds a command, of a name and a text, with the flags that all have."""
-        version = f"fairedge {__version__} (Python {sys.version.split()[0]})"
-        self.add_argument("--version", action="version", version=version)
+        self.add_argument("--version", action="version", version=VERSION)
         commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
         def command(name: str, text: str) -> ArgumentParser:
@@ -62,30 +61,21 @@ class ArgumentParser(argparse.ArgumentParser):
                         yield from parser._flags()
 
 
-def natural(text: str) -> int:
-    """Argument type: a whole number from 0."""
-    return whole(text, least=0)
-
-
-def positive(text: str) -> int:
-    """Argument type: a whole number from 1."""
-    return whole(text, least=1)
-
-
-def workers(text: str) -> int:
-    """Argument type: a number of threads; each holds a batch, and those over the cores only wait for each other."""
-    if (value := positive(text)) > MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"got {got(text)}, expected at most {MAX_WORKERS}")
-    return value
-
-
-def whole(text: str, *, least: int) -> int:
+def whole(text: str, *, least: int, most: int = 10**18 - 1) -> int:
     """A whole number of at most 18 digits, or argparse's error."""
     value = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
     if value < least:
         limit = "" if len(text) <= 18 else " with at most 18 digits"
         raise argparse.ArgumentTypeError(f"got {got(text)}, expected a whole number from {least}{limit}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected at most {most}")
     return value
+
+
+natural = partial(whole, least=0)
+positive = partial(whole, least=1)
+workers = partial(whole, least=1, most=256)
+"""Threads; each holds a batch, those over the cores only wait, and 100,000 would take a machine's whole memory."""
 
 
 def plain_name(text: str) -> str:

@@ -16,8 +16,8 @@ class EdgeError(Exception):
     """Base of all errors raised on purpose, here and in the packages built on this one.
 
     Attributes:
-      exit_status: What a command that is stopped by it exits with: 3 for input, 4 for the model, 5 for the machine. A
-        class has its own; `EdgeError(message, exit_status=5)` needs none.
+      exit_status: Of a command that it stops: 3 for input, 4 for the model, 5 for the machine. A class has its own;
+        `EdgeError(message, exit_status=5)` needs none.
     """
 
     exit_status = 3
@@ -32,19 +32,14 @@ class DecodeError(EdgeError):
     """One image that cannot be turned into pixels.
 
     Attributes:
-      path: Where the image came from, as given; "<bytes>", "<image>" or "<array>" for what is no path.
+      path: As given; "<bytes>", "<image>" or "<array>" for what is not a path.
       reason: One line without the path.
-      width: Stored width in pixels, None when the header could not be read.
-      height: Stored height in pixels, None when the header could not be read.
+      width, height: Stored size in pixels, None when the header could not be read.
     """
 
-    def __init__(
-        self, path: str, reason: str, *, width: int | None = None, height: int | None = None
-    ) -> None:
-        self.path = path
-        self.reason = " ".join(reason.split())
-        self.width = width
-        self.height = height
+    def __init__(self, path: str, reason: str, *, width: int | None = None, height: int | None = None) -> None:
+        self.path, self.reason = path, " ".join(reason.split())
+        self.width, self.height = width, height
         super().__init__(f"{path}: {self.reason}")
 
 

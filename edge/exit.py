@@ -12,18 +12,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from .errors import EdgeError
 
-DONE = 0
-SOME_FAILED = 1
-USAGE = 2
-INPUT = 3
-MODEL = 4
-ENVIRONMENT = 5
-GATE = 6
+DONE, SOME_FAILED, USAGE, INPUT, MODEL, ENVIRONMENT, GATE = range(7)
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
@@ -35,11 +29,11 @@ exit status:
 
 
 def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> int:
-    """Runs a command's work and turns whatever stops it into one line and an exit status.
+    """Runs a command's work, which returns its exit status; what stops it becomes one line and a status.
 
     Args:
       program: Name in front of the line.
-      action: The work; returns the exit status.
+      action: The work.
       verbose: Whether a traceback is printed as well.
     """
     try:
@@ -59,43 +53,45 @@ def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> in
         return fail(program, *_explain(error))
 
 
-@contextmanager
-def quiet_interrupts(program: str) -> Iterator[None]:
+def quiet_interrupts(program: str) -> AbstractContextManager[None]:
     """While nothing can be lost yet: Ctrl-C ends the process at once, without the traceback of a broken import."""
 
     def end(*_: object) -> None:
         say(program, "interrupted")
         os._exit(INTERRUPTED)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # a program that calls `main` from a thread keeps its own handling
-        return
-    before = signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return _handling([signal.SIGINT], end)
 
 
-@contextmanager
-def terminations_as_interrupts() -> Iterator[None]:
+def terminations_as_interrupts() -> AbstractContextManager[None]:
     """SIGTERM and SIGHUP end the work as Ctrl-C does: what it started is stopped, what it made is cleared away."""
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
 
     def end(*_: object) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # one is enough: what follows is clearing away
         raise KeyboardInterrupt
 
+    return _handling(numbers, end)  # nohup's is left ignored
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """Ctrl-C is ignored while something ends that is sooner done than undone. SIGTERM still ends the process."""
+    return _handling([signal.SIGINT], signal.SIG_IGN)
+
+
+@contextmanager
+def _handling(numbers: Sequence[signal.Signals], handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """Has a handler for signals; a program that calls `main` from a thread keeps its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in numbers}  # nohup's is left ignored
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def ignore_interrupts() -> None:
@@ -104,25 +100,11 @@ def ignore_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C is ignored while something ends that is sooner done than undone. SIGTERM still ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def say(program: str, text: str) -> None:
     """One line on standard error; a standard error that is closed or full stops nobody."""
-    line = printable(f"{program}: {text}")
     if sys.stderr is not None:
         with suppress(OSError):
-            print(line, file=sys.stderr)
+            print(printable(f"{program}: {text}"), file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ def check_output(path: Path, *, force: bool, hint: str = "--force replaces it") 
     Raises:
       FileNotFoundError: its folder does not exist.
       PermissionError: its folder cannot be written.
-      FileExistsError: it exists and `force` is false, or is no regular file: replacing a device would remove it.
+      FileExistsError: it exists and `force` is false, or is not a regular file: replacing a device would remove it.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -34,15 +34,10 @@ def check_output(path: Path, *, force: bool, hint: str = "--force replaces it") 
 
 
 def refuse_input(output: Path, inputs: Iterable[str | os.PathLike[str]], *, what: str = "an input") -> None:
-    """Says before the work that a command would overwrite what it reads.
-
-    Args:
-      output: The file to be written; it need not exist.
-      inputs: Files that are read; those that do not exist are none of ours.
-      what: What the inputs are, for the message.
+    """Says before the work that a command would overwrite what it reads, `what` being its name.
 
     Raises:
-      FileExistsError: the output is one of them, by whatever name.
+      FileExistsError: the output is one of the inputs, by whatever name.
     """
     if not output.is_file():
         return
@@ -75,27 +70,25 @@ def replacing(path: Path) -> Iterator[Path]:
     place = path.resolve()
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, place)
-    except OSError as error:  # of a full disk the system says only that it is full
-        if error.filename not in (None, str(part)):
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        with naming(path, part=part):
+            yield part
+            os.replace(part, place)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def naming(path: Path, hint: str = "") -> Iterator[None]:
+def naming(path: Path, hint: str = "", *, part: Path | None = None) -> Iterator[None]:
     """Puts the file's name into an error of writing it: of a full disk the system says only that it is full.
 
     Args:
       path: The file.
       hint: What to do about it, behind the reason.
+      part: The file's temporary name, which an error may have instead.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename not in (None, part and str(part)):
             raise
         raise OSError(error.errno, f"{error.strerror or error}{hint}", str(path)) from error
