@@ -31,8 +31,14 @@ _ROOT = Path("/")
 def usable_cores(root: Path = _ROOT) -> int:
     """Cores this process may use: its CPU affinity, and the quota of its control group rounded up."""
     cores = len(os.sched_getaffinity(0))
-    quota = _cgroup_cores(root)
-    return max(1, cores if quota is None else min(cores, quota))
+    try:
+        quota, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").split()
+    except ValueError:  # control groups of version 1
+        quota = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us") or "max"
+        period = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us") or "0"
+    if quota.isdigit() and period.isdigit() and int(period) > 0:  # "max" and -1 both mean no limit
+        cores = min(cores, -(-int(quota) // int(period)))
+    return max(1, cores)
 
 
 def record(root: Path = _ROOT) -> dict[str, object]:
@@ -42,32 +48,32 @@ def record(root: Path = _ROOT) -> dict[str, object]:
       root: Where /proc and /sys are looked for.
 
     Returns:
-      JSON-ready values; None for what this machine does not tell. Clocks in MHz, memory in MB (10^6 bytes),
+      JSON-ready values; None for what this machine does not say. Clocks in MHz, memory in MB (10^6 bytes),
       temperature in degrees Celsius, `throttled` as the firmware's bits.
     """
     cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
-    memory = memory_mb(root)
-    throttled = _throttled(root)
+    cpu, memory = _pairs(root / "proc/cpuinfo", ":"), memory_mb(root)
+    system = _pairs(root / "etc/os-release", "=").get("PRETTY_NAME")
+    throttled = _number(root / "sys/devices/platform/soc/soc:firmware/get_throttled", base=16)
+    bits = THROTTLE_BITS.items()
     return {
-        "board": _board(root),
-        "cpu": _cpu(root),
+        "board": _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name"),
+        "cpu": cpu.get("model name") or cpu.get("Model") or None,
         "architecture": platform.machine(),
         "is_64_bit": sys.maxsize > 2**32,
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(root),
-        "clock_mhz": _scaled(cpufreq / "scaling_cur_freq", 1e-3),
-        "clock_max_mhz": _scaled(cpufreq / "cpuinfo_max_freq", 1e-3),
+        "clock_mhz": _thousandth(cpufreq / "scaling_cur_freq"),
+        "clock_max_mhz": _thousandth(cpufreq / "cpuinfo_max_freq"),
         "governor": _text(cpufreq / "scaling_governor"),
-        "temperature_c": _scaled(root / "sys/class/thermal/thermal_zone0/temp", 1e-3),
+        "temperature_c": _thousandth(root / "sys/class/thermal/thermal_zone0/temp"),
         "throttled": throttled,
-        "throttled_reasons": None
-        if throttled is None
-        else [text for bit, text in THROTTLE_BITS.items() if throttled >> bit & 1],
+        "throttled_reasons": None if throttled is None else [text for bit, text in bits if throttled >> bit & 1],
         "memory_mb": memory.get("MemTotal"),
         "memory_available_mb": memory.get("MemAvailable"),
         "swap_used_mb": memory["SwapTotal"] - memory["SwapFree"] if {"SwapTotal", "SwapFree"} <= set(memory) else None,
         "load_1min": round(os.getloadavg()[0], 2),
-        "system": _system(root),
+        "system": system and system.strip('"'),
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
@@ -75,13 +81,8 @@ def record(root: Path = _ROOT) -> dict[str, object]:
 
 def memory_mb(root: Path = _ROOT) -> dict[str, int]:
     """What the kernel says of memory (MemTotal, MemAvailable ...) in MB (10^6 bytes); empty where it says nothing."""
-    values = {}
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        number = value.split()[:1]
-        if number and number[0].isdigit():
-            values[key] = round(int(number[0]) * 1024 / 1e6)
-    return values
+    amounts = ((key, value.split(" ")[0]) for key, value in _pairs(root / "proc/meminfo", ":").items())
+    return {key: round(int(kib) * 1024 / 1e6) for key, kib in amounts if kib.isdigit()}
 
 
 def versions() -> dict[str, str]:
@@ -91,12 +92,8 @@ def versions() -> dict[str, str]:
     import PIL
 
     # Asking the modules themselves: importlib.metadata would add a tenth to the start of edge-infer.
-    return {
-        "fairedge": __version__,
-        "numpy": numpy.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "Pillow": PIL.__version__,
-    }
+    modules = {"numpy": numpy, "onnxruntime": onnxruntime, "Pillow": PIL}
+    return {"fairedge": __version__, **{name: module.__version__ for name, module in modules.items()}}
 
 
 def _text(path: Path) -> str | None:
@@ -106,51 +103,18 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _scaled(path: Path, factor: float) -> float | None:
-    text = _text(path)
+def _number(path: Path, *, base: int = 10) -> int | None:
     try:
-        return None if text is None else round(int(text) * factor, 1)
+        return int(_text(path) or "", base)
     except ValueError:
         return None
 
 
-def _cgroup_cores(root: Path) -> int | None:
-    """CPU quota of the control group in whole cores, rounded up: version 2, else version 1."""
-    try:
-        quota, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").split()
-    except ValueError:
-        quota = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us") or "max"
-        period = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us") or "0"
-    if not (quota.isdigit() and period.isdigit() and int(period) > 0):
-        return None  # "max" and -1 both mean no limit
-    return max(1, -(-int(quota) // int(period)))
+def _thousandth(path: Path) -> float | None:
+    return None if (number := _number(path)) is None else round(number * 1e-3, 1)
 
 
-def _board(root: Path) -> str | None:
-    for name in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
-        if (text := _text(root / name)) is not None:
-            return text
-    return None
-
-
-def _cpu(root: Path) -> str | None:
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip() or None
-    return None
-
-
-def _throttled(root: Path) -> int | None:
-    text = _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
-    try:
-        return None if text is None else int(text, 16)
-    except ValueError:
-        return None
-
-
-def _system(root: Path) -> str | None:
-    for line in (_text(root / "etc/os-release") or "").splitlines():
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip('"')
-    return None
+def _pairs(path: Path, separator: str) -> dict[str, str]:
+    """The lines "key: value" or "key=value" of a file."""
+    parts = (line.partition(separator) for line in (_text(path) or "").splitlines())
+    return {key.strip(): value.strip() for key, _, value in parts}

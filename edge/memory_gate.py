@@ -60,8 +60,7 @@ class MemoryGate:
     """Admits large images while their bytes together stay below a limit; one is always admitted, unless strict."""
 
     def __init__(self, limit_bytes: int = GATE_BYTES, *, is_strict: bool = False) -> None:
-        self._limit = limit_bytes
-        self._is_strict = is_strict
+        self._limit, self._is_strict = limit_bytes, is_strict
         self._used = 0
         self._freed = threading.Condition()
 
@@ -75,10 +74,8 @@ class MemoryGate:
             if num_bytes < FREE_BYTES:
                 return
             if self._is_strict and num_bytes > self._limit:
-                most = max(self._limit, FREE_BYTES)
-                raise MemoryError(
-                    f"needs about {num_bytes / 1e6:.0f} MB to decode, at most {most / 1e6:.0f} (see --max-memory)"
-                )
+                most = f"{max(self._limit, FREE_BYTES) / 1e6:.0f} (see --max-memory)"
+                raise MemoryError(f"needs about {num_bytes / 1e6:.0f} MB to decode, at most {most}")
             with self._freed:
                 self._freed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= self._limit)
                 self._used += num_bytes
@@ -88,14 +85,9 @@ class MemoryGate:
             yield admit
         finally:
             if held:
-                _trim_heap()  # or glibc keeps the pixels of every worker's last large image
+                # Or glibc, where it is the C library, keeps the pixels of every worker's last large image.
+                if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+                    trim(0)
                 with self._freed:
                     self._used -= held
                     self._freed.notify_all()
-
-
-def _trim_heap() -> None:
-    """Gives free memory of all threads' heaps back to the system, where the C library can (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

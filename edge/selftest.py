@@ -25,10 +25,8 @@ def environment_problem() -> str | None:
     for name in ("numpy", "onnxruntime", "PIL"):
         child = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
         if child.returncode < 0:
-            return (
-                f"importing {name} dies with signal {-child.returncode} on this processor; "
-                "install the versions pinned in constraints/ (onnxruntime 1.24 or newer)"
-            )
+            hint = "install the versions pinned in constraints/ (onnxruntime 1.24 or newer)"
+            return f"importing {name} dies with signal {-child.returncode} on this processor; {hint}"
         if child.returncode:
             return f"{name} cannot be imported: {(child.stderr.strip() or 'no message').splitlines()[-1]}"
     return None
