@@ -11,8 +11,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = "edge-predictions/1"
-FORMATS = ("csv", "jsonl", "esfair")
-UNCERTAIN = "uncertain"
-UNCERTAIN_INDEX = -1
+UNCERTAIN, UNCERTAIN_INDEX = "uncertain", -1
 TOTALS = ("outside_profile",)
-"""Keys of the meta that tell of all rows together. A JSONL's meta has none: it stands before the rows."""
+"""Keys of the meta that describe all rows together. A JSONL's meta has none: it stands before the rows."""
 _BOM = b"\xef\xbb\xbf"
 
 _PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")
@@ -50,9 +49,8 @@ class Prediction:
     error: str = ""
     """One line saying why there is no label; "" when there is one."""
     width: int | None = None
-    """Stored width in pixels, before EXIF rotation; None when the header could not be read."""
     height: int | None = None
-    """Stored height in pixels, before EXIF rotation; None when the header could not be read."""
+    """Stored size in pixels, before EXIF rotation; None when the header could not be read."""
     decode_ms: float | None = None
     """Wall time of reading, decoding and resizing this image."""
     infer_ms: float | None = None
@@ -70,10 +68,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns a predictions file has."""
+    """Form and columns of a predictions file."""
 
     classes: tuple[str, ...]
     format: str = "csv"
+    """"csv", "jsonl", or "esfair": the lines "PATH INDEX" of the contest's winners of 2023."""
     topk: int = 1
     """How many classes are named; columns top2_label, top2_confidence, ... from the second on."""
     probs: bool = False
@@ -81,53 +80,74 @@ class Layout:
     timing: bool = True
     """Whether decode_ms and infer_ms are columns. Without them equal runs give equal bytes."""
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Column names in order."""
+        if self.format == "esfair":
+            return "path", "label_index"
         top = [f"top{k}_{what}" for k in range(2, self.topk + 1) for what in ("label", "confidence")]
         probs = [f"prob_{name}" for name in self.classes] if self.probs else []
         return (*_PLAIN, *(_TIMING if self.timing else ()), *top, *probs)
 
-    def record(self, prediction: Prediction) -> dict[str, object]:
-        """Column -> JSON-ready value, None where there is none."""
-        values: dict[str, object] = {name: getattr(prediction, name) for name in (*_PLAIN, *_TIMING)}
-        values["confidence"] = _rounded(prediction.confidence, 6)
-        values["decode_ms"], values["infer_ms"] = _rounded(prediction.decode_ms, 3), _rounded(prediction.infer_ms, 3)
-        probabilities = prediction.probabilities
-        if probabilities is not None:
-            order = (-probabilities).argsort(kind="stable")
-            for k in range(2, self.topk + 1):
-                values[f"top{k}_label"] = self.classes[order[k - 1]]
-                values[f"top{k}_confidence"] = _rounded(float(probabilities[order[k - 1]]), 6)
-            for name, probability in zip(self.classes, probabilities, strict=True):
-                values[f"prob_{name}"] = _rounded(float(probability), 6)
-        return {name: values.get(name) for name in self.columns}
+    def header(self, meta: dict[str, object]) -> bytes:
+        """What stands before the first row."""
+        if self.format == "jsonl":
+            return _json_line(meta)
+        return _csv_line(self.columns) if self.format == "csv" else b""
 
     def encode(self, prediction: Prediction) -> bytes:
         """One row of the file, with its line end."""
         if self.format == "esfair":
             index = UNCERTAIN_INDEX if prediction.label_index is None else prediction.label_index
-            return f"{esfair_path(prediction.path)} {index}\n".encode()
-        record = self.record(prediction)
-        if self.format == "jsonl":
-            return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-        return _csv_line([_csv_text(name, value) for name, value in record.items()])
+            return f"{self.written_path(prediction.path)} {index}\n".encode()
+        values: dict[str, object] = {name: getattr(prediction, name) for name in (*_PLAIN, *_TIMING)}
+        probabilities = prediction.probabilities
+        if probabilities is not None:
+            order = (-probabilities).argsort(kind="stable")
+            for k in range(2, self.topk + 1):
+                values[f"top{k}_label"] = self.classes[order[k - 1]]
+                values[f"top{k}_confidence"] = float(probabilities[order[k - 1]])
+            for name, probability in zip(self.classes, probabilities, strict=True):
+                values[f"prob_{name}"] = float(probability)
+        row = {name: values.get(name) for name in self.columns}
+        if self.format == "csv":
+            return _csv_line([_csv_text(name, value) for name, value in row.items()])
+        return _json_line({k: round(v, _digits(k)) if isinstance(v, float) else v for k, v in row.items()})
 
-    def header(self, meta: dict[str, object]) -> bytes:
-        """What stands before the first row."""
+    def written_path(self, path: str) -> str:
+        """A path as the file has it: a line of esfair cannot hold a line end."""
+        return path.replace("\n", r"\x0a").replace("\r", r"\x0d") if self.format == "esfair" else path
+
+    def parse(self, records: Iterable[bytes], where: str) -> Iterator[Prediction]:
+        """The inverse of `encode`, as far as the form has the fields, for the complete rows of a file.
+
+        Raises:
+          PredictionsError: a damaged row, with `where` and its number.
+        """
+        if self.format == "csv":
+            text = (record.decode("utf-8", "replace") for record in records)
+            return _predictions(where, self.columns, csv.reader(text))
         if self.format == "jsonl":
-            return (json.dumps(meta, ensure_ascii=False) + "\n").encode()
-        return _csv_line(list(self.columns)) if self.format == "csv" else b""
+            objects = (json_object(record, f"{where}: row {n}") for n, record in enumerate(records, 1))
+            return _predictions(where, self.columns, _json_rows(where, self.columns, objects))
+        return self._parse_esfair(records, where)
+
+    def _parse_esfair(self, records: Iterable[bytes], where: str) -> Iterator[Prediction]:
+        labels = {str(i): label for i, label in enumerate(self.classes)}
+        for n, record in enumerate(records, 1):
+            path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
+            if index == str(UNCERTAIN_INDEX):
+                yield Prediction(path, status="error")
+            elif index in labels:
+                yield Prediction(path, labels[index], int(index))
+            else:
+                message = f"got the index {index[:20]!r}, expected -1 to {len(labels) - 1}"
+                raise PredictionsError(f"{where}: row {n}: {message}")
 
 
 def path_text(path: str) -> str:
     r"""A path as text for files and messages: bytes of a name that are no UTF-8 become \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def esfair_path(name: str) -> str:
-    """A name as the one-line form of the 2023 winners can hold it."""
-    return name.replace("\n", r"\x0a").replace("\r", r"\x0d")
 
 
 def meta_path(path: Path) -> Path:
@@ -146,10 +166,7 @@ class Predictions:
 
 
 def read(path: str | os.PathLike[str]) -> Predictions:
-    """Reads a CSV or JSONL predictions file.
-
-    Args:
-      path: The file; JSONL when its first character is "{". A byte order mark, which Excel writes, is left out.
+    """Reads a CSV or JSONL predictions file: JSONL when its first character is "{", behind any byte order mark.
 
     Raises:
       PredictionsError: no such file, empty, not a predictions file, a damaged row (with its number), or an end in the
@@ -174,8 +191,7 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Predictions:
         raise PredictionsError(f"{path}: got schema {meta.get('schema')!r}, expected {SCHEMA!r}")
     objects = [json_object(line, f"{path}: row {n}") for n, line in enumerate(file, 1)]
     columns = list(objects[0]) if objects else []
-    rows = ([_as_text(path, n, name, values.get(name)) for name in columns] for n, values in enumerate(objects, 1))
-    return Predictions(meta, list(_predictions(path, columns, rows)))
+    return Predictions(meta, list(_predictions(str(path), columns, _json_rows(str(path), columns, objects))))
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Predictions:
@@ -190,57 +206,61 @@ def _read_csv(path: Path, file: IO[bytes]) -> Predictions:
             got = ",".join(columns)[:80]
             raise PredictionsError(f"{path}: not a predictions file: no column {', '.join(missing)}; got {got!r}")
         meta = read_meta(meta_path(path)) if meta_path(path).exists() else {}
-        return Predictions(meta, list(_predictions(path, columns, reader)))
+        return Predictions(meta, list(_predictions(str(path), columns, reader)))
 
 
-def _as_text(path: Path, row: int, column: str, value: object) -> str:
-    """A JSON value as a CSV has it. What must be a name may not be something else that happens to have a text."""
-    if column in ("path", "label", "status", "error") and not isinstance(value, str | None):
-        raise PredictionsError(f"{path}: row {row}: {column}: got {repr(value)[:40]}, expected a text")
-    return "" if value is None else str(value)
+def _json_rows(where: str, columns: Sequence[str], objects: Iterable[dict[str, Any]]) -> Iterator[list[str]]:
+    """JSON objects as the rows of a CSV. A name may not be something else that happens to have a text."""
+    names = {"path", "label", "status", "error"} & {*columns}
+    for n, values in enumerate(objects, 1):
+        for name in names:
+            if not isinstance(value := values.get(name), str | None):
+                raise PredictionsError(f"{where}: row {n}: {name}: got {repr(value)[:40]}, expected a text")
+        yield ["" if (value := values.get(name)) is None else str(value) for name in columns]
 
 
-def _predictions(path: Path, columns: list[str], rows: Iterable[list[str]]) -> Iterator[Prediction]:
+def _predictions(where: str, columns: Sequence[str], rows: Iterable[list[str]]) -> Iterator[Prediction]:
     """Rows of text -> predictions. A million of them should not take ten seconds."""
+    import numpy as np
+
     place = {column: i for i, column in enumerate(columns)}
     nothing = len(columns)  # index of a "" put behind every row
-    name, intern = place.get("path", nothing), sys.intern
-    label, index, status = place.get("label", nothing), place.get("label_index", nothing), place.get("status", nothing)
-    error, confidence = place.get("error", nothing), place.get("confidence", nothing)
-    width, height = place.get("width", nothing), place.get("height", nothing)
-    decode_ms, infer_ms = place.get("decode_ms", nothing), place.get("infer_ms", nothing)
+    path, label, index, confidence, status, error, width, height, decode_ms, infer_ms = (
+        place.get(name, nothing) for name in (*_PLAIN, *_TIMING)
+    )
     probs = [i for column, i in place.items() if column.startswith("prob_")]
+    intern = sys.intern  # a handful of classes: each name is held once
     n = 0
     try:
         for n, row in enumerate(rows, 1):
             if len(row) != nothing:
                 raise ValueError(f"got {len(row)} fields, expected {nothing}")
-            if not (name < nothing and row[name]):
-                raise ValueError("has no path")
             row.append("")
+            if not row[path]:
+                raise ValueError("has no path")
             yield Prediction(
-                row[name],
-                intern(row[label]),  # a handful of classes: each name is held once
+                row[path],
+                intern(row[label]),
                 int(row[index]) if row[index] else None,
                 float(row[confidence]) if row[confidence] else None,
                 intern(row[status]),
                 row[error],
-                int(row[width]) if row[width] else None,
-                int(row[height]) if row[height] else None,
+                _pixels(row[width]) if row[width] else None,
+                _pixels(row[height]) if row[height] else None,
                 float(row[decode_ms]) if row[decode_ms] else None,
                 float(row[infer_ms]) if row[infer_ms] else None,
-                _probabilities([row[i] for i in probs]) if probs and row[probs[0]] else None,
+                np.array([row[i] for i in probs], np.float32) if probs and row[probs[0]] else None,
             )
     except csv.Error as problem:
-        raise PredictionsError(f"{path}: row {n + 1}: {problem}") from problem  # of the row that did not come
+        raise PredictionsError(f"{where}: row {n + 1}: {problem}") from problem  # of the row that did not come
     except (ValueError, TypeError, OverflowError) as problem:
-        raise PredictionsError(f"{path}: row {n}: {str(problem)[:200]}") from problem
+        raise PredictionsError(f"{where}: row {n}: {str(problem)[:200]}") from problem
 
 
-def _probabilities(values: list[str]) -> np.ndarray:
-    import numpy as np
-
-    return np.array(values, np.float32)
+def _pixels(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text)):
+        raise ValueError(f"got a side of {text[:20]!r}, expected pixels")
+    return int(text)
 
 
 def records(file: IO[bytes]) -> Iterator[bytes]:
@@ -255,25 +275,7 @@ def records(file: IO[bytes]) -> Iterator[bytes]:
 
 def csv_fields(record: bytes) -> list[str]:
     """The fields of one CSV record."""
-    return next(csv.reader(io.StringIO(record.decode("utf-8", "replace"), newline="")), [])
-
-
-def _csv_line(fields: list[str]) -> bytes:
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(fields)  # so that it quotes fields with either character
-    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
-
-
-def _csv_text(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3f}" if name in _TIMING else f"{value:.6f}"
-    return str(value)
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return next(csv.reader([record.decode("utf-8", "replace")]), [])
 
 
 def json_object(record: bytes, where: str) -> dict[str, Any]:
@@ -293,3 +295,23 @@ def read_meta(path: Path) -> dict[str, Any]:
         return json_object(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise PredictionsError(f"{path}: missing: the rows beside it cannot be matched to a model") from error
+
+
+def _json_line(values: dict[str, object]) -> bytes:
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
+
+
+def _csv_line(fields: Sequence[str]) -> bytes:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(fields)  # so that it quotes fields with either character
+    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
+
+
+def _csv_text(column: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.{_digits(column)}f}"
+    return "" if value is None else str(value)
+
+
+def _digits(column: str) -> int:
+    return 3 if column in _TIMING else 6

@@ -12,24 +12,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
 from .output_files import naming, write_output
-from .predictions import (
-    TOTALS,
-    UNCERTAIN_INDEX,
-    Layout,
-    Prediction,
-    csv_fields,
-    esfair_path,
-    json_object,
-    meta_path,
-    read_meta,
-    records,
-)
+from .predictions import TOTALS, Layout, Prediction, json_object, meta_path, read_meta, records
 
 _RESUME = "; the rows before it are kept, --resume continues"
 
@@ -39,22 +28,20 @@ class PredictionsWriter:
 
     def __init__(self, layout: Layout, meta: dict[str, object], path: Path | None, file: IO[bytes]) -> None:
         """Use `create` or `resume`."""
-        self._layout = layout
-        self._meta = meta
-        self._path = path
-        self._file = file
+        self._layout, self._meta = layout, meta
+        self._path, self._file = path, file
         self._size = 0  # bytes of complete rows
 
     @classmethod
     def create(
         cls, layout: Layout, meta: dict[str, object], path: Path | None, *, force: bool = False
     ) -> PredictionsWriter:
-        """Starts a new file.
+        """Starts a new file, or standard output where `path` is None.
 
         Args:
-          layout: The columns.
+          layout: Form and columns.
           meta: What the file says of itself, JSON-ready.
-          path: The file; None for standard output.
+          path: The file.
           force: Whether an existing file, or the rest of an interrupted run, may be replaced.
 
         Raises:
@@ -65,40 +52,31 @@ class PredictionsWriter:
             if sys.stdout is None:
                 raise OSError(errno.EBADF, "is closed", "standard output")
             writer = cls(layout, meta, None, sys.stdout.buffer)
-        else:
-            path = _place_for(path)
-            part = part_path(path)
-            for existing, hint in (
-                (path, "--force replaces it"),
-                (part, "--resume continues that run, --force starts over"),
-                (meta_path(path), "--force replaces it"),
-            ):
-                if existing.exists() and not force:
-                    raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
-            writer = cls(layout, meta, path, _open_locked(part))
-            writer._file.truncate(0)
-            writer._write_meta(meta)
-        writer._put(layout.header(meta))
+            writer._put(layout.header(meta))
+            return writer
+        path = _place_for(path)
+        for existing, hint in (
+            (path, "--force replaces it"),
+            (part_path(path), "--resume continues that run, --force starts over"),
+            (meta_path(path), "--force replaces it"),
+        ):
+            if existing.exists() and not force:
+                raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
+        writer = cls(layout, meta, path, _open_locked(part_path(path)))
+        writer._continue_after(0)
         return writer
 
     @classmethod
     def resume(
-        cls,
-        layout: Layout,
-        meta: dict[str, object],
-        path: Path,
-        names: Sequence[str],
-        *,
+        cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str], *,
         count: Callable[[Prediction], object],
     ) -> tuple[PredictionsWriter, int]:
         """Continues an interrupted file, or starts one where there is none.
 
         Args:
-          layout: The columns, as in the first run.
-          meta: The meta, as in the first run.
-          path: The file.
+          layout, meta, path: As in the first run.
           names: Paths of all rows the complete file will have.
-          count: Takes each row that is kept: its path, label, status and size, as far as the form has them.
+          count: Takes each row that is kept, as far as the form has its fields.
 
         Returns:
           The writer, and the number of rows kept.
@@ -115,21 +93,15 @@ class PredictionsWriter:
             if not path.exists():
                 return cls.create(layout, meta, path, force=True), 0
             shutil.copyfile(path, part)
-        file = _open_locked(part)
-        writer = cls(layout, meta, path, file)
+        writer = cls(layout, meta, path, _open_locked(part))
         try:
-            kept, size = writer._check_kept(names, count)
-            file.truncate(size)
-            file.seek(size)
+            kept, size = writer._check_kept(path, names, count)
+            writer._continue_after(size)
         except BaseException:
-            file.close()
+            writer.close()
             if is_copy:
                 part.unlink(missing_ok=True)
             raise
-        writer._write_meta(meta)
-        writer._size = size
-        if size == 0:
-            writer._put(layout.header(meta))
         return writer, kept
 
     def write(self, prediction: Prediction) -> None:
@@ -141,17 +113,13 @@ class PredictionsWriter:
         self._put(self._layout.encode(prediction))
 
     def finish(self, totals: dict[str, object] | None = None) -> None:
-        """Gives a complete file its name.
-
-        Args:
-          totals: What all rows come to, by the names of `TOTALS`: for the meta beside a CSV.
-        """
+        """Gives a complete file its name; `totals` are for the meta beside a CSV, by the names of `TOTALS`."""
         if self._path is None:
             return
         with naming(self._path, _RESUME):
             os.fsync(self._file.fileno())
-        if totals and self._layout.format == "csv":  # esfair rows do not tell them to a run that continues
-            self._write_meta({**self._meta, **totals})
+        if totals and self._layout.format == "csv":  # a run that continues cannot count them from rows of esfair
+            self._write_meta(self._path, {**self._meta, **totals})
         if self._layout.format != "jsonl":
             self._path.unlink(missing_ok=True)  # rows of an older run must not stand beside this run's meta
             os.replace(part_path(meta_path(self._path)), meta_path(self._path))
@@ -162,6 +130,16 @@ class PredictionsWriter:
         """Leaves the file as it is: under its own name after `finish`, to be resumed otherwise."""
         if self._path is not None:
             self._file.close()
+
+    def _continue_after(self, size: int) -> None:
+        """Keeps so many bytes of rows, and writes what has to stand before the next."""
+        assert self._path is not None
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._write_meta(self._path, self._meta)
+        self._size = size
+        if size == 0:
+            self._put(self._layout.header(self._meta))
 
     def _put(self, row: bytes) -> None:
         view = memoryview(row)
@@ -177,83 +155,52 @@ class PredictionsWriter:
                 raise
         self._size += len(row)
 
-    def _write_meta(self, meta: dict[str, object]) -> None:
-        if self._path is not None and self._layout.format != "jsonl":
+    def _write_meta(self, path: Path, meta: dict[str, object]) -> None:
+        if self._layout.format != "jsonl":
             text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
-            write_output(part_path(meta_path(self._path)), text)  # at once: without it the rows could not be continued
+            write_output(part_path(meta_path(path)), text)  # at once: without it the rows could not be continued
 
-    def _check_kept(self, names: Sequence[str], count: Callable[[Prediction], object]) -> tuple[int, int]:
+    def _check_kept(
+        self, path: Path, names: Sequence[str], count: Callable[[Prediction], object]
+    ) -> tuple[int, int]:
         """(rows kept, bytes they take) of an interrupted file."""
-        assert self._path is not None
-        part = part_path(self._path)
+        layout, part = self._layout, part_path(path)
+        size = kept = 0
+
+        def complete(file: IO[bytes]) -> Iterator[bytes]:
+            nonlocal size
+            for record in records(file) if layout.format == "csv" else file:
+                if record.endswith(b"\n"):
+                    size += len(record)
+                    yield record
+
         with open(part, "rb") as file:
-            rows = records(file) if self._layout.format == "csv" else (row for row in file if row.endswith(b"\n"))
-            size = 0
-            if self._layout.format != "esfair":  # the others have a header
-                header = next(rows, b"")
-                if not header:
-                    return 0, 0
-                size = len(header)
-            if self._layout.format == "jsonl":
+            rows = complete(file)
+            header = b"" if layout.format == "esfair" else next(rows, b"")
+            if not header and layout.format != "esfair":
+                return 0, 0
+            if layout.format == "jsonl":
                 kept_meta = json_object(header, f"{part}: line 1")
             else:
-                meta_part = part_path(meta_path(self._path))  # absent when the run was killed while finishing
-                kept_meta = read_meta(meta_part if meta_part.exists() else meta_path(self._path))
+                meta_part = part_path(meta_path(path))  # absent when the run was killed while finishing
+                kept_meta = read_meta(meta_part if meta_part.exists() else meta_path(path))
             _compare_meta(part, kept_meta, self._meta)
-            kept = 0
-            for row in rows:
-                prediction = self._read_row(row, f"{part}: row {kept + 1}")
-                path = prediction.path
-                expected = names[kept] if kept < len(names) else None
-                if expected is None or path != (esfair_path(expected) if self._layout.format == "esfair" else expected):
+            for prediction in layout.parse(rows, str(part)):
+                expected = layout.written_path(names[kept]) if kept < len(names) else None
+                if prediction.path != expected:
                     raise PredictionsError(
-                        f"{part}: row {kept + 1} is {path}, but the images given now have {expected or 'no more'} "
-                        "there; resume with the list of the first run, or start over with --force"
+                        f"{part}: row {kept + 1} is {prediction.path}, but the images given now have "
+                        f"{expected or 'no more'} there; resume with the list of the first run, or start over with "
+                        "--force"
                     )
                 count(prediction)
                 kept += 1
-                size += len(row)
-            return kept, size
-
-    def _read_row(self, record: bytes, where: str) -> Prediction:
-        """Reads one row, as far as its form has the fields."""
-        if self._layout.format == "esfair":
-            path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
-            if index == str(UNCERTAIN_INDEX):
-                return Prediction(path, status="error")
-            labels = {str(i): label for i, label in enumerate(self._layout.classes)}
-            if index not in labels:
-                raise PredictionsError(f"{where}: got the index {index[:20]!r}, expected -1 to {len(labels) - 1}")
-            return Prediction(path, labels[index])
-        values: dict[str, Any]
-        if self._layout.format == "jsonl":
-            values = json_object(record, where)
-        else:
-            fields, columns = csv_fields(record), self._layout.columns
-            if len(fields) != len(columns):
-                raise PredictionsError(f"{where}: got {len(fields)} fields, expected {len(columns)}")
-            values = dict(zip(columns, fields, strict=True))
-        return Prediction(
-            str(values.get("path")),
-            str(values.get("label")),
-            status=str(values.get("status")),
-            width=_pixels(values.get("width"), where),
-            height=_pixels(values.get("height"), where),
-        )
+        return kept, size
 
 
 def part_path(path: Path) -> Path:
     """Where a file lies until it is complete."""
     return path.with_name(path.name + ".part")
-
-
-def _pixels(value: object, where: str) -> int | None:
-    if value in (None, ""):
-        return None
-    text = str(value)
-    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text)):
-        raise PredictionsError(f"{where}: got a side of {text[:20]!r}, expected pixels")
-    return int(text)
 
 
 def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
