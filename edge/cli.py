@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import __version__
-from .arguments import ArgumentParser, fraction, got, positive, whole, workers
+from .arguments import VERSION, ArgumentParser, fraction, got, positive, whole, workers
 from .exit import (
     DONE,
     ENVIRONMENT,
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from .classifier import Classifier
     from .image_list import Inputs
     from .pipeline import RunOptions
-    from .predictions import Layout
+    from .predictions import Prediction
     from .predictions_writer import PredictionsWriter
-    from .summary import Summary
+    from .progress import Summary
 
 _PROGRAM = "edge-infer"
 _EPILOG = f"""\
@@ -80,7 +81,7 @@ def build_parser() -> ArgumentParser:
     talk("--check", action="store_true", help="test this machine and model, for a bug report")
     talk("-q", "--quiet", action="store_true", help="no progress, no remarks")
     talk("-v", "--verbose", action="store_true", help="say more; show tracebacks")
-    talk("--version", action="version", version=f"fairedge {__version__} (Python {sys.version.split()[0]})")
+    talk("--version", action="version", version=VERSION)
     return parser
 
 
@@ -116,78 +117,50 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _infer(arguments: argparse.Namespace) -> int:
+    """Everything up to the first image: the list, the model, the output file; then the rows."""
     with quiet_interrupts(_PROGRAM):
-        job = _prepare(arguments)
-    return _write_all(job, arguments)
+        from .image_list import collect
 
+        inputs = collect(arguments.paths, recursive=arguments.recursive)
+        if arguments.output is not None:
+            refuse_input(arguments.output, inputs.paths, what="one of the images")
+        for remark in () if arguments.quiet else inputs.remarks:
+            say(_PROGRAM, remark)
+        from .classifier import DEFAULT_MODEL, Classifier
+        from .device import usable_cores
+        from .photo.decode import PixelLimits
+        from .pipeline import RunOptions
+        from .pipeline import run as run_images
+        from .progress import Summary
 
-@dataclass
-class _Job:
-    """A run that is ready for its first image."""
-
-    classifier: Classifier
-    options: RunOptions
-    inputs: Inputs
-    summary: Summary
-    writer: PredictionsWriter
-    kept: int
-    """Rows that an interrupted run has left."""
-
-
-def _prepare(arguments: argparse.Namespace) -> _Job:
-    """Everything up to the first image: the list, the model, the output file."""
-    from .image_list import collect
-
-    inputs = collect(arguments.paths, recursive=arguments.recursive)
-    if arguments.output is not None:
-        refuse_input(arguments.output, inputs.paths, what="one of the images")
-    for remark in () if arguments.quiet else inputs.remarks:
-        say(_PROGRAM, remark)
-    import warnings
-
-    from .summary import Summary
-
-    warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
-    options = _options(arguments)
-    classifier = _load(arguments, options, num_images=len(inputs.paths))
-    summary = Summary(classifier.profile, classifier.preprocess)
-    writer, kept = _open_writer(arguments, classifier, options, inputs, summary)
-    if kept and not arguments.quiet:
-        say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
-    return _Job(classifier, options, inputs, summary, writer, kept)
-
-
-def _options(arguments: argparse.Namespace) -> RunOptions:
-    from .device import usable_cores
-    from .photo.decode import PixelLimits
-    from .pipeline import RunOptions
-
-    limits = {"any": arguments.max_pixels, "full": arguments.max_pixels_full}
-    return RunOptions(
-        workers=arguments.workers or usable_cores(),
-        batch_size=arguments.batch_size,
-        limits=PixelLimits(**{name: value for name, value in limits.items() if value is not None}),
-        min_confidence=arguments.min_confidence,
-        max_memory_bytes=arguments.max_memory,
-    )
-
-
-def _load(arguments: argparse.Namespace, options: RunOptions, *, num_images: int) -> Classifier:
-    from .classifier import DEFAULT_MODEL, Classifier
-    from .device import usable_cores
-
-    # One image cannot be shared by workers, so the network gets their cores instead.
-    threads = min(options.workers or 1, usable_cores()) if num_images == 1 else 1
-    classifier = Classifier.load(arguments.model or DEFAULT_MODEL, intra_op_threads=threads)
-    if arguments.full_decode:
-        classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
-    return classifier
+        warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
+        cores = usable_cores()
+        options = RunOptions(
+            workers=arguments.workers or cores,
+            batch_size=arguments.batch_size,
+            limits=PixelLimits(arguments.max_pixels or PixelLimits.any, arguments.max_pixels_full or PixelLimits.full),
+            min_confidence=arguments.min_confidence,
+            max_memory_bytes=arguments.max_memory,
+        )
+        # One image cannot be shared by workers, so the network gets their cores instead.
+        threads = min(arguments.workers or cores, cores) if len(inputs.paths) == 1 else 1
+        classifier = Classifier.load(arguments.model or DEFAULT_MODEL, intra_op_threads=threads)
+        if arguments.full_decode:
+            classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
+        summary = Summary(classifier.profile, classifier.preprocess)
+        writer, kept = _open_writer(arguments, classifier, options, inputs, summary)
+        if kept and not arguments.quiet:
+            say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
+        results = run_images(classifier, inputs.paths[kept:], options)
+    return _write_all(arguments, inputs.names, results, writer, summary, kept)
 
 
 def _open_writer(
     arguments: argparse.Namespace, classifier: Classifier, options: RunOptions, inputs: Inputs, summary: Summary
 ) -> tuple[PredictionsWriter, int]:
-    from .predictions import Layout
+    """The writer, and how many rows an interrupted run has left it."""
+    from .device import versions
+    from .predictions import SCHEMA, Layout
     from .predictions_writer import PredictionsWriter
 
     default_format = "jsonl" if arguments.output and arguments.output.suffix.lower() == ".jsonl" else "csv"
@@ -198,26 +171,41 @@ def _open_writer(
         probs=arguments.probs,
         timing=not arguments.no_timing,
     )
-    meta = _meta(classifier, layout, inputs.root, options)
+    meta: dict[str, object] = {  # what changes the rows, and nothing else: no command line, host or absolute path
+        "schema": SCHEMA,
+        "root": inputs.root,
+        "model_sha256": classifier.sha256,
+        "preprocess": asdict(classifier.preprocess),
+        "temperature": classifier.temperature,
+        "classes": list(classifier.classes),
+        "columns": list(layout.columns),
+        "limits": {
+            "max_pixels": options.limits.any,
+            "max_pixels_full": options.limits.full,
+            "max_memory": options.max_memory_bytes,
+        },
+        "min_confidence": options.min_confidence,
+        "versions": versions(),
+    }
     if arguments.resume:
         return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
     return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0
 
 
-def _write_all(job: _Job, arguments: argparse.Namespace) -> int:
-    """Classifies the images and writes their rows."""
-    from .pipeline import run as run_images
+def _write_all(
+    arguments: argparse.Namespace, names: list[str], results: Generator[Prediction, None, None],
+    writer: PredictionsWriter, summary: Summary, kept: int,
+) -> int:
+    """Writes the rows of all images but the first `kept`, whose rows are there."""
     from .predictions_writer import part_path
     from .progress import Progress
 
-    names, summary, done = job.inputs.names, job.summary, job.kept
-    total = len(names)
-    progress = Progress(total - done, quiet=arguments.quiet)
-    results = run_images(job.classifier, job.inputs.paths[done:], job.options)
+    total, done = len(names), kept
+    progress = Progress(total - kept, quiet=arguments.quiet)
     try:
         for prediction in results:
             prediction.path = names[done]
-            job.writer.write(prediction)
+            writer.write(prediction)
             summary.add(prediction)
             done += 1
             if prediction.status == "error":
@@ -227,9 +215,9 @@ def _write_all(job: _Job, arguments: argparse.Namespace) -> int:
                 if arguments.on_error == "fail":
                     text = f"stopped at the first unusable image ({done} of {total} rows written)"
                     return fail(_PROGRAM, text, SOME_FAILED)
-            progress.update(done - job.kept, summary.errors)
+            progress.update(done - kept, summary.errors)
         with uninterrupted():  # all rows are written; fsync does not stop for a signal, and after it comes a rename
-            job.writer.finish(summary.totals)
+            writer.finish(summary.totals)
     except KeyboardInterrupt:
         ignore_interrupts()
         results.close()
@@ -241,39 +229,13 @@ def _write_all(job: _Job, arguments: argparse.Namespace) -> int:
         results.close()
         progress.close()
         if done < total:
-            job.writer.close()
+            writer.close()
     for line in () if arguments.quiet else summary.lines(total):
         say(_PROGRAM, line)
     return SOME_FAILED if summary.errors else DONE
 
 
-def _meta(classifier: Classifier, layout: Layout, root: str, options: RunOptions) -> dict[str, Any]:
-    """What changes the rows, and nothing else: no command line, host or absolute path."""
-    from . import device
-    from .predictions import SCHEMA
-
-    return {
-        "schema": SCHEMA,
-        "root": root,
-        "model_sha256": classifier.sha256,
-        "preprocess": asdict(classifier.preprocess),
-        "temperature": classifier.temperature,
-        "classes": list(classifier.classes),
-        "columns": ["path", "label_index"] if layout.format == "esfair" else list(layout.columns),
-        "limits": {
-            "max_pixels": options.limits.any,
-            "max_pixels_full": options.limits.full,
-            "max_memory": options.max_memory_bytes,
-        },
-        "min_confidence": options.min_confidence,
-        "versions": device.versions(),
-    }
-
-
-def _batch_size(text: str) -> int:
-    if (value := positive(text)) > 1024:
-        raise argparse.ArgumentTypeError(f"got {got(text)}, expected at most 1024")
-    return value
+_batch_size = partial(whole, least=1, most=1024)
 
 
 def _pixels(text: str) -> int:
