@@ -59,8 +59,8 @@ class Classifier:
 
         Args:
           path: An .onnx file that describes itself (written by `edge-export onnx`).
-          intra_op_threads: Threads inside one call. 1 suits many images, where `predict` calls the one session from
-            a worker per core (1.98 times on 2 cores, against 1.47 for two threads inside); all cores suit one image.
+          intra_op_threads: Threads inside one call. 1 suits many images, where `predict` calls the one session from a
+            worker per core (1.98 times on 2 cores, against 1.47 for two threads inside); all cores suit one image.
 
         Raises:
           ModelError: no such file, no ONNX model, no metadata, or another input or output than the contract's.
@@ -77,13 +77,7 @@ class Classifier:
         return cls(path, content, intra_op_threads=intra_op_threads)
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Runs the network.
-
-        Args:
-          batch: (N, S, S, 3) uint8 RGB, as `preprocess` makes them.
-
-        Returns:
-          (N, C) float32.
+        """Runs the network: (N, S, S, 3) uint8 RGB, as `preprocess` makes them -> (N, C) float32.
 
         Raises:
           ValueError: `batch` has another shape or dtype.
@@ -106,18 +100,15 @@ class Classifier:
         return probabilities.astype(np.float32)
 
     def __call__(self, image: Source, *, limits: PixelLimits = PixelLimits()) -> Prediction:
-        """Classifies one image.
+        """Classifies one image; one that cannot be used has `status == "error"`.
 
         Args:
           image: A path, the bytes of an image file, a PIL image, or an (H, W, 3) uint8 array of RGB.
           limits: Largest accepted pictures.
 
-        Returns:
-          Its `Prediction`; an image that cannot be used has `status == "error"`.
-
         Raises:
           ModelError: the network cannot run.
-          TypeError: no image.
+          TypeError: not an image.
           ValueError: an array of another shape or dtype.
         """
         check_source(image, "image")
@@ -136,9 +127,9 @@ class Classifier:
         """Classifies images, in input order and in bounded memory.
 
         Args:
-          sources: Paths, the bytes of image files, PIL images, or (H, W, 3) uint8 arrays of RGB, also mixed.
-            Consumed as needed. The answer to a large JPEG's file may differ a little from that to its decoded
-            picture: a file is decoded to no more pixels than are needed.
+          sources: Paths, bytes, PIL images and arrays as above, also mixed. Consumed as needed. The answer to a large
+            JPEG's file may differ a little from that to its decoded picture: a file is decoded to no more pixels than
+            are needed.
           workers, batch_size, limits, min_confidence, max_memory_bytes: As the fields of `edge.pipeline.RunOptions`.
 
         Yields:
@@ -156,19 +147,15 @@ class Classifier:
 
 def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = intra_op_threads, 1
     options.log_severity_level = 4  # what goes wrong is raised; warnings on stderr are noise to a user
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        size = f"{len(content)} bytes"
-        raise ModelError(f"{path}: not a usable ONNX model ({size}): {_first_line(error)}") from error
+        raise ModelError(f"{path}: not a usable ONNX model ({len(content)} bytes): {_first_line(error)}") from error
 
 
-def _read_metadata(
-    path: Path, metadata: dict[str, str]
-) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:
+def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:
     missing = [key for key in ("fairedge.schema", "classes", "preprocess") if key not in metadata]
     if missing:
         raise ModelError(
@@ -200,22 +187,11 @@ def _check_signature(path: Path, session: ort.InferenceSession, side: int, num_c
         return ", ".join(f"{node.name} {node.type.removeprefix('tensor')} {node.shape}" for node in nodes) or "nothing"
 
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    is_input = (
-        len(inputs) == 1
-        and (inputs[0].name, inputs[0].type) == (_INPUT, "tensor(uint8)")
-        and inputs[0].shape[1:] == [side, side, 3]
-        and not isinstance(inputs[0].shape[0], int)
-    )
-    if not is_input:
+    found = [(node.name, node.type, node.shape[1:]) for node in inputs]
+    if found != [(_INPUT, "tensor(uint8)", [side, side, 3])] or isinstance(inputs[0].shape[0], int):
         raise ModelError(f"{path}: got input {describe(inputs)}, expected {_INPUT} (uint8) ['N', {side}, {side}, 3]")
     logits = [node for node in outputs if node.name == _OUTPUT]  # whatever else a file gives is for others
-    is_output = (
-        len(logits) == 1
-        and logits[0].type == "tensor(float)"
-        and len(logits[0].shape) == 2
-        and logits[0].shape[1] == num_classes
-    )
-    if not is_output:
+    if [(node.type, len(node.shape), node.shape[-1:]) for node in logits] != [("tensor(float)", 2, [num_classes])]:
         expected = f"{_OUTPUT} (float) ['N', {num_classes}] for its {num_classes} classes"
         raise ModelError(f"{path}: got output {describe(logits or outputs)}, expected {expected}")
 

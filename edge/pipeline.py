@@ -1,15 +1,14 @@
 """Many images through one classifier: every core busy, results in order, memory bounded.
 
-Each worker owns a buffer of B images. It takes the next image, decodes it straight into its buffer and, when the
-buffer is full, runs the one shared session (one thread inside) on it. No stage waits for another: a worker is
-either decoding or inferring, so long photos and short ones balance by themselves.
+Each worker owns a buffer of B images. It takes the next image, decodes it straight into its buffer and, when the buffer
+is full, runs the one shared session (one thread inside) on it. So long photos and short ones balance by themselves.
 
-Results leave through a reorder window. A worker may run at most `window` images ahead of the consumer, so nothing
-grows with the number of images; a worker that reaches the end of the window first runs what it holds, otherwise
-the image the consumer waits for could sit in a half-full buffer for ever.
+Results leave through a reorder window. A worker may run at most `window` images ahead of the consumer, so nothing grows
+with the number of images; a worker that reaches the end of the window first runs what it holds, otherwise the image the
+consumer waits for could sit in a half-full buffer for ever.
 
-Within the window the largest file goes first: a 24-megapixel photo that comes last would leave the other cores
-idle for as long as it takes (3 % of 100 contest photos on 4 cores, by simulation; 1 % this way).
+Within the window the largest file goes first: a 24-megapixel photo that comes last would leave the other cores idle for
+as long as it takes (3 % of 100 contest photos on 4 cores, by simulation; 1 % this way).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from queue import SimpleQueue
@@ -82,8 +81,8 @@ def run(
     if num_workers < 1 or options.batch_size < 1:
         raise ValueError(f"got {num_workers} workers, batch size {options.batch_size}; expected at least 1 of each")
     available_mb = memory_mb().get("MemAvailable")
-    available = None if available_mb is None else available_mb * 1_000_000
-    plan = plan_memory(num_workers, max_bytes=options.max_memory_bytes, available_bytes=available)
+    available_bytes = None if available_mb is None else available_mb * 1_000_000
+    plan = plan_memory(num_workers, max_bytes=options.max_memory_bytes, available_bytes=available_bytes)
     return _Run(model, sources, options, plan).results()
 
 
@@ -106,10 +105,7 @@ class _Run:
         self._window = plan.workers * max(2 * options.batch_size, 16)
         # Each worker holds its own while it is inside the network.
         self._busy = [threading.RLock() for _ in range(plan.workers)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(busy,), name=f"edge-worker-{i}", daemon=True)
-            for i, busy in enumerate(self._busy)
-        ]
+        self._threads = [self._thread(f"edge-worker-{i}", self._work, busy) for i, busy in enumerate(self._busy)]
         # A Ctrl-C is raised in the consumer's thread, anywhere. `Condition` is Python code and can be left half way,
         # with its lock held for ever or released twice. So the consumer takes the lock itself, which is one step, and
         # waits for nothing but a queue, which is another.
@@ -120,10 +116,8 @@ class _Run:
         self._is_listed = isinstance(sources, list | tuple)
         self._sources: Iterator[Source] = iter(sources)
         self._waiting: list[tuple[int, int, Source]] = []  # heap of (-bytes, index, path) inside the window
-        self._num_read = 0
         self._finished: dict[int, Prediction] = {}
-        self._handed_out = 0
-        self._emitted = 0
+        self._num_read = self._handed_out = self._emitted = 0
         self._is_over = False  # no source left, or the run was stopped
         self._is_stopped = False  # no answer is wanted any more
         self._results: SimpleQueue[Prediction | BaseException | None] = SimpleQueue()
@@ -134,7 +128,7 @@ class _Run:
             for thread in self._threads:
                 thread.start()
             if not self._is_listed:
-                threading.Thread(target=self._read_ahead, name="edge-reader", daemon=True).start()
+                self._thread("edge-reader", self._read_ahead).start()
             while (result := self._results.get()) is not None:
                 if isinstance(result, BaseException):
                     raise result
@@ -172,16 +166,18 @@ class _Run:
         if interrupt is not None:
             raise interrupt
 
-    def _work(self, busy: threading.RLock) -> None:
-        try:
-            self._decode_and_run(busy)
-        except BaseException as error:  # handed to the consumer: a thread must not die in silence
-            self._fail(error)
+    def _thread(self, name: str, work: Callable[..., None], *arguments: object) -> threading.Thread:
+        """A thread whose exception goes to the consumer: it must not die in silence."""
 
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            self._end()
-            self._results.put(error)
+        def target() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:
+                with self._lock:
+                    self._end()
+                    self._results.put(error)
+
+        return threading.Thread(target=target, name=name, daemon=True)
 
     def _end(self) -> None:
         """No source is taken any more."""
@@ -189,7 +185,7 @@ class _Run:
         self._waiting.clear()
         self._changed.notify_all()
 
-    def _decode_and_run(self, busy: threading.RLock) -> None:
+    def _work(self, busy: threading.RLock) -> None:
         preprocess, options = self._model.preprocess, self._options
         side = preprocess.size_px
         buffer = np.empty((options.batch_size, side, side, 3), np.uint8)
@@ -246,17 +242,14 @@ class _Run:
 
     def _read_ahead(self) -> None:
         """The thread that reads sources which are no list."""
-        try:
-            while True:
-                with self._lock:
-                    self._changed.wait_for(lambda: self._is_over or self._may_read())
-                    if self._is_over:
-                        return
-                source = next(self._sources, _END)
-                with self._lock:
-                    self._accept(source)
-        except BaseException as error:  # handed to the consumer, as a worker's
-            self._fail(error)
+        while True:
+            with self._lock:
+                self._changed.wait_for(lambda: self._is_over or self._may_read())
+                if self._is_over:
+                    return
+            source = next(self._sources, _END)
+            with self._lock:
+                self._accept(source)
 
     def _infer(self, batch: np.ndarray, held: list[tuple[int, str, Loaded]]) -> dict[int, Prediction]:
         start = perf_counter()
