@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .errors import InputError
@@ -44,10 +45,10 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
       InputError: nothing to do: no such path at all, or folders without images, or an unreadable list.
     """
     inputs = Inputs()
+    found = inputs.paths
     anchors: list[str] = []  # absolute folders whose deepest common one is the root
-    seen: dict[tuple[str, str], None] = {}
-    real_folders: dict[str, str] = {}
-    found: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    real_path = cache(os.path.realpath)
     num_missing = num_twice = 0
     for argument in _expand(arguments):
         if os.path.isdir(argument):
@@ -62,14 +63,12 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
             num_missing += not os.path.lexists(argument)
         for path in files:
             folder, name = os.path.split(path)
-            if folder not in real_folders:
-                real_folders[folder] = os.path.realpath(folder)
-            key = (real_folders[folder], name)
-            if key in seen:
+            entry = real_path(folder), name
+            if entry in seen:
                 num_twice += 1
-                continue
-            seen[key] = None
-            found.append(path)
+            else:
+                seen.add(entry)
+                found.append(path)
     if not found:
         raise InputError("; ".join(inputs.remarks) or "no images given, expected at least one path")
     if num_missing == len(found):
@@ -78,7 +77,6 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
     if num_twice:
         inputs.remarks.append(f"{num_twice} of the paths lead to a file met before: one row for each file")
     root = os.path.commonpath(anchors)
-    inputs.paths = found
     inputs.names = [_relative(path, root) for path in found]
     inputs.root = path_text(os.path.basename(root))
     return inputs
@@ -119,32 +117,22 @@ def _lines(content: bytes) -> Iterator[str]:
 
 def _images_below(folder: str, recursive: bool) -> Iterator[str]:
     """Images of a folder; with `recursive` each folder's own files come before its subfolders."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"folder {path_text(error.filename)}: cannot be read: {error.strerror}") from error
+
     visited = {os.path.realpath(folder)}  # links may lead in circles
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        try:
-            with os.scandir(current) as iterator:
-                entries = sorted((e for e in iterator if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
-        except OSError as error:
-            raise InputError(f"folder {path_text(current)}: cannot be read: {error.strerror}") from error
-        subfolders = []
-        for entry in entries:
-            if _is_folder(entry):
-                subfolders.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                yield entry.path
-        for subfolder in reversed(subfolders if recursive else []):
-            if (real := os.path.realpath(subfolder)) not in visited:
+    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        for name in sorted(names, key=natural_key):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield os.path.join(current, name)
+        subfolders = sorted(folders, key=natural_key, reverse=True) if recursive else []
+        folders.clear()
+        for name in subfolders:
+            real = os.path.realpath(os.path.join(current, name))
+            if real not in visited and not name.startswith("."):
                 visited.add(real)
-                pending.append(subfolder)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, or into a folder that may not be entered
-        return False
+                folders.insert(0, name)
 
 
 def _relative(path: str, root: str) -> str:

@@ -1,12 +1,11 @@
 """Image file, bytes or picture in memory -> pixels, at no more resolution than the network needs.
 
-Pillow, because its wheels carry libjpeg-turbo with Neon, it releases the GIL while decoding, and its
-`draft` reports the exact box of a scaled JPEG. A 24-megapixel photo scaled 1/8 by the decoder costs a
-quarter of a full decode and 4 MiB instead of 96 (docs/decoding.md has the figures); what remains is
-entropy decoding, which no library avoids.
+Pillow, because its wheels carry libjpeg-turbo with Neon, it releases the GIL while decoding, and its `draft` reports
+the exact box of a scaled JPEG. A 24-megapixel photo scaled 1/8 by the decoder costs a quarter of a full decode and
+4 MiB instead of 96 (docs/decoding.md has the figures); what remains is entropy decoding, which no library avoids.
 
-The format is told by the first bytes, never by the suffix, and Pillow's plugin for it is called directly:
-`Image.open` would apply a process-wide pixel limit, and changing that global would change the host program.
+The first bytes decide the format, never the suffix, and Pillow's plugin for it is called directly: `Image.open` would
+apply a process-wide pixel limit, and changing that global would change the host program.
 """
 
 from __future__ import annotations
@@ -110,11 +109,11 @@ def decode(
         return _from_memory(source, name, limits)
     with _open_binary(source, name) as file:
         image = _open_image(file, name, limits, admit)
-        size = width, height = image.size
-        stored_size = _stored_size(image)
+        width, height = size = image.size
+        stored = _stored_size(image)
 
         def failure(reason: str) -> DecodeError:
-            return DecodeError(name, reason, width=stored_size[0], height=stored_size[1])
+            return DecodeError(name, reason, width=stored[0], height=stored[1])
 
         is_jpeg = image.format == "JPEG"
         is_buffered = is_jpeg and has_several_scans(file, image)
@@ -122,9 +121,7 @@ def decode(
         if is_jpeg and needed_size is not None:
             drafted = image.draft(None, needed_size(width, height))
             box = drafted[1] if drafted else box
-        is_reduced = image.size != size and not is_buffered
-        if (problem := _too_large(width * height, is_reduced, limits)) is not None:
-            raise failure(problem)
+        _check_size(name, stored, limits, is_reduced=image.size != size and not is_buffered)
         if is_buffered and (num_scans := count_scans(file)) > MAX_SCANS:
             raise failure(f"has {num_scans} scans, at most {MAX_SCANS}: each costs as much time as a picture")
         if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that some other library of the process may have set
@@ -141,7 +138,7 @@ def decode(
             picture = to_8_bit(image)
         except ValueError as error:
             raise failure(_pillow_reason(error)) from error
-        return Decoded(picture, box, size, stored_size, _orientation(image))
+        return Decoded(picture, box, size, stored, _orientation(image))
 
 
 def stored_size(source: Source) -> tuple[int, int]:
@@ -187,9 +184,8 @@ def check_source(source: object, where: str) -> Source:
 def _from_memory(source: Image.Image | np.ndarray, name: str, limits: PixelLimits) -> Decoded:
     check_source(source, "image")
     image = source if isinstance(source, Image.Image) else Image.fromarray(source)
-    size = width, height = image.size
-    if (problem := _too_large(width * height, False, limits)) is not None:
-        raise DecodeError(name, problem, width=width, height=height)
+    width, height = size = image.size
+    _check_size(name, size, limits)
     try:
         image.load()  # of an image that was only opened
         picture = to_8_bit(image)
@@ -226,8 +222,7 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
     for magic, offset, module, class_name in _PLUGINS:
         if head[offset : offset + len(magic)] == magic:
             if magic == b"WEBP" and (size := _webp_size(head)) is not None:
-                if (problem := _too_large(size[0] * size[1], False, limits)) is not None:
-                    raise DecodeError(name, problem, width=size[0], height=size[1])
+                _check_size(name, size, limits)
                 if admit is not None:
                     admit(16 * size[0] * size[1])  # two canvases, the frame's bytes and the image
             try:
@@ -239,11 +234,12 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
 
 
 def _what_is(head: bytes) -> str:
+    kind = head[8:12]
     if head[4:8] == b"ftyp":
-        brand = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIC"
-        if head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-            return f"{brand} is not supported: convert it to JPEG (phones: camera format 'most compatible')"
-        return "a video file"
+        if kind not in (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "a video file"
+        brand = "AVIF" if kind in (b"avif", b"avis") else "HEIC"
+        return f"{brand} is not supported: convert it to JPEG (phones: camera format 'most compatible')"
     if head[:4] == b"GIF8":
         return "GIF is not supported: convert it to PNG"
     text = head.lstrip()
@@ -252,13 +248,15 @@ def _what_is(head: bytes) -> str:
     return f"not a known image format (starts with bytes {head[:8].hex(' ')})"
 
 
-def _too_large(pixels: int, is_reduced: bool, limits: PixelLimits) -> str | None:
-    size = f"too large: {pixels / 1e6:.1f} megapixels, at most"
+def _check_size(name: str, size: tuple[int, int], limits: PixelLimits, *, is_reduced: bool = False) -> None:
+    pixels = size[0] * size[1]
     if pixels > limits.any:
-        return f"{size} {limits.any / 1e6:.1f} (see --max-pixels)"
-    if not is_reduced and pixels > limits.full:
-        return f"{size} {limits.full / 1e6:.1f} for an image that must be decoded whole (see --max-pixels-full)"
-    return None
+        most = f"{limits.any / 1e6:.1f} (see --max-pixels)"
+    elif pixels > limits.full and not is_reduced:
+        most = f"{limits.full / 1e6:.1f} for an image that must be decoded whole (see --max-pixels-full)"
+    else:
+        return
+    raise DecodeError(name, f"too large: {pixels / 1e6:.1f} megapixels, at most {most}", width=size[0], height=size[1])
 
 
 def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:

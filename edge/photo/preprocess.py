@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from time import perf_counter
 from typing import Any
@@ -34,13 +35,36 @@ class Loaded:
     pixels: np.ndarray
     """(S, S, 3) uint8 RGB."""
     width: int
-    """Stored width of the file in pixels, before EXIF rotation."""
     height: int
-    """Stored height of the file in pixels, before EXIF rotation."""
+    """Stored size of the file in pixels, before EXIF rotation."""
     decode_ms: float
     """Wall time of reading and decoding."""
     resize_ms: float
     """Wall time of resizing, rotating and padding."""
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _is_scale(value: object) -> bool:
+    scales = value if isinstance(value, tuple) else (value,)
+    return len(scales) in (1, 3) and all(isinstance(s, float | int) and math.isfinite(s) and s > 0 for s in scales)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "size_px": (lambda x: isinstance(x, int) and 8 <= x <= 4096, "an integer from 8 to 4096"),
+    "resize": (lambda x: x in ("letterbox", "stretch", "crop"), "letterbox, stretch or crop"),
+    "filter": (lambda x: x == "bilinear", "bilinear"),
+    "draft_factor": (lambda x: isinstance(x, int) and 0 <= x <= 64, "0 to 64"),
+    "apply_orientation": (lambda x: isinstance(x, bool), "true or false"),
+    "pad_value": (_is_byte, "an integer from 0 to 255"),
+    "background_rgb": (
+        lambda x: isinstance(x, tuple) and len(x) == 3 and all(map(_is_byte, x)), "three integers from 0 to 255"
+    ),
+    "scale": (_is_scale, "one or three positive numbers"),
+}
+"""What the fields of a `Preprocess` may be."""
 
 
 @dataclass(frozen=True)
@@ -69,31 +93,9 @@ class Preprocess:
     Applied in training and inside the exported graph, never by this package."""
 
     def __post_init__(self) -> None:
-        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
-        rules = (
-            ("size_px", isinstance(self.size_px, int) and 8 <= self.size_px <= 4096, "an integer from 8 to 4096"),
-            ("resize", self.resize in ("letterbox", "stretch", "crop"), "letterbox, stretch or crop"),
-            ("filter", self.filter == "bilinear", "bilinear"),
-            ("draft_factor", isinstance(self.draft_factor, int) and 0 <= self.draft_factor <= 64, "0 to 64"),
-            ("apply_orientation", isinstance(self.apply_orientation, bool), "true or false"),
-            ("pad_value", _is_byte(self.pad_value), "an integer from 0 to 255"),
-            (
-                "background_rgb",
-                isinstance(self.background_rgb, tuple)
-                and len(self.background_rgb) == 3
-                and all(map(_is_byte, self.background_rgb)),
-                "three integers from 0 to 255",
-            ),
-            (
-                "scale",
-                len(scales) in (1, 3)
-                and all(isinstance(s, float | int) and math.isfinite(s) and s > 0 for s in scales),
-                "one or three positive numbers",
-            ),
-        )
-        for name, is_valid, expected in rules:
-            if not is_valid:
-                raise ValueError(f"preprocess {name}: got {getattr(self, name)!r}, expected {expected}")
+        for name, (is_valid, expected) in _RULES.items():
+            if not is_valid(value := getattr(self, name)):
+                raise ValueError(f"preprocess {name}: got {value!r}, expected {expected}")
 
     def __call__(self, source: Source) -> np.ndarray:
         """An image -> (S, S, 3) uint8 RGB.
@@ -115,13 +117,10 @@ class Preprocess:
 
         Args:
           source: A path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array of RGB.
-          out: (S, S, 3) uint8, C-contiguous or a slice of a batch. Written in place; None makes a new array.
-            After a DecodeError its content is undefined.
+          out: (S, S, 3) uint8, also a slice of a batch, written in place and undefined after a DecodeError. None makes
+            a new array.
           limits: Largest accepted pictures.
           admit: Asked before large decodes, see `Admit`. What it admits is free again when this returns.
-
-        Returns:
-          The pixels with the stored size and the time of each step.
 
         Raises:
           DecodeError: the image cannot be used.
@@ -135,8 +134,7 @@ class Preprocess:
         decoded = self._decode(source, limits, admit)
         middle = perf_counter()
         self._place(decoded, pixels)
-        end = perf_counter()
-        return Loaded(pixels, *decoded.stored_size, 1e3 * (middle - start), 1e3 * (end - middle))
+        return Loaded(pixels, *decoded.stored_size, 1e3 * (middle - start), 1e3 * (perf_counter() - middle))
 
     def fill_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels that the whole picture covers at the scale of the result."""
@@ -176,23 +174,20 @@ class Preprocess:
 
     def _decode(self, source: Source, limits: PixelLimits, admit: Admit | None) -> Decoded:
         """The picture with no more pixels than `_place` needs."""
-        needed_size = self._needed_size if self.draft_factor else None
-        return decode(source, needed_size=needed_size, limits=limits, admit=admit)
 
-    def _needed_size(self, width: int, height: int) -> tuple[int, int]:
-        fill_width, fill_height = self.fill_size(width, height)
-        return self.draft_factor * fill_width, self.draft_factor * fill_height
+        def needed_size(width: int, height: int) -> tuple[int, int]:
+            fill_width, fill_height = self.fill_size(width, height)
+            return self.draft_factor * fill_width, self.draft_factor * fill_height
+
+        return decode(source, needed_size=needed_size if self.draft_factor else None, limits=limits, admit=admit)
 
     def _place(self, decoded: Decoded, out: np.ndarray) -> None:
         """Resizes, rotates and pads into `out`, (S, S, 3) uint8."""
         side = self.size_px
-        box = decoded.box
-        if self.resize == "crop":
-            width, height = side, side
-            box = _central_square(box)
-        else:
-            width, height = self.fill_size(*decoded.size)
-        image = decoded.image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        is_crop = self.resize == "crop"
+        size = (side, side) if is_crop else self.fill_size(*decoded.size)
+        box = _central_square(decoded.box) if is_crop else decoded.box
+        image = decoded.image.resize(size, Image.Resampling.BILINEAR, box=box)
         # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
         image = self.upright(image, decoded.orientation)
         if image.size == (side, side):
@@ -201,10 +196,6 @@ class Preprocess:
         left, top = (side - image.width) // 2, (side - image.height) // 2
         out.fill(self.pad_value)
         out[top : top + image.height, left : left + image.width] = np.asarray(image)
-
-
-def _is_byte(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
 
 
 def _rounded_ratio(numerator: int, denominator: int) -> int:
