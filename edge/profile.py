@@ -1,7 +1,7 @@
-"""What pictures a model learned from, by shape and size, and whether a photo is like them.
+"""Profile of the pictures a model learned from, by shape and size, and whether a photo is like them.
 
-A network answers everything with confidence: one that learned from squares alone gave one class to every 4:3 photo. So
-a model file says what it has met (`edge-train fit` finds out, `edge-export onnx` writes it), and what lies outside is
+A network answers everything with confidence: one that learned from squares only gave one class to every 4:3 photo. So a
+model file says what it has met (`edge-train fit` finds out, `edge-export onnx` writes it), and what lies outside is
 counted.
 
 Shape is the longer side over the shorter, so a photo on end counts as one that lies. For a network that learned from
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -35,28 +34,23 @@ class Profile:
     """Share of the network's input, 0 to 1, that bars fill: those of letterbox and those of augmentation."""
 
     def __post_init__(self) -> None:
-        rules: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-            ("aspect_ratio", lambda x: x >= 1, "1 or more"),
-            ("short_side_px", lambda x: x >= 1, "1 or more"),
-            ("padding", lambda x: 0 <= x <= 1, "0 to 1"),
+        rules = (
+            ("aspect_ratio", 1, math.inf, "1 or more"),
+            ("short_side_px", 1, math.inf, "1 or more"),
+            ("padding", 0, 1, "0 to 1"),
         )
-        for name, is_valid, expected in rules:
-            pair: object = getattr(self, name)
-            is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(_is_number(x) and is_valid(x) for x in pair)
-            if not is_pair or pair[0] > pair[1]:  # type: ignore[index]  # a pair, by now
+        for name, least, most, expected in rules:
+            pair: Any = getattr(self, name)
+            is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))
+            if not (is_pair and least <= pair[0] <= pair[1] <= most):
                 got = json.dumps(pair)[:80]
                 raise ValueError(f"profile: {name}: got {got}, expected lowest and highest, numbers of {expected}")
 
     def outside(self, width: int, height: int, preprocess: Preprocess) -> tuple[str, ...]:
-        """In what a photo lies outside: some of "aspect_ratio" and "short_side_px", or nothing.
+        """In which of "aspect_ratio" and "short_side_px" a photo of this stored size lies outside.
 
-        A photo larger than those of the training is like them: it is reduced to the same input. One that is smaller is
-        so only if it is smaller than what it fills of the input as well, and so has to be enlarged.
-
-        Args:
-          width: Stored width in pixels.
-          height: Stored height in pixels.
-          preprocess: How it becomes the network's input.
+        A photo larger than those of the training is like them: it is reduced to the same input. A smaller one is unlike
+        them only if it is also smaller than what it fills of the input, and so has to be enlarged.
         """
         shorter, longer = sorted((width, height))
         low, high = self.aspect_ratio

@@ -317,7 +317,7 @@ def test_progress_is_a_plain_line_where_there_is_no_terminal(photos, capsys, mon
     assert "[12/12]" in err and "errors 1" in err and "\r" not in err
 
 
-def test_progress_updates_one_line_on_a_terminal():
+def test_progress_updates_one_line_on_a_terminal(monkeypatch):
     import io
 
     from edge.progress import Progress
@@ -327,7 +327,8 @@ def test_progress_updates_one_line_on_a_terminal():
             return True
 
     stream = Terminal()
-    progress = Progress(10, stream=stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = Progress(10)
     progress._interval_s = 0
     progress.update(5, errors=2)
     progress.update(10)

@@ -13,7 +13,7 @@ from edge.cli import main
 from edge.predictions import Layout, read
 from edge.predictions_writer import PredictionsWriter, part_path
 from edge.profile import Profile
-from edge.summary import Summary
+from edge.progress import Summary
 
 SQUARES = Profile(aspect_ratio=(1.0, 1.0), short_side_px=(32, 32), padding=(0.0, 0.0))
 NO_PROFILE = "edge-infer: the model does not say what pictures it was trained on"
