@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from sample_images import TINY_MODEL, encoded, photo
 
 from edge import Classifier
@@ -197,8 +198,8 @@ def test_interrupted_while_stopping(classifier, monkeypatch, step):
             raise KeyboardInterrupt
         return usual(thread)
 
-    results = run(classifier, PHOTOS, RunOptions(workers=2))
-    next(results)  # so that both have work to finish
+    results = run(classifier, PHOTOS * 4, RunOptions(workers=2))  # more than the window: both wait for room in it
+    next(results)
     monkeypatch.setattr(threading.Thread, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         results.close()
@@ -324,7 +325,7 @@ def test_batches_are_full_when_there_are_enough_images(monkeypatch):
 
 
 def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier):
-    large = encoded(photo(64, 48).resize((3000, 2000)), "PNG")
+    large = encoded(Image.new("RGB", (3000, 2000)), "PNG", compress_level=1)
     (prediction,) = run(classifier, [large], RunOptions(max_memory_bytes=BASE_BYTES + 2 * FREE_BYTES, workers=1))
     assert prediction.error == "needs about 48 MB to decode, at most 17 (see --max-memory)"
     assert prediction.width == 3000
