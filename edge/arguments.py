@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -40,7 +39,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def add_commands(self, *, quiet: str = "no remarks") -> Callable[[str, str], ArgumentParser]:
-        """Adds `--version`, and gives what adds a command, of a name and a text, with the flags that all have."""
+        """Adds `--version`; returns what adds a command, of a name and a text, with the flags that all have."""
         self.add_argument("--version", action="version", version=VERSION)
         commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -76,13 +75,6 @@ natural = partial(whole, least=0)
 positive = partial(whole, least=1)
 workers = partial(whole, least=1, most=256)
 """Threads; each holds a batch, those over the cores only wait, and 100,000 would take a machine's whole memory."""
-
-
-def plain_name(text: str) -> str:
-    """Argument type: a name that can be a part of a file's."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", text):
-        raise argparse.ArgumentTypeError(f"got {got(text)}, expected letters, digits, dots, + and -")
-    return text
 
 
 def fraction(text: str) -> float:

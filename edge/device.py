@@ -1,7 +1,7 @@
 """What this runs on: board, cores, clock, governor, temperature, throttling, memory, package versions.
 
-Everything is read from files of Linux; a source that is absent gives None, never an error. Reading a clock can
-wake the processor, so callers sample between measurements, not inside them.
+All from files of Linux; an absent one gives None, never an error. Reading a clock can wake the processor, so callers
+sample between measurements, not inside them.
 """
 
 from __future__ import annotations
@@ -42,14 +42,9 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def record(root: Path = _ROOT) -> dict[str, object]:
-    """The machine and its state now.
+    """The machine and its state now, JSON-ready; None for what the files below `root` do not say.
 
-    Args:
-      root: Where /proc and /sys are looked for.
-
-    Returns:
-      JSON-ready values; None for what this machine does not say. Clocks in MHz, memory in MB (10^6 bytes),
-      temperature in degrees Celsius, `throttled` as the firmware's bits.
+    Clocks in MHz, memory in MB (10^6 bytes), temperature in degrees Celsius, `throttled` as the firmware's bits.
     """
     cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
     cpu, memory = _pairs(root / "proc/cpuinfo", ":"), memory_mb(root)

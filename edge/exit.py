@@ -29,12 +29,9 @@ exit status:
 
 
 def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> int:
-    """Runs a command's work, which returns its exit status; what stops it becomes one line and a status.
+    """Runs a command's work, which returns its exit status.
 
-    Args:
-      program: Name in front of the line.
-      action: The work.
-      verbose: Whether a traceback is printed as well.
+    What stops it becomes a status and one line behind the program's name, with `verbose` after a traceback.
     """
     try:
         status = action()
@@ -108,7 +105,7 @@ def say(program: str, text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """One line without control characters: names of files and words of others can hold any."""
+    """One line without control characters: names of files can hold any."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -1,4 +1,4 @@
-"""PATH arguments -> the list of images, their names in the output, and their common root."""
+"""The images of a run: PATH arguments -> what to open, the names in the output, and their common root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .predictions import path_text
 
 @dataclass
 class Inputs:
-    """What a run will work through."""
+    """The images of a run."""
 
     paths: list[str] = field(default_factory=list)
     """What to open, in order, each directory entry once."""
@@ -31,15 +31,10 @@ class Inputs:
 
 
 def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
-    """Expands what the user named.
+    """Expands files, folders, glob patterns, "@list.txt" (a path per line) and "-" (the same from standard input).
 
-    Args:
-      arguments: Files, folders, glob patterns, "@list.txt" (a path per line), "-" (the same from standard input).
-      recursive: Whether folders are searched to the bottom.
-
-    Returns:
-      Files given by name are kept whatever their suffix, also when they do not exist: each becomes a row. Folders
-      give their images in natural order (img2 before img10), hidden files left out.
+    Files given by name are kept whatever their suffix, also when they do not exist: each becomes a row. Folders give
+    their images in natural order (img2 before img10), without hidden files; `recursive` searches them to the bottom.
 
     Raises:
       InputError: nothing to do: no such path at all, or folders without images, or an unreadable list.

@@ -1,4 +1,4 @@
-"""How much memory images may take: a plan for the machine, and a gate that large decodes pass.
+"""Memory that images may take: a plan for the machine, and a gate that large decodes pass.
 
 A scaled baseline JPEG needs 1.5 MB whatever its size, but a progressive one of 24 megapixels needs 72 to 144 and a PNG
 96. Admitting few of those at a time keeps a board with 2 GB alive.
@@ -39,8 +39,8 @@ def plan_memory(workers: int, *, max_bytes: int | None = None, available_bytes: 
 
     Args:
       workers: Workers wanted.
-      max_bytes: Limit set by the user: as many workers as leave each its `FREE_BYTES`, the rest for the gate, and no
-        image beyond that. None: all workers, and a gate of at most `GATE_BYTES` and a quarter of what is available.
+      max_bytes: The user's limit: as many workers as leave each its `FREE_BYTES`, the rest for the gate, and no image
+        beyond that. None: all workers, and a gate of at most `GATE_BYTES` and a quarter of what is available.
       available_bytes: Memory the machine can give now, None where that is not known.
 
     Raises:

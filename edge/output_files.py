@@ -10,12 +10,7 @@ from pathlib import Path
 
 
 def check_output(path: Path, *, force: bool, hint: str = "--force replaces it") -> None:
-    """Says before the work, not after it, that a file cannot be written.
-
-    Args:
-      path: The file.
-      force: Whether an existing one may be replaced.
-      hint: What to do about an existing one.
+    """Says before the work, not after it, that a file cannot be written; `hint`: what to do about an existing one.
 
     Raises:
       FileNotFoundError: its folder does not exist.
@@ -81,10 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def naming(path: Path, hint: str = "", *, part: Path | None = None) -> Iterator[None]:
     """Puts the file's name into an error of writing it: of a full disk the system says only that it is full.
 
-    Args:
-      path: The file.
-      hint: What to do about it, behind the reason.
-      part: The file's temporary name, which an error may have instead.
+    The error says `hint` behind its reason, and may have the name of `part`, the file's temporary one.
     """
     try:
         yield

@@ -38,11 +38,8 @@ class PredictionsWriter:
     ) -> PredictionsWriter:
         """Starts a new file, or standard output where `path` is None.
 
-        Args:
-          layout: Form and columns.
-          meta: What the file says of itself, JSON-ready.
-          path: The file.
-          force: Whether an existing file, or the rest of an interrupted run, may be replaced.
+        `meta` is what the file says of itself, JSON-ready; with `force` an existing file, or the rest of an interrupted
+        run, is replaced.
 
         Raises:
           FileExistsError: there is one and `force` is false, or another run is writing it.
@@ -71,15 +68,12 @@ class PredictionsWriter:
         cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str], *,
         count: Callable[[Prediction], object],
     ) -> tuple[PredictionsWriter, int]:
-        """Continues an interrupted file, or starts one where there is none.
+        """Continues an interrupted file, or starts one where there is none; returns the number of rows kept as well.
 
         Args:
           layout, meta, path: As in the first run.
           names: Paths of all rows the complete file will have.
           count: Takes each row that is kept, as far as the form has its fields.
-
-        Returns:
-          The writer, and the number of rows kept.
 
         Raises:
           ModelError: the rows there are another model's.
@@ -160,9 +154,7 @@ class PredictionsWriter:
             text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
             write_output(part_path(meta_path(path)), text)  # at once: without it the rows could not be continued
 
-    def _check_kept(
-        self, path: Path, names: Sequence[str], count: Callable[[Prediction], object]
-    ) -> tuple[int, int]:
+    def _check_kept(self, path: Path, names: Sequence[str], count: Callable[[Prediction], object]) -> tuple[int, int]:
         """(rows kept, bytes they take) of an interrupted file."""
         layout, part = self._layout, part_path(path)
         size = kept = 0
@@ -230,12 +222,12 @@ def _place_for(path: Path) -> Path:
 
 def _open_locked(path: Path) -> IO[bytes]:
     """Opens for unbuffered writing at its start, refusing a file that another run is writing."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(fd)
+        file.close()
         raise FileExistsError(errno.EEXIST, "is being written by another run", str(path)) from error
     except OSError:
         pass  # a file system without locks
-    return os.fdopen(fd, "r+b", buffering=0)
+    return file

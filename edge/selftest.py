@@ -1,4 +1,4 @@
-"""`edge-infer --check`: does this machine run it, and what is this machine? Meant to be pasted into a bug report."""
+"""The self-test of `edge-infer --check`: does this machine run it, and what is this machine? For a bug report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def environment_problem() -> str | None:
 
 
 def report(model: Path) -> Iterator[str]:
-    """The lines of a self-test that runs one generated image through everything.
+    """The lines of a self-test that sends one generated image through everything.
 
     Raises:
       ModelError: the model cannot be used, or its answer is not a probability.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.arguments import ArgumentParser, natural, plain_name
+from edge.arguments import ArgumentParser, got, natural
 from edge.exit import DONE, SOME_FAILED, STATUSES, run, say
 from edge.output_files import check_output, write_output
 from train.recipes import RECIPES
@@ -47,7 +48,7 @@ def build_parser() -> ArgumentParser:
     models.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS", help=text)
     models.add_argument("--seed", type=natural, default=0, metavar="N", help="that the models were trained with (0)")
     for each in (collect, models):
-        each.add_argument("--name", type=plain_name, required=True, metavar="NAME", help="of the configuration")
+        each.add_argument("--name", type=_plain_name, required=True, metavar="NAME", help="of the configuration")
         each.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
         each.add_argument("--force", action="store_true", help="replace the same configuration and seed")
 
@@ -200,6 +201,13 @@ def _throughput(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(throughput.table({**figures, "memory": throughput.measure_memory()})))
     return DONE
+
+
+def _plain_name(text: str) -> str:
+    """Argument type: a name that can be a part of a file's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", text):
+        raise argparse.ArgumentTypeError(f"got {got(text)}, expected letters, digits, dots, + and -")
+    return text
 
 
 if __name__ == "__main__":

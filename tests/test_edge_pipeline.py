@@ -324,10 +324,11 @@ def test_batches_are_full_when_there_are_enough_images(monkeypatch):
     assert np.sum(sizes) == 10
 
 
-def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier):
-    large = encoded(Image.new("RGB", (3000, 2000)), "PNG", compress_level=1)
+@pytest.mark.parametrize(("format", "needed_mb"), [("PNG", 48), ("WEBP", 96)])
+def test_an_image_beyond_the_memory_limit_is_a_row_that_says_so(classifier, format, needed_mb):
+    large = encoded(Image.new("RGB", (3000, 2000)), format, compress_level=1, method=0)
     (prediction,) = run(classifier, [large], RunOptions(max_memory_bytes=BASE_BYTES + 2 * FREE_BYTES, workers=1))
-    assert prediction.error == "needs about 48 MB to decode, at most 17 (see --max-memory)"
+    assert prediction.error == f"needs about {needed_mb} MB to decode, at most 17 (see --max-memory)"
     assert prediction.width == 3000
     (prediction,) = run(classifier, [large], RunOptions(max_memory_bytes=BASE_BYTES + 8 * FREE_BYTES, workers=1))
     assert prediction.status == "ok"

@@ -22,7 +22,6 @@ from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DecodeError
 from .jpeg import MAX_SCANS, count_scans, ends_in_grey, has_several_scans, is_cut_short
-from .pixel_formats import to_8_bit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,9 +33,7 @@ FILE_TYPES = (str, bytes, os.PathLike)
 """Of a source that is a file, or the bytes of one, and not a picture in memory."""
 
 Admit = Callable[[int], None]
-"""Called with the bytes that decoding will need, before they are taken. May wait; raises MemoryError to refuse.
-
-See `edge.memory_gate.MemoryGate`."""
+"""Called with the bytes that decoding will need. May wait; raises MemoryError to refuse. As of `MemoryGate`."""
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
 """Files of a folder that count as images, in lower case. HEIC and AVIF are among them to be reported, not ignored."""
@@ -46,10 +43,7 @@ _PLUGINS = (  # (magic bytes, offset, plugin module, class)
     (b"\x89PNG\r\n\x1a\n", 0, "PngImagePlugin", "PngImageFile"),
     (b"WEBP", 8, "WebPImagePlugin", "WebPImageFile"),
     (b"BM", 0, "BmpImagePlugin", "BmpImageFile"),
-    (b"II*\0", 0, "TiffImagePlugin", "TiffImageFile"),
-    (b"MM\0*", 0, "TiffImagePlugin", "TiffImageFile"),
-    (b"II+\0", 0, "TiffImagePlugin", "TiffImageFile"),
-    (b"MM\0+", 0, "TiffImagePlugin", "TiffImageFile"),
+    *((magic, 0, "TiffImagePlugin", "TiffImageFile") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
 _EXPECTED = "expected JPEG, PNG, WebP, BMP or TIFF"
 
@@ -77,7 +71,7 @@ class Decoded:
     size: tuple[int, int]
     """(width, height) of the whole picture at full scale, turned as `image` is."""
     stored_size: tuple[int, int]
-    """(width, height) in the file's header; differs from `size` where the decoder has turned the picture (TIFF)."""
+    """(width, height) in the file's header: not `size` where the decoder has turned the picture (TIFF)."""
     orientation: int
     """EXIF orientation still to be applied, 1 to 8; 1 where the tag is absent or invalid."""
 
@@ -93,13 +87,10 @@ def decode(
 
     Args:
       source: A file, its bytes, or a picture that is in memory already.
-      needed_size: (width, height) of the stored picture -> (width, height) that the result must keep on both
-        sides. A JPEG is decoded at the smallest of 1/8, 1/4, 1/2, 1/1 that keeps it. None: always 1/1.
+      needed_size: (width, height) of the stored picture -> (width, height) that the result must keep. A JPEG is decoded
+        at the smallest of 1/8, 1/4, 1/2, 1/1 that keeps both. None: always 1/1.
       limits: Largest accepted pictures.
       admit: Asked before the memory-hungry part, see `Admit`.
-
-    Returns:
-      The picture, with its exact box.
 
     Raises:
       DecodeError: the file is missing, unreadable, no image, too large, truncated or corrupt.
@@ -135,21 +126,15 @@ def decode(
         if is_jpeg and ends_in_grey(image) and is_cut_short(file, image):
             raise failure("truncated or corrupt: the JPEG data end before the picture does")
         try:
-            picture = to_8_bit(image)
+            picture = _to_8_bit(image)
         except ValueError as error:
             raise failure(_pillow_reason(error)) from error
         return Decoded(picture, box, size, stored, _orientation(image))
 
 
-def stored_size(source: Source) -> tuple[int, int]:
-    """(width, height) in the header of a file that can be decoded, before EXIF rotation; no pixel is decoded.
-
-    Raises:
-      DecodeError: the file is missing, unreadable or no image.
-    """
+def stored_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """(width, height) in a file's header, before EXIF rotation, or a DecodeError; no pixel is decoded."""
     name = describe(source)
-    if not isinstance(source, FILE_TYPES):
-        return _from_memory(source, name, PixelLimits()).stored_size
     with _open_binary(source, name) as file:
         return _stored_size(_open_image(file, name, PixelLimits(), None))
 
@@ -164,12 +149,7 @@ def describe(source: Source) -> str:
 
 
 def check_source(source: object, where: str) -> Source:
-    """The source itself, if it is one.
-
-    Raises:
-      TypeError: neither a path, bytes, a PIL image nor an array.
-      ValueError: an array of another shape or dtype.
-    """
+    """The source itself, if it is one; else a TypeError, or a ValueError for an array of another shape or dtype."""
     expected = "expected a path, the bytes of an image file, a PIL image or an (H, W, 3) uint8 array of RGB"
     if isinstance(source, (*FILE_TYPES, Image.Image)):
         return source
@@ -188,7 +168,7 @@ def _from_memory(source: Image.Image | np.ndarray, name: str, limits: PixelLimit
     _check_size(name, size, limits)
     try:
         image.load()  # of an image that was only opened
-        picture = to_8_bit(image)
+        picture = _to_8_bit(image)
     except Exception as error:  # Pillow raises most built-in types on hostile files
         raise DecodeError(name, _pillow_reason(error), width=width, height=height) from error
     return Decoded(picture, (0.0, 0.0, float(width), float(height)), size, size, _orientation(image))
@@ -223,8 +203,11 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
         if head[offset : offset + len(magic)] == magic:
             if magic == b"WEBP" and (size := _webp_size(head)) is not None:
                 _check_size(name, size, limits)
-                if admit is not None:
-                    admit(16 * size[0] * size[1])  # two canvases, the frame's bytes and the image
+                try:
+                    if admit is not None:
+                        admit(16 * size[0] * size[1])  # two canvases, the frame's bytes and the image
+                except MemoryError as error:
+                    raise DecodeError(name, _pillow_reason(error), width=size[0], height=size[1]) from error
             try:
                 plugin = getattr(import_module(f"PIL.{module}"), class_name)
                 return cast(ImageFile.ImageFile, plugin(file))
@@ -287,6 +270,33 @@ def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffer
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
         total += 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
     return total
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Any mode Pillow decodes -> RGB, L or RGBA; a ValueError where values have no defined range (32-bit integers)."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _shift_16_bit(image)
+    if image.has_transparency_data:
+        return image if mode == "RGBA" else image.convert("RGBA")
+    if mode in ("RGB", "L"):
+        return image
+    if mode in ("1", "P", "CMYK", "YCbCr", "RGBX"):
+        return image.convert("L" if mode == "1" else "RGB")
+    raise ValueError(f"pixel format {mode!r} has no defined 8-bit form: save it as 8-bit RGB")
+
+
+def _shift_16_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey -> 8-bit by dropping the low byte; Pillow's own conversion saturates at 255 instead."""
+    import numpy as np
+
+    grey = np.asarray(image)
+    shifted = Image.fromarray((grey >> 8).astype(np.uint8))
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return shifted
+    shifted.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
+    return shifted.convert("RGBA")
 
 
 def _pillow_reason(error: Exception) -> str:

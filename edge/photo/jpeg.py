@@ -1,4 +1,4 @@
-"""What Pillow does not tell of a JPEG: whether libjpeg must hold all of it, and whether its data end too early."""
+"""JPEG checks that Pillow does not offer: whether libjpeg must hold all of a file, whether its data end too early."""
 
 from __future__ import annotations
 
