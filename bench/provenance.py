@@ -14,14 +14,9 @@ from typing import Any
 
 from .dataset import Sample
 
-_DIGITS = 16
-
 
 def cluster_mark(cluster: str) -> str:
-    """The mark of a cluster, by its name: the first 16 hex digits of the name's SHA-256.
-
-    A checkpoint tells no names of patients to who does not know them.
-    """
+    """The first 16 hex digits of the SHA-256 of a cluster's name, so that a checkpoint names no patient."""
     return _mark(cluster.encode(errors="surrogateescape"))
 
 
@@ -31,7 +26,7 @@ def cluster_marks(samples: Iterable[Sample]) -> list[str]:
 
 
 def picture_marks(root: Path, samples: Iterable[Sample]) -> list[str]:
-    """Sorted marks of the files of some images: they tell a picture under another name, in another data set."""
+    """Sorted marks of the files of some images: they show a picture under another name, in another data set."""
     return sorted({_mark((root / sample.path).read_bytes()) for sample in samples})
 
 
@@ -41,16 +36,11 @@ def marks_sha256(marks: Collection[str]) -> str:
 
 
 def trained_on(metadata: Mapping[str, str]) -> str | None:
-    """Hash of the marks of all that a model file learned from; None where it does not tell.
-
-    Args:
-      metadata: Of the model file, text by name.
-    """
+    """Hash of the marks of all that a model file, by its `metadata`, learned from; None where it does not say."""
     training, quantization = _object(metadata, "training"), _object(metadata, "quantization")
+    found, tuning = training.get("cluster_sha256"), quantization.get("finetuning")
     if training.get("leaky"):  # a leaky run has seen more than its clusters
         return None
-    found = training.get("cluster_sha256")
-    tuning = quantization.get("finetuning")
     if isinstance(tuning, dict) and tuning.get("cluster_sha256") != found:
         return None
     return found if isinstance(found, str) else None
@@ -62,15 +52,11 @@ def known_marks(sha256: str, candidates: Iterable[Collection[str]]) -> frozenset
 
 
 def guesses(root: Path, everything: Sequence[Sample], held_out: Sequence[Collection[str]]) -> Iterator[set[str]]:
-    """The marks that a model may have whose training held out some images of a data set.
+    """The marks that a model may have whose training held out some images of a data set in `root`.
 
-    They are of the clusters of all other images; of these pictures as well, where it learned from another model that
-    was trained on them (`train.loop.run`), which is guessed last, since all files have to be read for it.
-
-    Args:
-      root: Folder of the data set.
-      everything: Its images.
-      held_out: Sets of paths, any of which may be the images held out.
+    `held_out` has sets of paths, any of which may be those images. The marks are of the clusters of all others; of
+    these pictures as well, where the model learned from another one that was trained on them (`train.loop.run`), which
+    is guessed last, since all files have to be read for it.
     """
     rests = [[sample for sample in everything if sample.path not in paths] for paths in held_out]
     clusters = [{*cluster_marks(rest)} for rest in rests]
@@ -86,7 +72,7 @@ def beside(model: Path) -> Path:
 
 
 def _mark(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:

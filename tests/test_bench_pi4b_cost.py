@@ -322,8 +322,3 @@ def test_both_versions_of_qemu_are_named_before_the_count(monkeypatch, tmp_path,
     assert main(["pi4b", "--cache", str(tmp_path / "cache"), "--baseline", str(BASELINE)]) == 5
     then = json.loads(BASELINE.read_bytes())["versions"]["qemu"]
     assert f"counted with QEMU {then}, here is QEMU 10.0.8" in capsys.readouterr().err
-
-
-def test_spec_goes_through_json():
-    spec = Spec(("a b.jpg",), "{}", ("ä.onnx",), (1, 4), True)
-    assert Spec.from_json(json.dumps(vars(spec))) == spec

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     boards = {path: board.read(path) for path in reports}
     loaded = [Classifier.load(path) for path in models]
     digests = _digests(loaded)
-    batches = tuple(arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH]))
+    batches = arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH])
     for path, report in boards.items():
         board.check(path, report, digests, batches)
     folder = (arguments.cache or rootfs.default_folder()).resolve()
@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     if arguments.images is None and not arguments.no_photos:
         photos = [(str(path), path.name, share) for path, share in estimate.write_photos(folder / "photos")]
     names = {str(path.resolve()): path.name for path in models}
-    paths = tuple(path for path, _, _ in photos)
-    spec = Spec(paths, loaded[0].preprocess.to_json(), (*names,), batches, winners=bool(arguments.peer))
+    paths = [path for path, _, _ in photos]
+    spec = Spec(paths, loaded[0].preprocess.to_json(), [*names], batches, winners=bool(arguments.peer))
     costs = count.count_regions(tree, spec, names | {path: name for path, name, _ in photos})
     contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
     scale = board.calibrated(published, [*boards.values()], costs, digests, contents)

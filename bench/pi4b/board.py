@@ -39,11 +39,8 @@ at two sizes, cannot be told from them."""
 def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, Any]:
     """The report of a board, JSON-ready.
 
-    Args:
-      model: Model file.
-      photos: Folder for generated photos: those that are counted, and 100 of the contest's mix.
-      runs: Timed calls of each region, and passes of the latency protocol.
-      quiet: Whether progress is not shown.
+    `photos` is a folder for generated ones: those that are counted, and 100 of the contest's mix. `runs` are the timed
+    calls of each region, and the passes of the latency protocol.
 
     Raises:
       Pi4bError: nothing can run here.
@@ -54,7 +51,7 @@ def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, A
     classifier = Classifier.load(model)
     watch = latency.Watch()
     sizes = [str(path) for path, _ in estimate.write_photos(photos / "sizes")]
-    spec = Spec(tuple(sizes), classifier.preprocess.to_json(), (str(model),), (1, estimate.BATCH))
+    spec = Spec(sizes, classifier.preprocess.to_json(), [str(model)], [1, estimate.BATCH])
     progress = Progress(2 * len(sizes) + len(spec.batches), unit="region", quiet=quiet)
     timed = []
     for region in regions(spec):
@@ -135,18 +132,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
-    """Says before the count that nothing of a report will be counted.
-
-    `models` (name -> SHA-256) and `batches` will be.
+    """Says before the count of `models` (name -> SHA-256) and `batches` that nothing of a report will be counted.
 
     Raises:
       EdgeError: the report is of another model, or of other batch sizes.
     """
-    name, digest = report["model"]["name"], report["model"]["sha256"]
+    name, digest = report["model"]["name"][:80], report["model"]["sha256"]
     if digest not in models.values():
-        raise EdgeError(
-            f"{path}: the board measured {name[:80]} ({digest[:12]}), which is not counted: give it with -m"
-        )
+        raise EdgeError(f"{path}: the board measured {name} ({digest[:12]}), which is not counted: give it with -m")
     timed = sorted({region["batch"] for region in report["regions"] if region["kind"] == "infer"})
     if not {*timed} & {*batches}:
         raise EdgeError(f"{path}: the board measured batch sizes {timed}, expected one of {[*batches]}")
@@ -162,10 +155,7 @@ def calibrated(
     published: Sequence[Point], reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost],
     models: Mapping[str, str], photos: Mapping[str, str],
 ) -> Scale:
-    """What turns counts into times, fitted to what is published and to reports of boards.
-
-    `models` and `photos`: name -> SHA-256 of what was counted.
-    """
+    """What turns counts of `models` and `photos` (name -> SHA-256) into times, by published times and by boards."""
     points = [*published, *(point for report in reports for point in network_points(report, costs, models))]
     formula = fit(points)
     factors = decoding.decoding_range(decoding.read_decodes(), formula)
@@ -175,10 +165,7 @@ def calibrated(
 def photo_ratios(
     reports: Sequence[Mapping[str, Any]], costs: Sequence[Cost], formula: Formula, photos: Mapping[str, str]
 ) -> Range | None:
-    """Lowest and highest ratio of measured to modelled time of our decoding and resizing.
-
-    None where no report is of a photo that was counted; `photos` has those, name -> SHA-256.
-    """
+    """Lowest and highest ratio of measured to modelled time of what we do to `photos` (name -> SHA-256), if any was."""
     ours = [cost for cost in costs if cost.kind in ("decode", "resize")]
     ratios = [ms / formula.ms(cost.counts) for report in reports for cost, ms in _matched(report, ours, photos)]
     return (min(ratios), max(ratios)) if ratios else None

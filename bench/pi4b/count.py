@@ -75,15 +75,15 @@ def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost
     with TemporaryDirectory() as scratch:
         request, counted = Path(scratch) / "spec.json", Path(scratch) / "counts"
         request.write_text(json.dumps(asdict(spec)))
-        arguments = ["-m", "bench.pi4b.pieces", str(request)]
         here = {"PYTHONPATH": str(own_packages(tree.root.parent))}
-        result = run(tree, arguments, env=here, timeout_s=timeout_s, count=counted)
+        argv = ["-m", "bench.pi4b.pieces", str(request)]
+        result = run(tree, argv, env=here, timeout_s=timeout_s, count=counted)
         if result.returncode:
             said = programs.last_line(result.stderr)
             raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
         counts = read_counts(counted)
-    found = [json.loads(line) for line in result.stdout.splitlines()]
-    return [Cost(kind, names[path], batch, counts[tag]) for tag, (kind, path, batch) in enumerate(found)]
+    regions = map(json.loads, result.stdout.splitlines())
+    return [Cost(kind, names[path], batch, counts[tag]) for tag, (kind, path, batch) in enumerate(regions)]
 
 
 def check(tree: Tree) -> None:
@@ -117,11 +117,7 @@ def own_packages(folder: Path) -> Path:
 
 @contextmanager
 def reading(path: Path, what: str, damaged: str) -> Iterator[None]:
-    """Turns what goes wrong while a JSON file is read and looked through into one line.
-
-    Raises:
-      EdgeError: in place of OSError, and of what is raised where a value is absent or none that is expected.
-    """
+    """Turns what goes wrong while a JSON file is read and looked through into one line, an EdgeError."""
     try:
         yield
     except OSError as error:
@@ -153,10 +149,9 @@ def read_costs(path: Path) -> tuple[dict[str, Any], list[Cost]]:
 
 
 def compare(before: Sequence[Cost], after: Sequence[Cost], formula: Formula) -> Iterator[str]:
-    """One line for everything that got worse.
+    """One line for everything that got worse: over 2 % more instructions, or misses of a cache where they matter.
 
-    A region that is gone, or new, so that nothing would watch it; over 2 % more instructions; over 2 % more misses of a
-    cache, where misses matter.
+    Also for a region that is gone, or new, so that nothing would watch it.
     """
     found, known = ({cost.label: cost for cost in costs} for costs in (after, before))
     yield from (f"{label}: not in the baseline, which has to be made anew" for label in found if label not in known)

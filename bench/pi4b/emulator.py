@@ -29,18 +29,11 @@ def run(
     tree: Tree, argv: Sequence[str | os.PathLike[str]], *, cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None, timeout_s: float | None = None, count: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python to its end; what it printed is text.
+    """Runs Python with the arguments `argv` to its end; what it printed is text.
 
     A child that the program starts as `sys.executable` runs under emulation too. A negative return code is the signal
-    that ended it: -4 (SIGILL) is an instruction that a Cortex-A72 does not have.
-
-    Args:
-      tree: Where it runs.
-      argv: Python's arguments, as ["-m", "edge", "--check"].
-      cwd: Working folder; None: this process's.
-      env: Added to a small fixed environment. PYTHONPATH is put before the tree's own.
-      timeout_s: After so many seconds it is killed; None: never.
-      count: File for the counts, which `read_counts` reads; None: nothing is counted.
+    that ended it: -4 (SIGILL) is an instruction that a Cortex-A72 does not have. `env` is added to a small fixed
+    environment, its PYTHONPATH before the tree's own. `count` is a file for the counts, which `read_counts` reads.
 
     Raises:
       Pi4bError: a program is absent, or the time is over.
@@ -55,8 +48,7 @@ def run(
     try:
         return programs.execute(command, cwd=cwd, env=environment(tree, env or {}), timeout_s=timeout_s)
     except TimeoutError as stop:
-        what = " ".join(map(str, argv))[:80]
-        raise Pi4bError(f"{what}: not done after {timeout_s:g} s under emulation") from stop
+        raise Pi4bError(f"{' '.join(map(str, argv))[:80]}: not done after {timeout_s:g} s under emulation") from stop
 
 
 def environment(tree: Tree, added: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +77,7 @@ def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
     """QEMU's -plugin argument; compiles the counter into `folder` unless it is there.
 
     Raises:
-      Pi4bError: there is no compiler, or `output` has a comma, at which QEMU would cut the argument.
+      Pi4bError: there is no compiler, or a path has a comma, at which QEMU would cut the argument.
     """
     if "," in f"{folder}{output.resolve()}":
         raise Pi4bError(f"{output}: got a path with a comma, which QEMU cannot pass on to the counter")
@@ -93,7 +85,7 @@ def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
     library = folder / f"counter-{digest}-{api}.so"
     if not library.exists():
         programs.require("cc", "the headers of the C library")
-        command: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", COUNTER, "-o"]
+        command = ["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", str(COUNTER), "-o"]
         what = "compiling the counting plugin"
         layers.put(library, lambda part: programs.call([*command, part], what=what, timeout_s=120))
     return f"file={library},out={output.resolve()}"  # without file= QEMU cuts a path at its first "="

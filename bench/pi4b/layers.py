@@ -27,15 +27,12 @@ _LEFTOVER_S = 6 * 3600
 
 
 def layer(folder: Path, name: str, inputs: object, build: Callable[[Path], None]) -> Path:
-    """The folder below `folder` that `build` fills, built unless it is there.
-
-    Its name starts with `name`; a change of `inputs`, JSON-ready, on which its content depends, gives another one.
+    """The folder `name`-KEY below `folder` that `build` fills, built unless it is there; KEY is a digest of `inputs`.
 
     Raises:
       Pi4bError: it has to be built where nothing can be written.
     """
-    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
-    place = folder / f"{name}-{digest}"
+    place = folder / f"{name}-{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]}"
     if place.is_dir():
         return place
     with _writable(folder):

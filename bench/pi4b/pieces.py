@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,19 +30,12 @@ MARK = 9999
 class Spec:
     """What to run."""
 
-    photos: tuple[str, ...] = ()  # files to decode and resize
+    photos: Sequence[str] = ()  # files to decode and resize
     preprocess: str = Preprocess().to_json()
     """How. Not read from a model, since onnxruntime's threads would move every buffer."""
-    models: tuple[str, ...] = ()  # model files
-    batches: tuple[int, ...] = ()  # images per call of each network
-    winners: bool = False
-    """Whether the photos are also prepared as the contest's winners do; needs OpenCV."""
-
-    @classmethod
-    def from_json(cls, text: str) -> Spec:
-        """The inverse of `json.dumps(asdict(spec))`."""
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
-        return cls(**values)
+    models: Sequence[str] = ()  # model files
+    batches: Sequence[int] = ()  # images per call of each network
+    winners: bool = False  # whether the photos are also prepared as the contest's winners do; needs OpenCV
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,8 @@ def main(arguments: Sequence[str]) -> int:
     gc.disable()  # else some region pays for looking through all objects, now this one and now that
     mark = ctypes.CDLL(None).syscall
     warm: set[str] = set()
-    for tag, region in enumerate(regions(Spec.from_json(Path(arguments[0]).read_text()))):
+    spec = Spec(**json.loads(Path(arguments[0]).read_text()))
+    for tag, region in enumerate(regions(spec)):
         # What the first photo imports is not its cost; a network's first call sets up what later ones use.
         if region.kind == "infer" or region.kind not in warm:
             region.run()

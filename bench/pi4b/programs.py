@@ -29,9 +29,7 @@ _PACKAGES = {
     "the headers of the C library": "libc6-dev",
     "setarch": "util-linux",
 }
-"""What is needed -> Debian package. Of QEMU the dynamic build: the static one knows no plugins.
-
-The counter declares QEMU's plugin interface itself, so no header of QEMU's is needed; Debian has none."""
+"""What is needed -> Debian package. The counter declares QEMU's plugin interface itself: Debian has no header of it."""
 NEEDED = tuple(_PACKAGES)
 
 _KEYRINGS = ("usr/share/keyrings/debian-archive-keyring", "etc/apt/trusted.gpg.d/debian-archive")
@@ -54,12 +52,12 @@ def require(*names: str) -> None:
     """Says before the work which of some names of `NEEDED` are absent.
 
     Raises:
-      Unavailable: at least one is absent; the message names the package of each and the command that installs them.
+      Unavailable: at least one is; the message has the command that installs them.
     """
     if absent := [name for name in names if not _is_there(name)]:
-        packages = list(dict.fromkeys(_PACKAGES[name] for name in absent))
         each = ", ".join(f"{name} ({_PACKAGES[name]})" for name in absent)
-        install = f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}"
+        packages = " ".join(dict.fromkeys(_PACKAGES[name] for name in absent))
+        install = f"sudo apt-get install -y --no-install-recommends {packages}"
         raise Unavailable(f"the Pi 4B emulation needs {each}, not found: {install}")
 
 
@@ -95,32 +93,29 @@ def call(
     command: Sequence[str | Path], *, what: str, timeout_s: float, env: Mapping[str, str] | None = None,
     fetches: bool = False,
 ) -> None:
-    """Runs a program to its end, quietly.
+    """Runs a program to its end, quietly, with English messages.
 
-    Args:
-      command: The program and its arguments.
-      what: It is for, in the message.
-      timeout_s: After so long it is killed.
-      env: Its environment; None: this process's. Its messages are made English.
-      fetches: It needs the network: then the machine, and not the project, is what failed.
+    `what` it is for stands in the message; `env`: None for this process's environment.
 
     Raises:
-      Unavailable: it fetches, and failed or was not done before the time was over; the message has its reason.
-      Pi4bError: the same of one that does not fetch.
+      Pi4bError: it failed, with its reason, or was not done after `timeout_s`; Unavailable where it fetches, since the
+        machine, and not the project, is what failed.
     """
     failure = Unavailable if fetches else Pi4bError
+    english = {**(os.environ if env is None else env), "LC_ALL": "C.UTF-8"}
     try:
-        english = {**(os.environ if env is None else env), "LC_ALL": "C.UTF-8"}
         result = execute([str(part) for part in command], env=english, timeout_s=timeout_s)
     except TimeoutError as error:
         raise failure(f"{what}: {command[0]} was not done after {timeout_s:g} s") from error
     if result.returncode:
-        said = reason(result.stderr.strip() or result.stdout)
-        raise failure(f"{what} failed: {command[0]} gave {result.returncode}: {said}")
+        said = result.stderr.strip() or result.stdout
+        # The first line that calls itself an error, else the last: what follows comes of it.
+        reason = next(filter(_ERROR.search, said.splitlines()), last_line(said)).strip()
+        raise failure(f"{what} failed: {command[0]} gave {result.returncode}: {reason}")
 
 
 def execute(
-    command: Sequence[str], *, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None,
+    command: Sequence[str], *, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str],
     timeout_s: float | None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program and what it starts, without standard input; what it printed is text.
@@ -149,13 +144,8 @@ def last_line(text: str) -> str:
     return (text.strip() or "no message").splitlines()[-1]
 
 
-def reason(text: str) -> str:
-    """The first line of what a program said that calls itself an error, else the last: what follows comes of it."""
-    return next(filter(_ERROR.search, text.splitlines()), last_line(text)).strip()
-
-
 def _is_there(name: str) -> bool:
-    if name == "plugins of qemu-aarch64, absent from static builds as Debian trixie's":
+    if name.startswith("plugins of"):
         return shutil.which("qemu-aarch64") is None or "-plugin" in _output(["qemu-aarch64", "-h"])
     if name == "Debian's keys":
         return any(list(Path("/").glob(f"{start}*")) for start in _KEYRINGS)

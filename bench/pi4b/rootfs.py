@@ -10,6 +10,7 @@ A key is a digest of all that went into its folder, so a change builds a new one
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -26,9 +27,7 @@ from . import layers, programs
 from .programs import Pi4bError
 
 _SUITES = {"3.11": ("bookworm", 36), "3.13": ("trixie", 41)}
-"""Python -> the Debian, and so the Raspberry Pi OS, that brings it, and the minor version of its glibc.
-
-That is the newest manylinux which a wheel may ask for."""
+"""Python -> the Debian that brings it, and minor version of its glibc, the newest manylinux a wheel may ask for."""
 RUNTIME = ("flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf", "psutil")
 """What `pip install fairedge` brings."""
 
@@ -40,22 +39,7 @@ _HIDING = ("boot", "dev", "home", "media", "mnt", "opt", "root", "run", "srv", "
 """Folders of Debian's that would hide this machine's own of the same name."""
 _CHECKOUT = Path(__file__).parents[2]
 _CONSTRAINTS = _CHECKOUT / "constraints"
-_MODEL = "Raspberry Pi 4 Model B Rev 1.5"
-_CPUINFO = """\
-BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm crc32 cpuid
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd08
-CPU revision\t: 3
-
-"""
-_MEMORY_KB = {
-    "MemTotal": 3884832, "MemFree": 3300000, "MemAvailable": 3500000, "Buffers": 20000, "Cached": 300000,
-    "SwapCached": 0, "Active": 150000, "Inactive": 200000, "SwapTotal": 0, "SwapFree": 0, "Shmem": 2000,
-    "Slab": 40000, "SReclaimable": 20000,
-}  # fmt: skip
+_BOARD = Path(__file__).with_name("board.json")
 
 
 @dataclass(frozen=True)
@@ -66,15 +50,15 @@ class Tree:
     python: str  # "3.11" or "3.13"
     site: tuple[Path, ...]  # folders that are put before Python's own packages
 
-    @property
-    def interpreter(self) -> Path:
-        """The arm64 interpreter, which this machine cannot execute by itself."""
-        return self.root / f"usr/bin/python{self.python}"
-
     def debian_packages(self) -> dict[str, str]:
         """Name -> version."""
         names = (self.root / _VERSIONS).read_text().split()
         return {name: unquote(version) for name, version, _ in (each.rsplit("_", 2) for each in names)}
+
+    @property
+    def interpreter(self) -> Path:
+        """The arm64 interpreter, which this machine cannot execute by itself."""
+        return self.root / f"usr/bin/python{self.python}"
 
     @property
     def launcher(self) -> Path:
@@ -91,14 +75,10 @@ def build_tree(
     folder: str | os.PathLike[str], *, python: str = "3.11", wheels: Sequence[str | os.PathLike[str]] = (),
     site_requirements: Sequence[str] | None = None,
 ) -> Tree:
-    """Builds a tree, or finds it where an earlier call has left it.
+    """Builds a tree in `folder`, made if needed, or finds it there; the first takes about 250 MB.
 
-    Args:
-      folder: Where trees are kept; made if needed. About 250 MB for the first.
-      python: "3.11" (bookworm) or "3.13" (trixie).
-      wheels: Wheel files, each unpacked without what it depends on.
-      site_requirements: For pip, as "numpy==2.4.6", each without what it depends on; None: what the runtime needs, as
-        pinned in `constraints/`.
+    `wheels` are unpacked, and `site_requirements`, for pip, as "numpy==2.4.6", fetched, each without what it depends
+    on; None: what the runtime needs, as pinned in `constraints/`.
 
     Raises:
       Unavailable: a program is absent, or a download failed.
@@ -130,9 +110,7 @@ def default_folder() -> Path:
     """
     if not _CONSTRAINTS.is_dir():
         raise Pi4bError(f"the Pi 4B emulation needs a checkout, for its pinned versions: no folder {_CONSTRAINTS}")
-    folder = _CHECKOUT / "build" / "pi4b"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return _CHECKOUT / "build" / "pi4b"
 
 
 def check_folder(folder: Path) -> None:
@@ -196,43 +174,11 @@ def board_files() -> Iterator[tuple[str, str]]:
     Without them onnxruntime's cpuinfo would read the host's, find an x86 processor in an arm64 process, and crash.
     Source: a Raspberry Pi 4 Model B Rev 1.5, 4 GB, Linux 6.1; Cortex-A72 technical reference manual, chapters 2 and 6.
     """
-    cpuinfo = "".join(f"processor\t: {core}\n{_CPUINFO}" for core in range(4))
-    yield "proc/cpuinfo", f"{cpuinfo}Revision\t: c03115\nSerial\t\t: 0000000000000000\nModel\t\t: {_MODEL}\n"
-    yield "proc/meminfo", "".join(f"{name}:{kilobytes:16} kB\n" for name, kilobytes in _MEMORY_KB.items())
-    yield "proc/device-tree/model", f"{_MODEL}\0"
-    cpus = {"possible": "0-3", "present": "0-3", "online": "0-3", "offline": "", "kernel_max": "255"}
-    for name, content in cpus.items():
-        yield f"sys/devices/system/cpu/{name}", f"{content}\n"
-    for core in range(4):
-        for name, value in _core(core).items():
-            yield f"sys/devices/system/cpu/cpu{core}/{name}", f"{value}\n"
-
-
-def _core(core: int) -> dict[str, object]:
-    files: dict[str, object] = {
-        "regs/identification/midr_el1": "0x00000000410fd083",
-        "cpufreq/cpuinfo_max_freq": 1800000,
-        "cpufreq/scaling_cur_freq": 1800000,
-        "cpufreq/cpuinfo_min_freq": 600000,
-        "cpufreq/scaling_governor": "performance",
-        "topology/physical_package_id": 0,
-        "topology/cluster_id": 0,
-        "topology/core_id": core,
-    }
-    for name in ("core_siblings", "package_cpus", "cluster_cpus"):
-        files |= {f"topology/{name}": "f", f"topology/{name}_list": "0-3"}
-    for name in ("thread_siblings", "core_cpus"):
-        files |= {f"topology/{name}": f"{1 << core:x}", f"topology/{name}_list": core}
-    names = "level", "type", "size", "ways_of_associativity", "number_of_sets", "shared_cpu_list"
-    caches = (
-        (1, "Data", "32K", 2, 256, core),
-        (1, "Instruction", "48K", 3, 256, core),
-        (2, "Unified", "1024K", 16, 1024, "0-3"),
-    )
-    for index, cache in enumerate(caches):
-        described = {**dict(zip(names, cache, strict=True)), "coherency_line_size": 64}
-        files |= {f"cache/index{index}/{name}": value for name, value in described.items()}
-    return files
+    for path, content in json.loads(_BOARD.read_bytes()).items():
+        text = content if isinstance(content, str) else "\n".join(content)
+        end = "" if text.endswith("\0") else "\n"
+        for core in range(4 if "{core}" in path else 1):
+            yield path.format(core=core), text.format(core=core, mask=f"{1 << core:x}") + end
 
 
 def _write_launcher(tree: Tree) -> None:

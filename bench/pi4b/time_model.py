@@ -73,23 +73,21 @@ class Formula:
 
 @dataclass(frozen=True)
 class Point:
-    """A region with a time that was measured on a Raspberry Pi 4B."""
+    """A region with a time that was measured on a Raspberry Pi 4B, one thread, at 1.8 GHz."""
 
     name: str
-    ms: float  # one thread, at 1.8 GHz
+    ms: float
     counts: Counts
-    group: str
-    """Points of one network, as in float32 and int8, are left out together, and so are those of boards."""
+    group: str  # left out together: points of one network, as in float32 and int8, and those of boards
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a formula predicts times, as fractions of the true time."""
+    """Errors of modelled times, as fractions of the true ones; left out: by a formula fitted to the other groups."""
 
     fit_mean: float
     fit_max: float
     left_out_mean: float
-    """Of each point, by a formula fitted to the other groups."""
     left_out_max: float
     points: int = 0
 
@@ -129,6 +127,11 @@ def fit(points: Sequence[Point]) -> Formula:
     return Formula(*min(fits)[1])
 
 
+def without(points: Sequence[Point], group: str) -> Formula:
+    """The formula fitted to the other groups."""
+    return fit([point for point in points if point.group != group])
+
+
 def validate(points: Sequence[Point]) -> Validation:
     """Errors of the fit to all points, and of each point by a fit to the other groups.
 
@@ -141,22 +144,13 @@ def validate(points: Sequence[Point]) -> Validation:
     return Validation(float(np.mean(fitted)), max(fitted), float(np.mean(left_out)), max(left_out), len(points))
 
 
-def without(points: Sequence[Point], group: str) -> Formula:
-    """The formula fitted to the other groups."""
-    return fit([point for point in points if point.group != group])
-
-
 def percents(factors: Range) -> str:
     """Factors in words."""
     return "/".join(f"{factor - 1:+.1%}" for factor in factors)
 
 
 def read_points(path: Path = CALIBRATION) -> list[Point]:
-    """The points of a calibration table.
-
-    Raises:
-      EdgeError: as `read_table`.
-    """
+    """The points of a calibration table; raises as `read_table`."""
 
     def point(row: dict[str, str]) -> Point:
         name, ms = row["network"], float(row["ms_1_thread"])
@@ -171,17 +165,15 @@ def read_table(path: Path, make: Callable[[dict[str, str]], _T]) -> list[_T]:
     Raises:
       EdgeError: the file or a column is absent, or a value is none that can be true.
     """
+    found, line = [], 1
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            for line, row in enumerate(csv.DictReader(file), 2):
+                found.append(make(row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EdgeError(f"{path}: calibration cannot be read: {error}") from error
-    found = []
-    for line, row in enumerate(rows, 2):
-        try:
-            found.append(make(row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EdgeError(f"{path}: line {line}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdgeError(f"{path}: line {line}: {error}") from error
     return found
 
 
