@@ -78,10 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     arguments = build_parser().parse_args(argv)
     commands = {
-        "collect": _collect,
-        "collect-models": _collect_models,
-        "tables": _tables,
-        "ladder": _ladder,
+        "collect": _collect, "collect-models": _collect_models, "tables": _tables, "ladder": _ladder,
         "throughput": _throughput,
     }
     return run(PROGRAM, lambda: commands[arguments.command](arguments), verbose=arguments.verbose)
@@ -116,14 +113,15 @@ def _tables(arguments: argparse.Namespace) -> int:
     from bench.commands.arguments import check_files
     from bench.results.document import write_json
 
-    from . import protocol, results_files, tables
+    from . import protocol, tables
+    from .panel import Panel
 
     ends = ("*.csv", "*.csv.gz", "*.json")
     check_files(arguments, [path for end in ends for path in arguments.folder.glob(end)])
     text, made = tables.markdown(arguments.folder), {}
     if arguments.results is not None:
         arguments.results.mkdir(parents=True, exist_ok=True)
-        for name, result in results_files.collected_results(protocol.load(arguments.folder)):
+        for name, result in Panel(protocol.load(arguments.folder)).results():
             made[arguments.results / f"{name}.json"] = result
             check_output(arguments.results / f"{name}.json", force=arguments.force)
     for path, result in made.items():
@@ -152,14 +150,8 @@ def _ladder(arguments: argparse.Namespace) -> int:
             write_output(folds, encode_folds(samples, make_folds(samples)))
     steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0]
     plan = Plan(
-        data=arguments.data,
-        out=arguments.out,
-        config=next(iter(steps.steps.values())),
-        recipe=arguments.recipe,
-        label_column=arguments.label,
-        group_column=arguments.group,
-        folds=folds,
-        weights=arguments.weights,
+        data=arguments.data, out=arguments.out, config=next(iter(steps.steps.values())), recipe=arguments.recipe,
+        label_column=arguments.label, group_column=arguments.group, folds=folds, weights=arguments.weights,
         cache=arguments.cache or arguments.out / "cache",
     )
 
@@ -169,19 +161,12 @@ def _ladder(arguments: argparse.Namespace) -> int:
 
     with distributed.start() as ranks:
         num_unusable = ladder.climb(
-            plan,
-            steps,
-            ranks,
-            folds=held_out,
-            num_seeds=arguments.seeds,
-            teacher_weights=arguments.teacher_weights,
+            plan, steps, ranks, folds=held_out, num_seeds=arguments.seeds, teacher_weights=arguments.teacher_weights,
             say=remark,
         )
         if not ranks.is_first:
             return DONE
-    evaluation = ladder.evaluate(
-        plan, steps, folds=held_out, num_seeds=arguments.seeds, reference=arguments.reference
-    )
+    evaluation = ladder.evaluate(plan, steps, folds=held_out, num_seeds=arguments.seeds, reference=arguments.reference)
     ladder.write(arguments.out, evaluation)
     lines = list(ladder.table(evaluation))
     write_output(arguments.out / "ladder.md", "".join(f"{line}\n" for line in lines))
@@ -195,11 +180,8 @@ def _throughput(arguments: argparse.Namespace) -> int:
     from . import throughput
 
     samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
-    config = RECIPES[arguments.recipe]
-    figures = throughput.measure(
-        arguments.data, samples, config, step=throughput.network_step(config), quiet=arguments.quiet
-    )
-    print("\n".join(throughput.table({**figures, "memory": throughput.measure_memory()})))
+    figures = throughput.measure(arguments.data, samples, RECIPES[arguments.recipe], quiet=arguments.quiet)
+    print("\n".join(throughput.table(figures, throughput.measure_memory())))
     return DONE
 
 

@@ -59,17 +59,9 @@ def collect(
         records.append(RunRecord(fold, len(pairs), checkpoint_sha256=str(predictions.meta["model_sha256"])))
     paths = sorted(found, key=order.__getitem__)
     added = Evidence(
-        configuration=configuration,
-        seed=seed,
-        data=root.resolve().name,
-        label_column=label_column,
-        group_column=group_column,
-        classes=classes or [],
-        command="edge-infer --probs",
-        config=None,
-        offsets=None,
-        runs=records,
-        paths=paths,
+        configuration=configuration, seed=seed, data=root.resolve().name, label_column=label_column,
+        group_column=group_column, classes=classes or [], command="edge-infer --probs", config=None, offsets=None,
+        runs=records, paths=paths,
         folds=np.array([found[path][0] for path in paths], np.int64),
         ppm=evidence.ppm_of_predictions([found[path][1] for path in paths]),
     )

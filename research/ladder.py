@@ -48,13 +48,7 @@ def parts_of(ladder: Ladder, *, folds: Sequence[int], num_seeds: int) -> list[Pa
 
 
 def climb(
-    plan: Plan,
-    ladder: Ladder,
-    ranks: Ranks,
-    *,
-    folds: Sequence[int],
-    num_seeds: int,
-    teacher_weights: Path | None,
+    plan: Plan, ladder: Ladder, ranks: Ranks, *, folds: Sequence[int], num_seeds: int, teacher_weights: Path | None,
     say: Callable[[str], None],
 ) -> int:
     """Trains what has not been trained yet.
@@ -82,12 +76,8 @@ def climb(
             raise ValueError(f"{part.step}: distils, and the ladder has no teacher")
         teachers = [folder_of(plan.out, replace(part, step=_TEACHER))] if config.distill.distill != "none" else []
         one = replace(
-            plan,
-            out=out,
-            config=config.changed(seed=part.seed),
-            recipe=f"{plan.recipe} {part.step}",
-            hold_out=part.fold,
-            teachers=teachers,
+            plan, out=out, config=config.changed(seed=part.seed), recipe=f"{plan.recipe} {part.step}",
+            hold_out=part.fold, teachers=teachers,
             weights=teacher_weights if part.step == _TEACHER else plan.weights,
         )
         is_done = (out / METRICS).exists()
@@ -147,23 +137,16 @@ def write(out: Path, evaluation: dict[str, Any]) -> None:
 def table(evaluation: dict[str, Any]) -> Iterator[str]:
     """Markdown: each step's figures with intervals, and what it adds to the one before."""
     columns = ["step", *(name.split(".")[-1].replace("_", " ") for name in _SHOWN), "adds to 2/3"]
-    rows = (
-        [name, *(cell(_metric(result, metric)) for metric in _SHOWN), _added(evaluation["to_previous"].get(name))]
-        for name, result in evaluation["steps"].items()
-    )
+    rows = []
+    for name, result in evaluation["steps"].items():
+        cells = []
+        for metric in _SHOWN:
+            section, _, key = metric.rpartition(".")
+            cells.append(cell((result[section] if section else result)[key]))
+        found = evaluation["to_previous"].get(name)
+        added = difference_cell(found["metrics"]["score.total_of_two_thirds"]["difference"]) if found else ""
+        rows.append([name, *cells, added])
     yield from markdown_table(columns, rows)
-
-
-def _metric(result: dict[str, Any], name: str) -> dict[str, Any]:
-    section, _, key = name.rpartition(".")
-    metric: dict[str, Any] = (result[section] if section else result)[key]
-    return metric
-
-
-def _added(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return difference_cell(found["metrics"]["score.total_of_two_thirds"]["difference"])
 
 
 def _pairs(samples: Sequence[Sample], path: Path, seed: int | None) -> list[tuple[Sample, Prediction]]:

@@ -6,7 +6,8 @@ change. Of what other seeds would change it knows nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from bench.metrics.evaluation import Frame, Intervals, Metric, Observations, Set
 from bench.metrics.fair_null import null_of
 from bench.metrics.interval import bootstrap_interval
 from bench.metrics.paired import joint_draws
+from bench.results import build, document
 from edge.errors import EdgeError
+from edge.predictions import Prediction
 
 from .evidence import Evidence
 from .protocol import Folder
@@ -143,6 +146,48 @@ class Panel:
                 exponent[evidence.folds == run.fold] = 1 / np.exp(np.log(others).mean())
         p = self.masked(evidence) ** exponent[:, None]
         return np.asarray(p.max(1) / np.maximum(p.sum(1), np.finfo(np.float64).tiny))
+
+    def results(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The results of every configuration and seed as `edge-bench score` writes them, for `edge-bench report`.
+
+        Probabilities are as collected: temperatures of the other folds are not applied, which moves no answer.
+
+        Yields:
+          A name, "2-NAME_seed0" ("02-" of ten and more) for the second in the protocol's order, so that files sorted
+          by name, as a page has them, are in that order too; and its results.
+
+        Raises:
+          EdgeError: the data has a class that the model does not know, or that is masked.
+        """
+        width = len(str(len(self._folder.configurations)))
+        for number, seeds in enumerate(self._folder.configurations.values(), start=1):
+            for evidence in seeds:
+                yield f"{number:0{width}}-{evidence.stem}", self._result(evidence)
+
+    def _result(self, evidence: Evidence) -> dict[str, Any]:
+        classes, p = self.classes(evidence), self.masked(evidence)
+        p = p / np.maximum(p.sum(1, keepdims=True), np.finfo(np.float64).tiny)
+        pairs = []
+        for path, row in zip(evidence.paths, p, strict=True):
+            answer = int(row.argmax())
+            prediction = Prediction(path, classes[answer], answer, float(row[answer]), probabilities=row)
+            pairs.append((self._sample_of[path], prediction))
+        num_samples = len(self._folder.samples)
+        return {
+            "schema": document.SCHEMA,
+            "data": {
+                "name": evidence.data,
+                "label_column": evidence.label_column,
+                "group_column": evidence.group_column,
+                "split": None,
+                "samples": num_samples,
+                "left_out": num_samples - len(pairs),
+            },
+            "predictions": {},
+            "errors": {"policy": "wrong", "images": 0},
+            **build.metrics(pairs, classes, self.setting),
+            "gates": [],
+        }
 
     def classes(self, evidence: Evidence) -> list[str]:
         """The model's classes that can be the answer."""

@@ -37,6 +37,8 @@ from train.loop.schedule import build_optimizer
 from train.networks.network import build
 
 _NUM_CLASSES = 6
+_NUM_IMAGES, _ROUNDS = 512, 5  # of a round; after one round that does not count
+_PEER_WORKERS = (0, 2)  # processes of the DataLoader, 0 is this one; the fastest counts
 
 
 class PlainDataset(Dataset[torch.Tensor]):
@@ -79,33 +81,19 @@ class PlainDataset(Dataset[torch.Tensor]):
         return square.transform(square.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
-def measure(
-    root: Path,
-    samples: Sequence[Sample],
-    config: TrainConfig,
-    *,
-    step: Callable[[torch.Tensor], object] | None = None,
-    num_images: int = 512,
-    rounds: int = 5,
-    peer_workers: Sequence[int] = (0, 2),
-    quiet: bool = False,
-) -> dict[str, Any]:
+def measure(root: Path, samples: Sequence[Sample], config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Times our input and the peer's in turn (A B C A B C), and our input beside the network.
 
     Args:
       root: Folder of the data set.
-      samples: Its images; the first `num_images` usable ones are taken.
-      config: Its last input side, its augmentation and its batch size.
-      step: Does one step of training with (B, 3, S, S) float32 and is done when it returns; None: no network.
-      num_images: Images of one round.
-      rounds: Times that each contender takes them all, after one time that does not count.
-      peer_workers: Numbers of the DataLoader's worker processes; 0 is this process. The fastest counts.
+      samples: Its images; the first usable ones are taken.
+      config: Its last input side, its augmentation, its batch size and its network.
       quiet: Whether no progress is shown.
 
     Returns:
       JSON-ready: images per second of each contender and the ratio to the best peer of the same round (median and
-      quartiles), seconds of decoding once, and for `step` the seconds of a step alone, the time of the input
-      alone as a share of it, and the share of the time that the two together spend waiting for input.
+      quartiles), seconds of decoding once, and in `step` the seconds of a training step by itself, the time of the
+      input by itself as a share of it, and the share of the time that the two together spend waiting for input.
 
     Raises:
       DatasetError: no image is usable.
@@ -114,7 +102,7 @@ def measure(
     preprocess = Preprocess(size_px=side, resize=config.input.resize)
     begin = perf_counter()
     larger = training_preprocess(preprocess, margin=config.input.cache_margin)
-    images = load_images(root, samples[:num_images], larger, quiet=quiet)
+    images = load_images(root, samples[:_NUM_IMAGES], larger, quiet=quiet)
     decode_s = perf_counter() - begin
     n, names = len(images.samples), [sample.path for sample in images.samples]
     batch_size = min(batch_size, n)
@@ -129,19 +117,19 @@ def measure(
         f"DataLoader, {workers} workers": DataLoader(
             dataset, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
         )
-        for workers in peer_workers
+        for workers in _PEER_WORKERS
     }
     contenders: dict[str, Callable[[], Iterable[torch.Tensor]]] = {"ours": lambda: ours(n // batch_size)}
     contenders |= {name: loader.__iter__ for name, loader in loaders.items()}
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
+    for turn in range(_ROUNDS + 1):
         for name, batches in contenders.items():
             begin = perf_counter()
             count = sum(len(batch) for batch in batches())
             if turn:  # the first starts the workers and fills the file cache
                 rates[name].append(count / (perf_counter() - begin))
     best = max(loaders, key=lambda name: median(rates[name]))
-    figures: dict[str, Any] = {
+    return {
         "images": n,
         "size_px": side,
         "batch_size": batch_size,
@@ -150,14 +138,11 @@ def measure(
         "images_per_s": {name: quartiles(values) for name, values in rates.items()},
         "best_peer": best,
         "ratio": quartiles([a / b for a, b in zip(rates["ours"], rates[best], strict=True)]),
-        "step": None,
+        "step": _beside(_network_step(config), ours, batch_size / median(rates["ours"])),
     }
-    if step is not None:
-        figures["step"] = _beside(step, ours, batch_size / median(rates["ours"]), rounds)
-    return figures
 
 
-def network_step(config: TrainConfig) -> Callable[[torch.Tensor], object]:
+def _network_step(config: TrainConfig) -> Callable[[torch.Tensor], None]:
     """A step of training on (B, 3, S, S) float32 images: what the input has to hide behind."""
     torch.manual_seed(0)
     model = build(config.model, _NUM_CLASSES).train()
@@ -172,8 +157,8 @@ def network_step(config: TrainConfig) -> Callable[[torch.Tensor], object]:
     return step
 
 
-def measure_memory(*, num_images: int = 12_000, size_px: int = 160, margin: float = 0.125) -> dict[str, float]:
-    """Resident memory of a process that has fed every picture of a data set once, in MB (10^6 bytes).
+def measure_memory() -> dict[str, float]:
+    """Resident memory of a process that has fed 12,000 pictures of 160 px once, in MB (10^6 bytes).
 
     Returns:
       total, of which in_file belongs to mapped files (the decoded pictures, and libraries) and is given up when memory
@@ -182,17 +167,16 @@ def measure_memory(*, num_images: int = 12_000, size_px: int = 160, margin: floa
     Raises:
       EdgeError: the process failed.
     """
-    code = f"from research.throughput import print_resident; print_resident({num_images}, {size_px}, {margin})"
-    cost = process_cost.run([sys.executable, "-c", code])
+    cost = process_cost.run([sys.executable, "-c", "from research.throughput import print_resident; print_resident()"])
     if cost.status:
         raise EdgeError(f"the memory benchmark failed: {cost.error}")
     return {name: float(value) for name, value in json.loads(cost.output).items()}
 
 
-def print_resident(num_images: int, size_px: int, margin: float) -> None:
+def print_resident() -> None:
     """What the process of `measure_memory` does."""
-    preprocess = Preprocess(size_px=size_px)
-    side = training_preprocess(preprocess, margin=margin).size_px
+    num_images, preprocess = 12_000, Preprocess(size_px=160)
+    side = training_preprocess(preprocess, margin=0.125).size_px
     shape = (num_images, side, side, 3)
     with TemporaryFile() as file:
         file.truncate(math.prod(shape))  # no block of it is on the disk, but every page read is in memory
@@ -201,36 +185,33 @@ def print_resident(num_images: int, size_px: int, margin: float) -> None:
         for _ in _fed(pixels, batches, AugmentConfig(), preprocess, [""] * num_images):
             pass
         memory = psutil.Process().memory_info()
-        in_file = memory.shared
-    sys.stdout.write(json.dumps({"total": memory.rss / 1e6, "in_file": in_file / 1e6, "pixels": pixels.nbytes / 1e6}))
+    found = {"total": memory.rss / 1e6, "in_file": memory.shared / 1e6, "pixels": pixels.nbytes / 1e6}
+    sys.stdout.write(json.dumps(found))
 
 
-def table(figures: dict[str, Any]) -> Iterator[str]:
-    """The figures of `measure` for a person."""
+def table(figures: dict[str, Any], memory: dict[str, float]) -> Iterator[str]:
+    """What `measure` and `measure_memory` found, for a person."""
     yield (
         f"{figures['images']} images at {figures['size_px']} px in batches of {figures['batch_size']}, "
         f"{figures['cores']} cores; decoding them once took {figures['decode_s']:.1f} s"
     )
     for name, rate in figures["images_per_s"].items():
         yield f"{name:24} {rate['median']:8.0f} images/s ({rate['low']:.0f} to {rate['high']:.0f})"
-    ratio = figures["ratio"]
+    ratio, step = figures["ratio"], figures["step"]
     yield f"ours / {figures['best_peer']}: {ratio['median']:.1f} ({ratio['low']:.1f} to {ratio['high']:.1f})"
-    if beside := figures["step"]:
-        share, waiting = beside["input_share"], beside["waiting_share"]
-        yield f"a step of the network takes {beside['step_s']['median']:.3f} s, its input alone {share:.1%} of that"
-        yield f"the network waits for input {waiting['median']:.1%} of the time"
-    if memory := figures.get("memory"):
-        yield (
-            f"feeding 12,000 images at 160 px: {memory['total']:.0f} MB resident, of which {memory['in_file']:.0f} MB "
-            "are mapped files"
-        )
+    seconds, share = step["step_s"]["median"], step["input_share"]
+    yield f"a step of the network takes {seconds:.3f} s, its input alone {share:.1%} of that"
+    yield f"the network waits for input {step['waiting_share']['median']:.1%} of the time"
+    yield (
+        f"feeding 12,000 images at 160 px: {memory['total']:.0f} MB resident, of which {memory['in_file']:.0f} MB "
+        "are mapped files"
+    )
 
 
 def _fed(
     pixels: np.ndarray, batches: Batches, config: AugmentConfig, preprocess: Preprocess, names: Sequence[str]
 ) -> Iterator[Batch]:
-    scale = scale_tensor(preprocess)
-    size_px = preprocess.size_px
+    scale, size_px = scale_tensor(preprocess), preprocess.size_px
     return feed(pixels, batches, config, size_px=size_px, scale=scale, seed=0, first_step=0, names=names)
 
 
@@ -241,21 +222,18 @@ def _batches(n: int, batch_size: int, num_steps: int) -> Batches:
 
 
 def _beside(
-    step: Callable[[torch.Tensor], object],
-    batches: Callable[[int], Iterator[torch.Tensor]],
-    input_s: float,
-    num_steps: int,
+    step: Callable[[torch.Tensor], None], batches: Callable[[int], Iterator[torch.Tensor]], input_s: float
 ) -> dict[str, Any]:
-    """The network alone, and with its input."""
+    """The network by itself, and with its input."""
     batch = next(batches(1))
     step(batch)
     alone, waiting = [], []
-    for _ in range(num_steps):
+    for _ in range(_ROUNDS):
         begin = perf_counter()
         step(batch)
         alone.append(perf_counter() - begin)
     end = perf_counter()
-    for fresh in batches(num_steps + 1):
+    for fresh in batches(_ROUNDS + 1):
         begin = perf_counter()
         step(fresh)
         waiting.append((begin - end) / (perf_counter() - end))

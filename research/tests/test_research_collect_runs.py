@@ -12,7 +12,7 @@ from sample_networks import dataset
 from edge.predictions import read
 from research import evidence
 from research.__main__ import main as research
-from research.run_record import command_of
+from research.collect_runs import command_of
 from research.tables import markdown
 from train import checkpoint as checkpoints
 from train.cli import main

@@ -7,14 +7,13 @@ from bench.cli import main as bench
 from research import protocol
 from research.__main__ import main
 from research.panel import Panel
-from research.results_files import collected_results
 
 
 def test_results_are_the_figures_of_the_tables(tmp_path):
     samples = samples_of(300)
     folder = folder_of(tmp_path / "set", samples, [evidence_of(samples, num_folds=3)], configurations=["plain"])
     loaded = protocol.load(folder)
-    (stem, result), = collected_results(loaded)
+    (stem, result), = Panel(loaded).results()
     figures = {
         "accuracy": result["accuracy"],
         "balanced_accuracy": result["balanced_accuracy"],
@@ -30,8 +29,8 @@ def test_results_are_the_figures_of_the_tables(tmp_path):
 def test_files_sorted_by_name_are_in_the_order_of_the_protocol(tmp_path, monkeypatch):
     samples, names = samples_of(60), [*"jihgfedcba"]
     folder = folder_of(tmp_path / "set", samples, [evidence_of(samples, name) for name in names])
-    monkeypatch.setattr("research.results_files._results", lambda *_: {})
-    stems = sorted(stem for stem, _ in collected_results(protocol.load(folder)))
+    monkeypatch.setattr("research.panel.Panel._result", lambda *_: {})
+    stems = sorted(stem for stem, _ in Panel(protocol.load(folder)).results())
     assert [stem.split("-")[1] for stem in stems] == [f"{name}_seed0" for name in names]
 
 
@@ -40,7 +39,7 @@ def test_a_masked_class_is_no_answer(tmp_path):
     folder = folder_of(
         tmp_path / "set", samples, [evidence_of(samples, num_folds=3)], configurations=["plain"], mask=["ash"]
     )
-    (_, result), = collected_results(protocol.load(folder))
+    (_, result), = Panel(protocol.load(folder)).results()
     assert "ash" not in result["classes"] and len(result["classes"]) == 2
     assert sum(map(sum, result["confusion_matrix"])) == len(samples)
 
