@@ -26,10 +26,14 @@ def random_network(variant="mobileone_s0", *, num_classes=3, num_conv_branches=0
 def small_lite(*, num_classes=3, **head):
     """The same in the form of EfficientNet-Lite, for what need not take its time: 48 features of 32 px or more."""
     torch.manual_seed(0)
+    return disturbed(Network(small_body(), Head(48, num_classes, **head)))
+
+
+def small_body():
+    """The body of `small_lite`; commands train it where a test has it for `train.networks.network.MobileNetV3Small`."""
     relu6 = nn.functional.relu6
     blocks = (Block(3, 8, 8, 1, relu6), Block(5, 32, 16, 2, relu6), Block(3, 64, 16, 1, relu6))
-    body = MobileNet(blocks, stem_channels=8, num_features=48, activation=relu6, pads_like_tensorflow=True)
-    return disturbed(Network(body, Head(48, num_classes, **head)))
+    return MobileNet(blocks, stem_channels=8, num_features=48, activation=relu6, pads_like_tensorflow=True)
 
 
 def disturbed(model):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from sample_networks import COLOURS, dataset
+from sample_networks import COLOURS, dataset, small_body
 
 from bench.dataset import Sample, index
 from export.cli import main as export_main
@@ -46,7 +46,7 @@ def audit(capsys, *arguments):
 
 
 def test_200_distinct_pictures_raise_no_alarm(tmp_path, capsys):
-    root = write_set(tmp_path / "data", [picture(i) for i in range(200)], splits=["train", "val"] * 100)
+    root = write_set(tmp_path / "data", [picture(i, 48) for i in range(200)], splits=["train", "val"] * 100)
     status, text = audit(capsys, root)
     assert status == 0
     assert "200 images, 0 too flat to compare by looks" in text and "0 kinds of leak" in text
@@ -131,7 +131,8 @@ def test_probe_sees_no_shortcut_in_noise():
     assert not result.is_shortcut and result.n == 300
 
 
-def test_fit_refuses_a_leak_and_allow_leak_marks_every_artifact(tmp_path, capsys):
+def test_fit_refuses_a_leak_and_allow_leak_marks_every_artifact(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("train.networks.network.MobileNetV3Small", small_body)
     data = dataset(tmp_path / "data")
     folds, out = tmp_path / "folds.csv", tmp_path / "run"
     assert main(["folds", str(data), "-o", str(folds), "--folds", "2", "-q"]) == 0
