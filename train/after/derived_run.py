@@ -46,25 +46,17 @@ RUN_FILES = (
 
 
 def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: str, balance: bool) -> None:
-    """Fits the last layer anew on the images that the body was trained on, body unchanged.
+    """Writes the run `out`: `run` with a last layer fitted anew on the images that it was trained on.
 
     The labels need not be those of the run: features that were learned on many fine classes may separate few coarse
-    ones better than features learned on the coarse.
-
-    Args:
-      root: The data set.
-      run: A finished run.
-      out: Folder of the new run.
-      label_column: The manifest's class column; its classes are the new run's.
-      group_column: The manifest's group column.
-      balance: Whether all classes and groups count alike, or all images.
+    ones better than features learned on the coarse. Balanced, all classes and groups count alike, else all images.
 
     Source: Kirichenko et al., Last layer re-training is sufficient for robustness to spurious correlations, 2022,
     arXiv 2204.02937. Differs: on the images that the body was trained on, since there are no others to spare.
 
     Raises:
       CheckpointError: no run there.
-      DatasetError: the data set has none of the images it was trained on.
+      DatasetError: the data set has none of the images it was trained on, or none of a class.
     """
     model, preprocess, _, state = load_model(run)
     config = TrainConfig.from_dict(state.config)
@@ -102,15 +94,7 @@ def refit(root: Path, run: Path, out: Path, *, label_column: str, group_column: 
 def correct(
     root: Path, run: Path, others: Sequence[Path], out: Path, *, label_column: str, group_column: str
 ) -> dict[str, Any]:
-    """Fits a prior correction on other runs' held-out predictions, and adds it to the last layer of `run`.
-
-    Args:
-      root: The data set.
-      run: A finished run.
-      others: Finished runs of other folds than it holds out, whose figures they would flatter.
-      out: Folder of the new run.
-      label_column: The manifest's class column.
-      group_column: The manifest's group column.
+    """Writes the run `out`: `run` with a prior correction, fitted on what runs of other folds predict of theirs.
 
     Returns:
       What prior.json in the new folder says: `tau`, the `offsets` of the `classes`, the accuracy `before` and `after`
@@ -119,7 +103,7 @@ def correct(
     Raises:
       CheckpointError: no finished run, other classes, a cosine head, or a run that is corrected already.
       DatasetError: an image held out by two runs, or of a class that they do not know, or too few images to fit.
-      LeakError: one of the others predicts what `run` is measured on.
+      LeakError: one of the others predicts what `run` is measured on, and would flatter its figures.
     """
     state, states = checkpoints.load(run), [checkpoints.load(other) for other in others]
     if TrainConfig.from_dict(state.config).model.head != "linear":
@@ -172,7 +156,7 @@ def correct(
 def held_out_pairs(
     samples: Sequence[Sample], runs: Sequence[Path], states: Sequence[Checkpoint], *, classes: list[str]
 ) -> list[Pairs]:
-    """For each run the images it held out with its predictions.
+    """For each run the images that it held out, with its predictions.
 
     Raises:
       CheckpointError: a run without held-out predictions, or of other classes.
@@ -204,15 +188,7 @@ def _write(
     leaky: Sequence[str],
     more: Mapping[str, str],
 ) -> None:
-    """Writes a run derived from `origin`, measured on what that held out; `leaky` names what it comes of.
-
-    It is made beside its place and moved there: a run is there whole or not at all.
-
-    Raises:
-      FileExistsError: it would replace the run that it comes of, or a file.
-      LeakError: the old run's list of held-out images names some that it was trained on.
-      DatasetError: such an image is not there or cannot be read, or is of another class.
-    """
+    """Writes a run and measures it on what `origin` held out; it is there whole or not at all."""
     if out.exists() and (not out.is_dir() or out.resolve() == origin.resolve()):
         raise FileExistsError(errno.EEXIST, "is a file, or the run that it comes of: expected another folder", str(out))
     held_out = _named(origin / HELD_OUT, samples)
@@ -242,12 +218,7 @@ def _write(
 
 
 def _named(path: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples that a run's list names.
-
-    Raises:
-      CheckpointError: it is no list of names.
-      DatasetError: some are not there; without them a figure would be of others than the run's own.
-    """
+    """The samples that a run's list names; all, or a figure would be of others than the run's own."""
     try:
         names = {*path.read_text(encoding="utf-8").splitlines()} if path.exists() else set()
     except UnicodeDecodeError as error:

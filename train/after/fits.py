@@ -23,15 +23,13 @@ from bench.metrics.probability import calibration
 
 from ..data.folds import make_folds
 
-_RANGE = 50.0
-"""How far, in factors, the temperature may be from the spread of the logits: beyond, all is certain or all equal."""
+_RANGE = 50.0  # factors from the spread of the logits to the temperature: beyond, all is certain or all equal
 _NUM_HALVINGS = 60
 _NUM_FOLDS = 5
 _TAUS = sorted((np.arange(-64, 65) / 16).tolist(), key=abs)
 """At 1 a network that was taught all classes equally often expects them as often as they come, at -1 one that was
 taught them as they come expects them equally often; a head that is too sure of itself needs more."""
-_NEARLY_CONSTANT = 1e-4
-"""Features whose standard deviation is a smaller share of the largest are left out of a new last layer."""
+_NEARLY_CONSTANT = 1e-4  # of the largest standard deviation of a feature: those below are left out of a new last layer
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -39,14 +37,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     The negative log-likelihood is convex in 1 / T, so its derivative changes its sign once, and halving cannot fail.
     Where every answer is right there is no best T, the smaller the likelier; where all are wrong, the larger. There T
-    is the spread of the logits over or times 50, so that T grows with the logits everywhere.
+    is the spread of the logits over or times 50, so that T grows with the logits everywhere. It is 1 where all are
+    alike.
 
     Args:
       logits: (N, C) float, finite. Of images that the network was not trained on, N at least 1.
       labels: (N,) integer, 0 to C - 1.
-
-    Returns:
-      Above 0; 1 where all logits are alike.
 
     Raises:
       ValueError: another shape, dtype or range.
@@ -74,12 +70,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_fit(logits: np.ndarray, samples: Sequence[Sample], labels: np.ndarray) -> np.ndarray:
-    """(N,) float64: for each of N images a temperature fitted without its cluster's fold.
-
-    Raises:
-      DatasetError: fewer than 5 clusters.
-      ValueError: as `fit_temperature`.
-    """
+    """(N,) float64: for each of N images a temperature fitted without its cluster's fold; of 5 clusters at least."""
     fold_of = make_folds(samples, num_folds=_NUM_FOLDS)
     fold = np.array([fold_of[sample.path] for sample in samples])
     temperatures = np.empty(len(samples))

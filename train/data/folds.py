@@ -21,15 +21,10 @@ _COLUMNS = ["path", "cluster", "fold"]
 
 
 def make_folds(samples: Sequence[Sample], *, num_folds: int = 5, seed: int = 0) -> dict[str, int]:
-    """Assigns every cluster to a fold.
+    """Assigns every cluster to a fold: path of each sample -> fold, 0 to num_folds - 1.
 
-    Greedy: large clusters first, each to the fold where it raises the chi-square distance from equal shares of
-    every class x group cell the least, then to the fold with the fewest images.
-
-    The seed orders clusters of one size.
-
-    Returns:
-      Path of each sample -> fold, 0 to num_folds - 1.
+    Greedy: large clusters first, those of one size in an order by the seed, each to the fold where it raises the
+    chi-square distance from equal shares of every class x group cell the least, then to the fold with the fewest images.
 
     Raises:
       DatasetError: fewer clusters than folds.
@@ -70,10 +65,7 @@ def encode_folds(samples: Sequence[Sample], fold_of: Mapping[str, int]) -> str:
 
 
 def read_folds(path: Path, samples: Sequence[Sample]) -> tuple[dict[str, int], str]:
-    """Reads a folds file and checks that it has the data set's paths; a cluster that it cuts is a leak to report.
-
-    Returns:
-      Path of each sample -> fold, and the SHA-256 of the file.
+    """Reads a folds file: path of each sample -> fold, and the file's SHA-256; it may cut clusters.
 
     Raises:
       DatasetError: unreadable, of another form, or for other samples.

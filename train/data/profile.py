@@ -35,11 +35,7 @@ _GRID = 24  # points of the input on a side at which it is asked whether there i
 
 
 def profile_of(root: Path, samples: Sequence[Sample], preprocess: Preprocess, config: AugmentConfig) -> Profile:
-    """The profile of a data set's pictures, all of them usable; reads the headers of 2,048 at most.
-
-    Raises:
-      DecodeError: a picture cannot be read any more.
-    """
+    """The profile of a data set's pictures; reads the headers of 2,048 at most, or raises DecodeError."""
     chosen = np.random.default_rng(_SEED).permutation(len(samples))[:_NUM_DRAWS]
     with ThreadPoolExecutor(usable_cores()) as pool:
         sizes = list(pool.map(lambda i: stored_size(root / samples[i].path), chosen.tolist()))
