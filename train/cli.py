@@ -25,16 +25,17 @@ DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<clas
 
 {STATUSES}"""
 
-_PRIOR_HELP = (
-    "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer"
-)
 _COMMANDS = {
     "folds": ("split a data set into folds", dataset.add_folds, dataset.folds),
     "audit": ("look for leaks and shortcuts", dataset.add_audit, dataset.audit),
     "show": ("draw what a recipe makes of the pictures", dataset.add_show, dataset.show),
     "fit": (fit.HELP, fit.add_flags, fit.run),
     "refit": ("fit the last layer anew, for the run's classes or other ones", derived_run.add_refit, derived_run.refit),
-    "prior": (_PRIOR_HELP, derived_run.add_prior, derived_run.prior),
+    "prior": (
+        "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer",
+        derived_run.add_prior,
+        derived_run.prior,
+    ),
 }
 """Name -> its help, what adds its flags, and what runs it; in the order of the help."""
 

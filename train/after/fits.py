@@ -207,8 +207,8 @@ def refit_last_layer(
       groups: (N,) integer, from 0.
       num_classes: C.
       l2: Weight of |W|^2 / 2 beside the mean cross-entropy, with features of unit variance.
-      num_refits: Subsets, where balanced.
-      seed: Of the subsets.
+      num_refits: Subsets, drawn by the seed.
+      seed: From 0.
       balance: Whether every class and group counts the same.
 
     Returns:

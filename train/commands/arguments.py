@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,6 @@ def add_data(to: argparse.ArgumentParser) -> None:
     """Adds DATA, --label and --group."""
     to.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
     add_columns(to)
-
-
-def add_derived_run(to: argparse.ArgumentParser) -> None:
-    """Adds --out and --force of a command that makes a run from finished ones."""
-    to.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
-    to.add_argument("--force", action="store_true", help="replace the run in NEW")
-
-
-def check_derived_run(arguments: argparse.Namespace) -> None:
-    """Raises FileExistsError where NEW has a run that --force does not replace."""
-    checkpoint = arguments.out / "checkpoint.pt"
-    if checkpoint.exists() and not arguments.force:
-        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(checkpoint))
 
 
 def add_recipe(to: argparse.ArgumentParser) -> None:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from pathlib import Path
 
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 
-from .arguments import add_data, add_derived_run, check_derived_run
+from .arguments import add_data
 
 
 def add_refit(parser: ArgumentParser) -> None:
     """Adds the flags of edge-train refit."""
-    add_data(parser)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    _add_run(parser)
     text = "every class and group alike (cells), or every image (none)"
     parser.add_argument("--balance", choices=("cells", "none"), default="cells", help=text)
-    add_derived_run(parser)
+    _add_out(parser)
 
 
 def refit(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Fits a new last layer for a finished run."""
-    check_derived_run(arguments)
+    _check_out(arguments)
     from ..after import derived_run
 
     columns = {"label_column": arguments.label, "group_column": arguments.group}
@@ -33,16 +33,15 @@ def refit(arguments: argparse.Namespace, _: ArgumentParser) -> int:
 
 def add_prior(parser: ArgumentParser) -> None:
     """Adds the flags of edge-train prior."""
-    add_data(parser)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+    _add_run(parser)
     text = "finished runs of other folds: what they held out is fitted on"
     parser.add_argument("others", type=Path, nargs="+", metavar="OTHER", help=text)
-    add_derived_run(parser)
+    _add_out(parser)
 
 
 def prior(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Fits a prior correction for a finished run and adds it."""
-    check_derived_run(arguments)
+    _check_out(arguments)
     from ..after import derived_run
 
     columns = {"label_column": arguments.label, "group_column": arguments.group}
@@ -51,3 +50,19 @@ def prior(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     for name, value in zip(["tau", *found["classes"]], [found["tau"], *found["offsets"]], strict=True):
         print(f"{name:16} {value:+z.3f}")
     return DONE
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    add_data(parser)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+
+
+def _add_out(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
+    parser.add_argument("--force", action="store_true", help="replace the run in NEW")
+
+
+def _check_out(arguments: argparse.Namespace) -> None:
+    checkpoint = arguments.out / "checkpoint.pt"
+    if checkpoint.exists() and not arguments.force:
+        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(checkpoint))

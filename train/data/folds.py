@@ -23,8 +23,8 @@ _COLUMNS = ["path", "cluster", "fold"]
 def make_folds(samples: Sequence[Sample], *, num_folds: int = 5, seed: int = 0) -> dict[str, int]:
     """Assigns every cluster to a fold: path of each sample -> fold, 0 to num_folds - 1.
 
-    Greedy: large clusters first, those of one size in an order by the seed, each to the fold where it raises the
-    chi-square distance from equal shares of every class x group cell the least, then to the fold with the fewest images.
+    Greedy: large clusters first, those of one size in an order by the seed. Each goes where it raises the chi-square
+    distance from equal shares of every class x group cell the least, then to the fold with the fewest images.
 
     Raises:
       DatasetError: fewer clusters than folds.

@@ -137,7 +137,7 @@ def feed(
     workers: int | None = None,
     pin: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Renders what is left of an epoch in threads, two steps ahead of who takes the batches.
+    """Renders what is left of an epoch in threads, one per core, two steps ahead of who takes the batches.
 
     The threads end with the generator, be it by the last batch, an error, or Ctrl-C; `contextlib.closing` ends it where
     it may be left early. The parts of all ranks make up what a single one would render, bit for bit.
@@ -151,10 +151,10 @@ def feed(
       seed: Of the run.
       first_step: Number of the first of these steps, from 0 at the start of the run.
       names: (N,) names of the pictures, for errors.
-      rank: Which part of every step is rendered.
-      num_ranks: Of how many.
+      rank: Which part of every step is rendered, of `num_ranks`.
+      num_ranks: How many parts there are.
       views: Of the teachers.
-      workers: Threads; None for one per core.
+      workers: Another number of threads.
       pin: Whether `Batch.images` lies in page-locked memory, from where a GPU fetches it without waiting.
 
     Raises:

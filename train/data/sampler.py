@@ -47,14 +47,8 @@ def epoch_batches(
       epoch; one with fewer repeats them evenly, `max_repeats` times at most.
       Source: Li et al., as described; their code tops a class up from the heads of other classes' lists.
 
-    Args:
-      labels: (N,) class of each training picture, an index of `classes`.
-      groups: (N,) group of each; any type that sorts.
-      config: Which sampler.
-      classes: (C,) names.
-      batch_size: Of all ranks together; "pk" has its own.
-      epoch: From 0.
-      seed: Of the run.
+    The (N,) labels are indices of `classes`, the (N,) groups of any type that sorts. The batch size is that of all
+    ranks together; "pk" has its own.
 
     Raises:
       EdgeError: the targets name other classes than the data has.
