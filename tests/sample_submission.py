@@ -5,24 +5,29 @@ import json
 import shutil
 import tempfile
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
+from bench.photos.scene import draw
 from edge.classifier import DEFAULT_MODEL
 from export.submission import archive, pack, sources
 
 
 def zip_wheel(folder):
     """What `sources.build_wheel` does, but for pip: the packages and the metadata that is read of them."""
+    (folder / f"fairedge-{pack.__version__}-py3-none-any.whl").write_bytes(_wheel())
+
+
+@cache
+def _wheel():
     config = configparser.ConfigParser()
     config.read(sources.CHECKOUT / "setup.cfg", encoding="utf-8")
-    name = f"fairedge-{pack.__version__}"
     with tempfile.TemporaryDirectory() as scratch:
-        _zip_wheel(folder, name, Path(scratch) / "wheel", config)
+        return _zip_wheel(f"fairedge-{pack.__version__}", Path(scratch) / "wheel", config)
 
 
-def _zip_wheel(folder, name, files, config):
+def _zip_wheel(name, files, config):
     sources.copy_source(files)
     for left_out in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         (files / left_out).unlink()
@@ -34,15 +39,18 @@ def _zip_wheel(folder, name, files, config):
     (info / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", "Name: fairedge", *needs, ""]))
     points = config["options.entry_points"]["console_scripts"]
     (info / "entry_points.txt").write_text(f"[console_scripts]{points}\n")
-    path = folder / f"{name}-py3-none-any.whl"
-    archive.write_zip(files, path)
+    archive.write_zip(files, files.with_suffix(".whl"))
+    return files.with_suffix(".whl").read_bytes()
+
+
+_draw = cache(draw)
 
 
 def build(output, *, samples_of=None, **given):
     """Packs; returns the verdicts. With another submission of the same model its samples are taken, as they are."""
     values = {"model": DEFAULT_MODEL, "checkpoint": None, "team": "a team", "machines": (), "force": False, **given}
     taken = patch.object(pack, "_write_samples", partial(_take_samples, samples_of)) if samples_of else nullcontext()
-    with patch.object(sources, "build_wheel", zip_wheel), taken:
+    with patch.object(sources, "build_wheel", zip_wheel), patch.object(pack, "draw", _draw), taken:
         return pack.pack(output, **values, tell=lambda line: None)
 
 

@@ -5,6 +5,9 @@ import platform
 import shutil
 import sys
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -205,8 +208,8 @@ def stub_wheel(folder, name, tag, files, needs=""):
 
 
 @pytest.fixture
-def offline(bench):
-    """The real environment.sh, with stand-ins for what it installs: for the Python that runs the tests."""
+def offline(bench, tmp_path, monkeypatch):
+    """The real environment.sh, with stand-ins for what it installs: for the Python that runs the tests, and its pip."""
     tag, machine = f"cp{sys.version_info[0]}{sys.version_info[1]}", platform.machine()
     stub_wheel(bench.folder / "wheels", "numpy-9.9", f"{tag}-{tag}-linux_{machine}", {"numpy/__init__.py": ""})
     ours = {"edge/__init__.py": "import numpy\n", "bench/__init__.py": "", "export/submission/__init__.py": ""}
@@ -214,17 +217,36 @@ def offline(bench):
     (bench.folder / f"requirements-{machine}.txt").write_text("numpy==9.9\n")
     templates = sources.CHECKOUT / "export/submission/templates"
     shutil.copyfile(templates / "environment.sh", bench.folder / "code/environment.sh")
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip/pip").symlink_to(Path(find_spec("pip").origin).parent)
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh
+[ "$1" = -m ] || exec '{sys.executable}' "$@"
+'{sys.executable}' "$@" --without-pip || exit  # which takes longer than all the rest
+for packages in "$4"/lib/python*/site-packages; do
+    echo '{tmp_path}/pip' > "$packages/pip.pth"
+done
+""")
+    python.chmod(0o755)
+    monkeypatch.setattr(trial, "sys", SimpleNamespace(executable=str(python), version_info=sys.version_info))
     return bench
 
 
-def test_packed_wheels_are_installed_without_a_network(offline, monkeypatch):
-    told, real = [], trial.run
+@pytest.fixture
+def told(monkeypatch):
+    """Whether each run of an execution file may use the network."""
+    said, real = [], Trial.execute
 
-    def told_run(*arguments, **settings):
-        told.append(settings["network"])
-        return real(*arguments, **settings)
+    def execute(self, script, command, *, network):
+        said.append(network)
+        if not network:
+            real(self, script, command)
 
-    monkeypatch.setattr(trial, "run", told_run)
+    monkeypatch.setattr(Trial, "execute", execute)
+    return said
+
+
+def test_packed_wheels_are_installed_without_a_network(offline, told):
     verdict = verdict_of(offline, "environment")
     assert (verdict.state, verdict.findings) == ("ok", ())
     assert told == [False]
@@ -233,11 +255,9 @@ def test_packed_wheels_are_installed_without_a_network(offline, monkeypatch):
     assert installed.is_dir()
 
 
-def test_wheels_for_another_python_leave_the_network(offline, monkeypatch):
+def test_wheels_for_another_python_leave_the_network(offline, told):
     (wheel,) = (offline.folder / "wheels").iterdir()
     wheel.rename(wheel.with_name(f"numpy-9.9-cp399-cp399-linux_{platform.machine()}.whl"))
-    told = []
-    monkeypatch.setattr(trial, "run", lambda *arguments, **settings: told.append(settings["network"]) or 0)
     verdict = verdict_of(offline, "environment")
     assert told == [True]
     assert verdict.notes == (

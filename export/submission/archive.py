@@ -50,17 +50,15 @@ def unpack(source: Path, target: Path) -> None:
 def write_zip(folder: Path, out: Path) -> None:
     """Writes a zip of a folder's files: sorted, of one date and two modes, so that equal files give equal bytes.
 
-    They are stored, not compressed: what another zlib makes of the same file may differ, and wheels, images and
-    weights hardly shrink.
+    They are stored, not compressed: another zlib may compress otherwise, and wheels, images and weights hardly shrink.
     """
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name in files_below(folder):
             path = folder / name
             info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3  # Unix, whose modes follow
             info.external_attr = (stat.S_IFREG | _mode(path.stat().st_mode)) << 16
-            with open(path, "rb") as file, archive.open(info, "w", force_zip64=False) as entry:
-                shutil.copyfileobj(file, entry, _CHUNK)
+            archive.writestr(info, path.read_bytes())
 
 
 def files_below(folder: Path) -> list[str]:
@@ -130,11 +128,16 @@ def _unpack_zip(source: Path, target: Path) -> None:
                 if info.filename in seen:
                     _refuse(source, info.filename, "is there twice")
                 seen.add(info.filename)
-                if not info.is_dir():
-                    _extract(archive, info, target / info.filename)
+                if info.is_dir():
+                    continue
+                path = target / info.filename
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as entry, open(path, "xb") as file:
+                    shutil.copyfileobj(entry, file, _CHUNK)  # which ends at the size that was found small enough
+                path.chmod(_mode(info.external_attr >> 16))
     except FileNotFoundError as error:
         raise EdgeError(f"{source}: no such file or folder, expected a submission") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
         raise EdgeError(f"{source}: no usable zip archive: {error}") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise EdgeError(f"{source}: refused: has a file and a folder of one name: {error.filename}") from error
@@ -169,16 +172,6 @@ def _check_size(source: Path, num_files: int, num_bytes: int) -> None:
 
 def _refuse(source: Path, name: object, reason: str) -> NoReturn:
     raise EdgeError(f"{source}: refused: {str(name)!r} {reason}")
-
-
-def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left = info.file_size  # what the archive says of itself, which is a part of what was found small enough
-    with archive.open(info) as entry, open(path, "xb") as file:
-        while chunk := entry.read(min(_CHUNK, left)):  # an entry that is longer has another checksum
-            left -= len(chunk)
-            file.write(chunk)
-    path.chmod(_mode(info.external_attr >> 16))
 
 
 def _mode(mode: int) -> int:

@@ -78,6 +78,7 @@ def pack(
         got, expected = ", ".join(classifier.classes), ", ".join(CONTEST.classes)
         raise ModelError(f"{classifier.path}: answers {got}; the contest's classes are {expected}")
     content = weights.of_run(checkpoint, classifier)
+    texts = _card_and_licences(classifier, machines)
     with naming(output), _folder_beside(output) as scratch:
         folder = Path(scratch) / "submission"
         _write_model(folder / "model", classifier, content)
@@ -85,7 +86,9 @@ def pack(
         _write_code(folder, machines, tell)
         tell("recording predictions of the sample images")
         _write_templates(folder, team, machines, _write_samples(folder))
-        _write_card_and_licences(folder, classifier, machines)
+        (folder / "LICENSES").mkdir()
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
         facts = {
             "contest": CONTEST.name,
             "team": team,
@@ -208,20 +211,17 @@ def _write_templates(folder: Path, team: str, machines: Sequence[str], expected:
         (folder / name).write_text(re.sub(r"@(\w+)@", lambda match: values[match[1]], text), encoding="utf-8")
 
 
-def _write_card_and_licences(folder: Path, classifier: Classifier, machines: Sequence[str]) -> None:
+def _card_and_licences(classifier: Classifier, machines: Sequence[str]) -> dict[str, str]:
     card = classifier.path.with_name(classifier.path.stem.removesuffix(".int8") + ".md")
     beside = classifier.path.with_name("LICENSE-MODELS")
     stated = f"The weights in model/: {classifier.metadata.get('license', 'no licence is stated')}\n"
     note = "Each wheel in wheels/ holds the text of its own licence.\n" if machines else ""
-    texts = {
+    return {
         "MODEL_CARD.md": _read(card) if card.is_file() else write_card(classifier),
         "LICENSES/code.txt": _read(sources.CHECKOUT / "LICENSE"),
         "LICENSES/model.txt": _read(beside) if beside.is_file() else stated,
         "LICENSES/packages.txt": sources.licences() + note,
     }
-    (folder / "LICENSES").mkdir()
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _read(path: Path) -> str:

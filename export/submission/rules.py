@@ -37,9 +37,6 @@ _ABSOLUTE = re.compile(
     | (?: (?<![\w.~$}*/)%+-]) | (?<=:-) | (?<=file://) ) /(?:home|root|data|mnt|opt)(?![\w-]) (?: /[\w.~-]+ )*""",
     re.VERBOSE,
 )
-_NO_WHEEL = (
-    OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.+!_-]+)(?:\s*;.*)?")
 _SHELL = re.compile(r"(?:^|[\s`])sh +([\w./-]+\.sh)")
 _MODULE = re.compile(r"python[\d.]* (?:-I )?-m ([\w.]+)")
@@ -117,7 +114,7 @@ class Submission:
                     return {}
                 # read() of a whole entry would decompress without a limit whatever the archive says of its size
                 return {info.filename: archive.open(info).read(info.file_size) for info in entries}
-        except _NO_WHEEL:
+        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
             return {}
 
     @cached_property

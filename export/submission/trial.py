@@ -93,15 +93,32 @@ class Trial:
         return self.output(script)
 
     def execute(self, script: str, command: Sequence[str], *, network: bool = False) -> None:
-        """Runs a command that stands for an execution file.
+        """Runs a command that stands for an execution file; when it ends or is interrupted, its session is killed.
+
+        Without the network its HOME is empty; with it, HOME is the user's, with pip's settings.
 
         Raises:
           Failed: its exit status is not 0, or it took too long.
         """
         log, home = self.logs / f"{Path(script).stem}.log", self.scratch / "home"
         home.mkdir(exist_ok=True)
-        if status := run(command, cwd=self.folder, log=log, home=home, network=network, timeout_s=self.timeout_s):
-            lines = tail(log)
+        prefix = _NAMESPACE if not network and can_cut() else ()
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                [*prefix, *command], cwd=self.folder, env=_variables(home, network=network), stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )
+            try:
+                status = process.wait(self.timeout_s)
+            except subprocess.TimeoutExpired:
+                status = _KILLED
+                file.write(f"killed after {self.timeout_s:.0f} s\n".encode())
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if status:
+            lines = _tail(log)
             raise Failed(script, ": ".join([f"exit status {status}", *lines[-1:]]), lines)
 
 
@@ -144,13 +161,29 @@ def accuracy(trial: Trial) -> Problems:
 
 
 def recorded(trial: Trial) -> Problems:
-    """The predictions recorded are those made here."""
-    output = trial.output(_ACCURACY) / PREDICTIONS
+    """The recorded predictions are those made here: the same labels, and probabilities to `TOLERANCE`.
+
+    Another processor may answer the other class where the two most probable ones are closer: such near-ties are notes.
+    """
+    output, name = trial.output(_ACCURACY) / PREDICTIONS, f"samples/{PREDICTIONS}"
     if not output.is_file():
         raise Failed(_ACCURACY, "gave no predictions")
-    wrong, ties = compare(trial.folder / "samples" / PREDICTIONS, output)
-    trial.notes += [f"near-tie: {tie}" for tie in ties]
-    yield from (("samples/predictions.csv", what) for what in wrong)
+    try:
+        before, after = ({row.path: row for row in read(path).rows} for path in (trial.folder / name, output))
+    except EdgeError as error:
+        yield name, str(error)
+        return
+    for path in sorted({*before, *after}):
+        if path not in after:
+            yield name, f"{path}: has no row"
+        elif path not in before:
+            yield name, f"{path}: was not recorded"
+        elif what := _difference(before[path], after[path]):
+            yield name, f"{path}: {what}"
+        elif (margin := _margin(before[path])) <= 2 * TOLERANCE:
+            trial.notes.append(f"near-tie: {path}: {before[path].label} by {margin:.1e}")
+        elif before[path].label != after[path].label:
+            yield name, f"{path}: got {after[path].label}, recorded {before[path].label}"
 
 
 def latency(trial: Trial) -> Problems:
@@ -175,40 +208,20 @@ CHECKS = {judge.__name__: judge for judge in _JUDGES}
 """By the name that a rule has for it, in the order in which they are run."""
 
 
-def compare(recorded: Path, found: Path) -> tuple[list[str], list[str]]:
-    """Holds predictions against the recorded ones.
-
-    Returns:
-      What differs, one line each: labels, probabilities by more than `TOLERANCE`, rows. And the near-ties: images
-      whose two most probable classes are so close that another processor may answer the other one.
-    """
-    try:
-        before, after = ({row.path: row for row in read(path).rows} for path in (recorded, found))
-    except EdgeError as error:
-        return [str(error)], []
-    wrong = [f"{name}: has no row" for name in sorted(set(before) - set(after))]
-    wrong += [f"{name}: was not recorded" for name in sorted(set(after) - set(before))]
-    ties: list[str] = []
-    for name in sorted(set(before) & set(after)):
-        difference, tie = _difference(before[name], after[name])
-        wrong += [f"{name}: {difference}"] * bool(difference)
-        ties += [f"{name}: {tie}"] * bool(tie)
-    return wrong, ties
-
-
-def _difference(a: Prediction, b: Prediction) -> tuple[str, str]:
-    """What differs between two answers to one image, and whether it is a near-tie; "" where there is none."""
+def _difference(a: Prediction, b: Prediction) -> str:
+    """How the probabilities of an image differ; "" where they do not."""
     if a.probabilities is None or b.probabilities is None or a.probabilities.shape != b.probabilities.shape:
-        if (a.status, b.status) == ("error", "error"):
-            return "", ""
-        return f"got {b.status} {b.error[:80]}, recorded {a.status}", ""
-    distance = float(np.abs(a.probabilities - b.probabilities).max())
-    if distance > TOLERANCE * 1.01:  # files have six decimals
-        return f"a probability differs by {distance:.1e}, expected at most {TOLERANCE:.0e}", ""
-    second, first = np.sort(a.probabilities)[-2:]
-    if first - second <= 2 * TOLERANCE:
-        return "", f"{a.label} by {first - second:.1e}"
-    return f"got {b.label}, recorded {a.label}" if a.label != b.label else "", ""
+        return f"got {b.status} {b.error[:80]}, recorded {a.status}" if {a.status, b.status} != {"error"} else ""
+    distance = np.abs(a.probabilities - b.probabilities).max()
+    is_small = distance <= TOLERANCE * 1.01  # files have six decimals
+    return "" if is_small else f"a probability differs by {distance:.1e}, expected at most {TOLERANCE:.0e}"
+
+
+def _margin(row: Prediction) -> float:
+    if row.probabilities is None:
+        return math.inf
+    second, first = np.sort(row.probabilities)[-2:]
+    return float(first - second)
 
 
 def _images(trial: Trial) -> list[str]:
@@ -244,51 +257,20 @@ def can_cut() -> bool:
     return False
 
 
-def run(
-    command: Sequence[str], *, cwd: Path, log: Path, home: Path, network: bool = False, timeout_s: float = TIMEOUT_S
-) -> int:
-    """Runs a command to its end; when it ends or is interrupted, everything of its session is killed.
-
-    Args:
-      command: The program and its arguments.
-      cwd: Where it runs.
-      log: File for what it writes to both outputs.
-      home: HOME and TMPDIR of the command; where it may use the network they are the user's, with pip's settings.
-      network: Whether it may use the network.
-      timeout_s: After which it is killed.
-
-    Returns:
-      Its exit status; 124 where it took too long.
-    """
-    prefix = _NAMESPACE if not network and can_cut() else ()
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*prefix, *command], cwd=cwd, env=_variables(home, network=network), stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )
-        try:
-            return process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            file.write(f"killed after {timeout_s:.0f} s\n".encode())
-            return _KILLED
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def _variables(home: Path, *, network: bool) -> dict[str, str]:
+    """The environment of an execution file: the user's where it may use the network, else next to nothing."""
+    if network:
+        kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+    else:
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        kept |= {"HOME": str(home), "TMPDIR": str(home), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+        kept |= dict.fromkeys(_PROXIES, _CLOSED)
+    return {**kept, "PYTHON": sys.executable}
 
 
-def tail(log: Path) -> list[str]:
+def _tail(log: Path) -> list[str]:
     """The last lines of a log, each cut."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_BYTES))
         text = file.read().decode("utf-8", "replace")
     return [line[:300] for line in text.strip().splitlines()[-_LOG_LINES:]]
-
-
-def _variables(home: Path, *, network: bool) -> dict[str, str]:
-    if network:
-        kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
-        return {**kept, "PYTHON": sys.executable}
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    own = {"HOME": str(home), "TMPDIR": str(home), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    return {**kept, **dict.fromkeys(_PROXIES, _CLOSED), **own, "PYTHON": sys.executable}
