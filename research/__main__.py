@@ -137,7 +137,7 @@ def _ladder(arguments: argparse.Namespace) -> int:
     from bench.dataset import index
     from train.data.folds import encode_folds, make_folds
     from train.loop import distributed
-    from train.loop.plan import Plan
+    from train.loop.run import Plan
 
     from . import ladder
 

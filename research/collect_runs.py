@@ -17,12 +17,12 @@ from bench.dataset import DatasetError, as_text, classes_of, index
 from bench.results.join import Pairs
 from train import checkpoint as checkpoints
 from train.after.derived_run import held_out_pairs
-from train.checkpoint import NAME, OFFSETS, Checkpoint, CheckpointError
+from train.checkpoint import NAME, OFFSETS, Checkpoint, CheckpointError, sha256_of
 from train.config import TrainConfig
 from train.leakage.checks import LeakError, check_disjoint
 from train.loop.epoch_log import JSONL
 from train.loop.run import CONFIG
-from train.networks.teacher import identity_of, sha256_of
+from train.networks.teacher import identity_of
 from train.recipes import RECIPES
 
 from . import evidence

@@ -19,8 +19,7 @@ from bench.results.join import join
 from edge.predictions import Prediction, read
 from train.checkpoint import CheckpointError
 from train.loop.distributed import Ranks
-from train.loop.plan import Plan
-from train.loop.run import METRICS, PREDICTIONS, run, write_json
+from train.loop.run import METRICS, PREDICTIONS, Plan, run, write_json
 
 from .recipe_ladders import Ladder
 from .tables import cell, difference_cell, markdown_table

@@ -33,7 +33,7 @@ from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
 from train.data.images import Batch, feed, load_images, scale_tensor, training_preprocess
 from train.data.sampler import Batches
-from train.loop.schedule import build_optimizer
+from train.loop.optimizer import build_optimizer
 from train.networks.network import build
 
 _NUM_CLASSES = 6

@@ -21,7 +21,7 @@ from export.info import describe
 from train.checkpoint import load, save
 from train.config import ModelConfig
 from train.networks.network import build
-from train.networks.pretrained import PUBLISHED
+from train.networks.weights import PUBLISHED
 
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 PROFILE = Profile(aspect_ratio=(1.0, 1.333), short_side_px=(150, 450), padding=(0.0, 0.25)).to_json()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train.loop.averages import reestimate_batch_norm
+from train.loop.optimizer import reestimate_batch_norm
 
 
 def net():

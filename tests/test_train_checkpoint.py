@@ -2,8 +2,7 @@ import pytest
 import torch
 from test_train_loop import blank
 
-from train.checkpoint import CheckpointError, load, save
-from train.commit import source_commit
+from train.checkpoint import CheckpointError, load, save, source_commit
 
 
 def test_round_trip_from_file_and_folder(tmp_path):

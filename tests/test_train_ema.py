@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.loop.averages import Ema
+from train.loop.optimizer import Ema
 
 
 def model_of(value, steps=0):

@@ -12,8 +12,7 @@ from edge.photo.preprocess import Preprocess
 from train import checkpoint as checkpoints
 from train.config import TrainConfig
 from train.loop.distributed import Ranks
-from train.loop.loop import TrainingError, fit, start
-from train.loop.state import Session, TrainingData, check_config
+from train.loop.loop import Session, TrainingData, TrainingError, check_config, fit
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(
@@ -32,11 +31,11 @@ def training_data(config=CONFIG, *, num_images=12, **teaching):
     images = {side: labelled_images(num_images, side)[0] for side in config.input.sizes_px}
     labels = np.arange(num_images) % len(COLOURS)
     names = [f"{i}.png" for i in range(num_images)]
-    return TrainingData(images, labels, np.arange(num_images) // 2 % 2, 2, names, **teaching)
+    return TrainingData(images, labels, np.arange(num_images) // 2 % 2, names, **teaching)
 
 
 def blank(config=CONFIG):
-    return start(
+    return checkpoints.start(
         config,
         recipe="smoke",
         classes=list(COLOURS),

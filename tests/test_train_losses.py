@@ -344,9 +344,9 @@ def test_sharp_cosine_logits_give_finite_gradients():
 def test_groups_by_hand():
     # Shares 3/6, 2/6, 1/6 and nothing of group 3: 1, 3/2 and 3
     groups = torch.tensor([0, 1, 0, 2, 1, 0])
-    weights = group_weights(groups, 4)
+    weights = group_weights(groups)
     assert torch.allclose(weights, torch.tensor([1.0, 1.5, 1.0, 3.0, 1.5, 1.0])) and weights.dtype == torch.float32
-    assert group_weights(torch.tensor([2, 2, 2]), 4).eq(1).all()
+    assert group_weights(torch.tensor([2, 2, 2])).eq(1).all()
     # Every group has the same part in the loss: the mean of the groups' means.
     logits, labels = numbers(6, 4), LABELS[:6]
     by_group = [cross_entropy(logits[groups == g], labels[groups == g]) for g in range(3)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from train.config import ModelConfig, OptimConfig
-from train.loop.schedule import build_optimizer, learning_rate, set_rates
+from train.loop.optimizer import build_optimizer, learning_rate, set_rates
 from train.networks.network import build
 
 

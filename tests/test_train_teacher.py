@@ -61,14 +61,15 @@ def test_answers_are_averaged_as_probabilities_in_the_students_order():
     assert teacher.marks == {"a", "b"}
 
 
-def test_soft_labels_are_averaged_over_flips():
+def test_soft_labels_are_averaged_over_flips(monkeypatch):
+    monkeypatch.setattr("train.networks.teacher._BATCH_SIZE", 2)
     teacher = Teacher([member(3.0), member(-2.0, side=16)], classes=CLASSES)
     expected = torch.zeros(5, 3)
     for number, preprocess in enumerate(teacher.preprocesses):
         images = pictures(preprocess)
         for flipped in (images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1]):
             expected += probabilities(teacher._networks[number], flipped) / 8
-    labels = soft_labels(teacher, pictures, key="k", batch_size=2, quiet=True)
+    labels = soft_labels(teacher, pictures, key="k", quiet=True)
     assert labels.shape == (5, 3) and labels.dtype == np.float32
     assert np.allclose(np.exp(labels), expected, atol=1e-6)
 

@@ -1,13 +1,15 @@
 """The checkpoint of a run: all that is needed to continue it bit for bit, or to export it.
 
-Written to a temporary file and renamed, so a killed run leaves the last complete one. Holds tensors and plain
-values alone and is read with `weights_only`: loading one runs no code.
+Written to a temporary file and renamed, so a killed run leaves the last complete one. Holds only tensors and plain
+values and is read with `weights_only`: loading one runs no code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +93,7 @@ class Checkpoint:
 
 
 class LoadedModel(NamedTuple):
-    """What using a trained network takes."""
+    """A trained network, ready for use."""
 
     network: Network
     """In evaluation mode, training form."""
@@ -99,6 +101,23 @@ class LoadedModel(NamedTuple):
     classes: tuple[str, ...]
     """In the order of the logits."""
     state: Checkpoint
+
+
+def start(config: TrainConfig, *, classes: list[str], network: Network | None = None, **origin: Any) -> Checkpoint:
+    """The checkpoint of a run that has done nothing yet.
+
+    Args:
+      config: What to train.
+      classes: Class names in the order of the logits.
+      network: Begun with; None: random weights by the seed.
+      origin: The fields of `Checkpoint` that say where the data and the code come from.
+    """
+    if network is None:
+        torch.manual_seed(config.optim.seed)
+        network = build(config.model, len(classes))
+    weights = network.state_dict()
+    empty: dict[str, Any] = {name: {} for name in ("optimizer", "objective", "scaler", "sums", "result")}
+    return Checkpoint(config=config.to_dict(), classes=classes, step=0, model=weights, ema=weights, **empty, **origin)
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -120,9 +139,8 @@ def load_model(path: Path) -> LoadedModel:
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint; it appears under its name only when it is complete."""
-    values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     content = io.BytesIO()  # a full disk under torch.save is an internal error of its own
-    torch.save({"schema": SCHEMA, **values}, content)
+    torch.save({"schema": SCHEMA, **vars(checkpoint)}, content)
     with replacing(path) as part, open(part, "wb") as file:
         file.write(content.getbuffer())
         file.flush()
@@ -130,15 +148,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
-
-    Args:
-      path: The file, or the run folder that holds it.
+    """Reads a checkpoint file, or that of a run folder.
 
     Raises:
       CheckpointError: no such file, or no checkpoint of this schema.
     """
-    path = path / NAME if path.is_dir() else path
+    path = file_of(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -146,11 +161,38 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:  # torch.load raises most built-in types on foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
-    names = {"schema", *(field.name for field in fields(Checkpoint))}
+    got: object = type(values).__name__
     if isinstance(values, dict):
+        got = values.pop("schema", None)
         values.pop("swa", None)  # of an earlier version; a run that used it has its outcome in `result`
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA or {*values, "profile"} != names:
-        got = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
-    del values["schema"]
-    return Checkpoint(**values)
+        if got == SCHEMA and {*values, "profile"} == {field.name for field in fields(Checkpoint)}:
+            return Checkpoint(**values)
+    raise CheckpointError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
+
+
+def file_of(path: Path) -> Path:
+    """The checkpoint of a run folder; another path as it is."""
+    return path / NAME if path.is_dir() else path
+
+
+def marks_of(state: Checkpoint) -> frozenset[str] | None:
+    """Marks of all that a run has learned from; None of a leaky one, which has seen more than it lists."""
+    return None if state.leaky else frozenset(state.clusters + state.pictures)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_commit(folder: Path = Path(__file__).parent) -> str:
+    """Commit of the checkout that a folder is of, with "+" where files below the folder differ; "unknown" in none."""
+    try:
+        head, status = (
+            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if status else "")

@@ -1,8 +1,8 @@
-"""What a training run can be told.
+"""Settings of a training run.
 
 A recipe (`recipes.py`) is a value of `TrainConfig`. A field of its sections is also a flag (`lr` is `--lr`), or one of
-`--set` (`--set zoom=0.3`).
-What was used is written into the run folder and the checkpoint. Paths are no fields: they do not change the result.
+`--set` (`--set zoom=0.3`), with the text below as its help. What was used is written into the run folder and the
+checkpoint. Paths are no fields: they do not change the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ NETWORKS = (
     *(f"efficientnet_lite{i}" for i in range(3)),
 )
 
-
 _RETIRED: dict[str, dict[str, Any]] = {
     "loss": {"focal_gamma": 0.0, "logit_adjustment": 0.0},
     "optim": {"clip": 0.0, "swa_start": 1.0},
@@ -33,7 +32,7 @@ _RETIRED: dict[str, dict[str, Any]] = {
 
 
 def _flag(default: T, text: str, rule: _Rule | None = None, *, is_flag: bool = True) -> T:
-    """A field with its meaning, which is the flag's help too; typed as its default, as `dataclasses.field` is."""
+    """A field with its meaning, typed as its default, as `dataclasses.field` is."""
     value: T = field(default=default, metadata={"help": text, "rule": rule, "is_flag": is_flag})
     return value
 
@@ -51,30 +50,21 @@ def _within(low: float, high: float) -> _Rule:
     return (lambda x: low <= x <= high), f"{low} to {high}"
 
 
-def _above_zero() -> _Rule:
-    return (lambda x: x > 0), "above 0"
-
-
-def _below_one() -> _Rule:
-    return (lambda x: 0 <= x < 1), "0 to below 1"
-
-
 def _one_of(*names: str) -> _Rule:
     return (lambda x: x in names), " or ".join((", ".join(names[:-1]), names[-1]))
 
 
-def _numbers_by_class() -> _Rule:
-    def is_valid(items: tuple[str, ...]) -> bool:
-        return all(item.rpartition(":")[0] and _is_positive(item.rpartition(":")[2]) for item in items)
-
-    return is_valid, "CLASS:NUMBER,... with numbers above 0"
-
-
-def _is_positive(text: str) -> bool:
+def _is_number_by_class(item: str) -> bool:
+    name, _, number = item.rpartition(":")
     try:
-        return 0 < float(text) < float("inf")
+        return bool(name) and 0 < float(number) < float("inf")
     except ValueError:
         return False
+
+
+_POSITIVE: _Rule = (lambda x: x > 0), "above 0"
+_BELOW_ONE: _Rule = (lambda x: 0 <= x < 1), "0 to below 1"
+_NUMBERS_BY_CLASS: _Rule = (lambda x: all(map(_is_number_by_class, x))), "CLASS:NUMBER,... with numbers above 0"
 
 
 class _Section:
@@ -95,8 +85,8 @@ class ModelConfig(_Section):
     num_conv_branches: int = _flag(0, "MobileOne: parallel convolutions per block; 0: the variant's own", _at_least(0))
     neck: bool = _flag(False, "BNNeck: BatchNorm without bias between the pooling and the classifier")
     head: str = _flag("linear", "linear, or cosine (weights and features of length 1)", _one_of("linear", "cosine"))
-    head_scale: float = _setting(16.0, "cosine head: factor on the cosines", _above_zero())
-    dropout: float = _setting(0.0, "share of the features dropped before the classifier", _below_one())
+    head_scale: float = _setting(16.0, "cosine head: factor on the cosines", _POSITIVE)
+    dropout: float = _setting(0.0, "share of the features dropped before the classifier", _BELOW_ONE)
     distill_head: bool = _flag(False, "a second classifier, taught by the teacher alone; in use both are added")
 
 
@@ -116,7 +106,7 @@ class InputConfig(_Section):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What the model file will ask of the runtime.
+        """The preprocessing that the model file will ask of the runtime.
 
         A JPEG is decoded to no more than the input needs. Twice that, which `Preprocess` asks for by itself, takes a
         Pi a third to a half longer on photos of 2 to 5 megapixels, and a network that learned from blurred pictures
@@ -182,7 +172,7 @@ class SampleConfig(_Section):
     power: float = _flag(1.0, "shuffle: a class is drawn as its count to this power: 1 as is, 0 alike", _within(0, 1))
     pk_images: int = _setting(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
     targets: tuple[str, ...] = _flag(
-        (), "balance: CLASS:COUNT,... images of each class in every group", _numbers_by_class()
+        (), "balance: CLASS:COUNT,... images of each class in every group", _NUMBERS_BY_CLASS
     )
     max_repeats: int = _setting(20, "balance: how often one image may come at most", _at_least(1))
     steps_per_epoch: int = _flag(0, "steps that count as an epoch; 0: as many as the drawn images fill", _at_least(0))
@@ -196,9 +186,9 @@ class LossConfig(_Section):
         "none", "cosine head: none, arcface or curricular", _one_of("none", "arcface", "curricular")
     )
     margin: float = _setting(0.2, "cosine head: margin in radians", _within(0, 1.5))
-    margin_warmup: float = _setting(0.1, "cosine head: share of the steps in which the margin grows", _below_one())
-    label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _below_one())
-    class_weights: tuple[str, ...] = _flag((), "CLASS:WEIGHT,... for every class", _numbers_by_class())
+    margin_warmup: float = _setting(0.1, "cosine head: share of the steps in which the margin grows", _BELOW_ONE)
+    label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _BELOW_ONE)
+    class_weights: tuple[str, ...] = _flag((), "CLASS:WEIGHT,... for every class", _NUMBERS_BY_CLASS)
     group_weights: bool = _flag(False, "BiaslessNAS: images weighted by the largest group's share over their group's")
     triplet_weight: float = _flag(0.0, "batch-hard triplet loss on the features before the neck", _at_least(0))
     triplet_margin: float = _setting(0.6, "triplet loss: margin", _at_least(0))
@@ -210,7 +200,7 @@ class DistillConfig(_Section):
     """What is learned from a teacher (--teacher)."""
 
     distill: str = _flag("none", "none or kl (Hinton)", _one_of("none", "kl"))
-    temperature: float = _setting(4.0, "T of the softened distributions", _above_zero())
+    temperature: float = _setting(4.0, "T of the softened distributions", _POSITIVE)
     distill_weight: float = _setting(0.7, "weight of the teacher's part (alpha), beside T squared", _at_least(0))
     hard_weight: float = _setting(0.3, "weight of the labels' part beside the teacher's", _at_least(0))
     distill_view: str = _flag(
@@ -227,16 +217,16 @@ class OptimConfig(_Section):
     epochs: int = _flag(30, "passes over the drawn images", _at_least(1))
     batch_size: int = _flag(64, "images per step, all processes together", _at_least(2))
     optimizer: str = _flag("adamw", "adamw or sgd", _one_of("adamw", "sgd"))
-    lr: float = _flag(2e-3, "peak learning rate, for this batch size", _above_zero())
+    lr: float = _flag(2e-3, "peak learning rate, for this batch size", _POSITIVE)
     body_lr: float = _flag(1.0, "the body's learning rate, as a share of the head's", _within(0, 1))
-    momentum: float = _setting(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _below_one())
+    momentum: float = _setting(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _BELOW_ONE)
     weight_decay: float = _flag(0.05, "on convolution and linear weights only", _at_least(0))
     schedule: str = _flag("cosine", "cosine, onecycle or constant", _one_of("cosine", "onecycle", "constant"))
-    warmup: float = _flag(0.05, "share of the steps over which the rate rises", _below_one())
+    warmup: float = _flag(0.05, "share of the steps over which the rate rises", _BELOW_ONE)
     amp: str = _flag("none", "mixed precision of the body: none or fp16 (CUDA)", _one_of("none", "fp16"))
     channels_last: bool = _setting(False, "memory format after the stem: faster for depthwise convolutions")
     ema_decay: float = _flag(
-        0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _below_one()
+        0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _BELOW_ONE
     )
     ema_ramp: float = _setting(20.0, "EMA: steps to reach the decay, as 1 - exp(-step / this)", _at_least(0))
     bn_batches: int = _flag(0, "batches to measure the result's BatchNorm statistics on; 0: kept", _at_least(0))
@@ -298,20 +288,18 @@ class TrainConfig:
         Raises:
           ValueError: a field is missing, unknown or out of range.
         """
-        sections = [section.name for section in fields(cls)]
+        sections = vars(cls())
         if not isinstance(values, Mapping) or sorted(values) != sorted(sections):
             raise ValueError(f"config: got {', '.join(sorted(map(str, values)))}, expected {', '.join(sections)}")
         parts: dict[str, Any] = {}
-        for name in sections:
-            default, retired = getattr(cls(), name), _RETIRED.get(name, {})
-            for key, unused in retired.items():
-                if values[name].get(key, unused) != unused:
-                    text = f"got {key} {values[name][key]!r}, expected {unused!r}: others are of an earlier version"
+        for name, default in sections.items():
+            given = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
+            for key, unused in _RETIRED.get(name, {}).items():
+                if (value := given.pop(key, unused)) != unused:
+                    text = f"got {key} {value!r}, expected {unused!r}: others are of an earlier version"
                     raise ValueError(f"config {name}: {text}")
-            given = {key: value for key, value in values[name].items() if key not in retired}
-            expected = [entry.name for entry in fields(default)]
-            if sorted(given) != sorted(expected):
-                got = ", ".join(sorted(given))
-                raise ValueError(f"config {name}: got {got}, expected {', '.join(expected)}")
-            parts[name] = type(default)(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+            if sorted(given) != sorted(vars(default)):
+                text = f"got {', '.join(sorted(given))}, expected {', '.join(vars(default))}"
+                raise ValueError(f"config {name}: {text}")
+            parts[name] = type(default)(**given)
         return cls(**parts)

@@ -6,6 +6,7 @@ runtime's own preprocessing.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import Any
 
 from .config import TrainConfig
@@ -33,78 +34,42 @@ RUTGERS_BASE = _BASE.changed(
     amp="fp16",
     ema_decay=0.0,
 )
-_RUTGERS_A = {
-    "p_hflip": 0.5,
-    "p_vflip": 0.5,
-    "p_affine": 0.1,
-    "rotate_deg": 15.0,
-    "shift": 0.1,
-    "zoom": 0.1,
-    "p_perspective": 0.1,
-    "perspective": 0.1,
-    # Their configuration asks for one hole of 19 px; their code ignores it and cuts these.
-    "p_cutout": 0.5,
-    "cutout_holes": 8,
-    "cutout_size": 8 / 128,
-}
-_RUTGERS_B = {
-    "head": "cosine",
-    "head_scale": 64.0,
-    "margin_type": "curricular",  # they call it ArcFace
-    "margin": 0.35,
-    "margin_warmup": 0.0,
-    "dropout": 0.15,
-}
-_RUTGERS_C = {"neck": True}
-_RUTGERS_D = {"triplet_weight": 0.5, "triplet_margin": 0.6}
-_RUTGERS_E = {"ema_decay": 0.9999, "ema_ramp": 2000.0}
-_RUTGERS_KD = {
-    "distill": "kl",
-    "distill_head": True,
-    "distill_view": "same",
-    "temperature": 1.0,
-    "hard_weight": 1.0,
-    "distill_weight": 1 / 6,  # their sum is divided by all elements, not by the images: six classes
-}
-
 RUTGERS_STEPS: dict[str, dict[str, Any]] = {
-    "+A augmentation": _RUTGERS_A,
-    "+B CurricularFace": _RUTGERS_B,
-    "+C BNNeck": _RUTGERS_C,
-    "+D triplet": _RUTGERS_D,
-    "+E EMA": _RUTGERS_E,
-    "+KD": _RUTGERS_KD,
+    "+A augmentation": {
+        "p_hflip": 0.5,
+        "p_vflip": 0.5,
+        "p_affine": 0.1,
+        "rotate_deg": 15.0,
+        "shift": 0.1,
+        "zoom": 0.1,
+        "p_perspective": 0.1,
+        "perspective": 0.1,
+        # Their configuration asks for one hole of 19 px; their code ignores it and cuts these.
+        "p_cutout": 0.5,
+        "cutout_holes": 8,
+        "cutout_size": 8 / 128,
+    },
+    "+B CurricularFace": {
+        "head": "cosine",
+        "head_scale": 64.0,
+        "margin_type": "curricular",  # they call it ArcFace
+        "margin": 0.35,
+        "margin_warmup": 0.0,
+        "dropout": 0.15,
+    },
+    "+C BNNeck": {"neck": True},
+    "+D triplet": {"triplet_weight": 0.5, "triplet_margin": 0.6},
+    "+E EMA": {"ema_decay": 0.9999, "ema_ramp": 2000.0},
+    "+KD": {
+        "distill": "kl",
+        "distill_head": True,
+        "distill_view": "same",
+        "temperature": 1.0,
+        "hard_weight": 1.0,
+        "distill_weight": 1 / 6,  # their sum is divided by all elements, not by the images: six classes
+    },
 }
 """What the winners added to `RUTGERS_BASE`, in the order of their slide."""
-
-_WEATHERED = {
-    "aspect": 0.3,
-    "zoom": 0.3,
-    "shift": 0.1,
-    "p_bars": 0.3,
-    "bars": 0.6,
-    "p_light": 0.5,
-    "p_blur": 0.2,
-    "p_coarse": 0.2,
-    "p_jpeg": 0.3,
-    "p_noise": 0.2,
-    "noise_std": (0.03, 0.03, 0.03),
-}
-_LITE = _BASE.changed(
-    network="efficientnet_lite0",
-    resize="crop",
-    **_WEATHERED,
-    power=0.5,
-    label_smoothing=0.05,
-    turn_weight=1.0,
-    epochs=7,
-    batch_size=32,
-    lr=1e-3,
-    body_lr=0.5,
-    weight_decay=0.02,
-    channels_last=True,
-    ema_decay=0.998,
-)
 
 _PLAIN_SGD = {
     "optimizer": "sgd",
@@ -160,9 +125,7 @@ RECIPES = {
     #   letterboxed square, theirs on the photo before it; the perspective's scale is 0.1, theirs drawn from 0.05 to
     #   0.15; the zoom is drawn on a logarithmic scale; BatchNorm and biases are not decayed; the last EMA weights, not
     #   the best of 600 looks.
-    "rutgers": RUTGERS_BASE.changed(
-        **_RUTGERS_A, **_RUTGERS_B, **_RUTGERS_C, **_RUTGERS_D, **_RUTGERS_E, **_RUTGERS_KD
-    ),
+    "rutgers": RUTGERS_BASE.changed(**ChainMap(*RUTGERS_STEPS.values())),
     # Ours: cross-entropy from random weights on two x86-64 cores: one branch and growing images give several times the
     # epochs of the paper's form in the same time.
     "default": _BASE.changed(
@@ -176,7 +139,31 @@ RECIPES = {
     # and every picture is seen with its turned twin. The bundled model is its fold 0 (its card): 55 minutes on two
     # shared x86-64 cores, accuracy .819 and balanced accuracy .734 on the 1,682 pictures held out.
     #   edge-train fit DATA/ham10 --folds folds.csv --hold-out 0 --recipe lite --weights imagenet --out RUN
-    "lite": _LITE,
+    "lite": _BASE.changed(
+        network="efficientnet_lite0",
+        resize="crop",
+        aspect=0.3,
+        zoom=0.3,
+        shift=0.1,
+        p_bars=0.3,
+        bars=0.6,
+        p_light=0.5,
+        p_blur=0.2,
+        p_coarse=0.2,
+        p_jpeg=0.3,
+        p_noise=0.2,
+        noise_std=(0.03, 0.03, 0.03),
+        power=0.5,
+        label_smoothing=0.05,
+        turn_weight=1.0,
+        epochs=7,
+        batch_size=32,
+        lr=1e-3,
+        body_lr=0.5,
+        weight_decay=0.02,
+        channels_last=True,
+        ema_decay=0.998,
+    ),
     # For trying things out: some seconds on any data.
     "smoke": _BASE.changed(
         num_conv_branches=1, sizes_px=(32,), epochs=2, batch_size=32, steps_per_epoch=10, ema_decay=0.9, power=0.5

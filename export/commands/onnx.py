@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Writes the model file of the runtime."""
     check_output(arguments.output, force=arguments.force)
     from train.checkpoint import IMAGENET, load_model
-    from train.networks.pretrained import describe
+    from train.networks.weights import describe
 
     from ..to_onnx import describe_model, to_onnx
     from ..to_safetensors import origin_of

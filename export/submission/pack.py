@@ -26,7 +26,7 @@ from edge.classifier import Classifier
 from edge.errors import InputError, ModelError
 from edge.exit import DONE
 from edge.output_files import naming
-from train.commit import source_commit
+from train.checkpoint import source_commit
 
 from . import accuracy, sources, weights
 from .archive import MANIFEST, write_manifest, write_zip

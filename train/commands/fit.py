@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     if bool(arguments.teacher) != (config.distill.distill != "none"):
         parser.error("--teacher and --distill belong together (a recipe may set --distill; none turns it off)")
     from ..loop import distributed
-    from ..loop.plan import Plan
+    from ..loop.run import Plan
     from ..loop.run import run as train
 
     plan = Plan(

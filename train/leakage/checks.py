@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.dataset import Sample
 from bench.provenance import cluster_mark, picture_marks
@@ -14,11 +15,13 @@ from edge.photo.preprocess import Preprocess
 
 from ..checkpoint import Checkpoint
 from ..data.images import ImageSet
-from ..loop.plan import Plan
 from ..networks.teacher import Teacher
 from ..networks.weights import Report
 from .audit import cut_clusters, findings_of
 from .duplicates import LOOK, find_pairs, fingerprint
+
+if TYPE_CHECKING:  # it imports this module
+    from ..loop.run import Plan
 
 LEAKY = "LEAKY.txt"
 

@@ -7,7 +7,7 @@ normaliser of a weighted mean) is global without code of its own, and the gradie
 
 Why the gradients of the body are right too: every rank holds the same loss L and differentiates the sum of all ranks'
 losses, W L, since the all-reduce behind `gather` and the BatchNorms hands the gradients of all ranks to each row.
-Rank r so gets W dL/dtheta_r, its own part, and DistributedDataParallel's mean over ranks is the sum of the parts,
+Rank r thus gets W dL/dtheta_r, its own part, and DistributedDataParallel's mean over ranks is the sum of the parts,
 dL/dtheta. The shares of the batch may differ in size.
 
 It holds for what draws the same random numbers on every rank (dropout in the head: seed it alike). The BNNeck stays a
@@ -20,8 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -34,8 +33,7 @@ from edge.exit import ENVIRONMENT
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-@dataclass(frozen=True)
-class Ranks:
+class Ranks(NamedTuple):
     """This process among those that train together."""
 
     rank: int
@@ -53,7 +51,7 @@ class Ranks:
 
 @contextmanager
 def start() -> Iterator[Ranks]:
-    """Joins the processes that `torchrun` started; outside of it, one process alone.
+    """Joins the processes that `torchrun` started; outside of it, a single process.
 
     Raises:
       EdgeError: an environment that is not torchrun's, more processes than GPUs, or no connection.
@@ -66,6 +64,28 @@ def start() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def _join() -> torch.device:
+    """Opens the process group and returns this process's device."""
+    if absent := [name for name in _TORCHRUN if name not in os.environ]:
+        text = f"WORLD_SIZE is set without {', '.join(absent)}: expected all that torchrun sets, or none"
+        raise EdgeError(text, exit_status=ENVIRONMENT)
+    try:
+        if not torch.cuda.is_available():
+            dist.init_process_group("gloo")
+            return torch.device("cpu")
+        index, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if index >= num_gpus:
+            text = f"got process {index + 1} for {num_gpus} GPUs, expected --nproc-per-node {num_gpus}"
+            raise EdgeError(text, exit_status=ENVIRONMENT)
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+        return device
+    except (ValueError, RuntimeError) as error:
+        text = f"cannot join the other processes: {str(error).splitlines()[0]}"
+        raise EdgeError(text, exit_status=ENVIRONMENT) from error
 
 
 def gather(local: torch.Tensor) -> torch.Tensor:
@@ -153,57 +173,29 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-class _AllReduce(torch.autograd.Function):
-    """Sum over ranks. Each rank's input is in every rank's output, so its gradient is the sum over ranks as well."""
+class _SumOverRanks(torch.autograd.Function):
+    """Each rank's input is in every rank's output, so its gradient is the sum over ranks as well."""
 
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
         """(...) -> (...), equal on all ranks."""
-        return _sum_over_ranks(local)
+        total = local.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         """(...) gradient of this rank's loss -> (...) gradient of the sum of all losses."""
-        return _sum_over_ranks(grads[0])
-
-
-def _sum_over_ranks(local: torch.Tensor) -> torch.Tensor:
-    total = local.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+        return _SumOverRanks.forward(ctx, grads[0])
 
 
 def _gather(local: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """`gather` where the number of rows of each rank is known: zeros around one's own rows, summed; exact."""
     rank = dist.get_rank()
     before, after = (local.new_zeros(sum(s), *local.shape[1:]) for s in (sizes[:rank], sizes[rank + 1 :]))
-    function: Any = _AllReduce
+    function: Any = _SumOverRanks
     return cast(torch.Tensor, function.apply(torch.cat([before, local, after])))
 
 
 def _is_shared() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _join() -> torch.device:
-    """Opens the process group and returns this process's device."""
-    absent = [name for name in _TORCHRUN if name not in os.environ]
-    if absent:
-        names = ", ".join(absent)
-        text = f"WORLD_SIZE is set without {names}: expected all that torchrun sets, or none"
-        raise EdgeError(text, exit_status=ENVIRONMENT)
-    try:
-        if not torch.cuda.is_available():
-            dist.init_process_group("gloo")
-            return torch.device("cpu")
-        index, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if index >= num_gpus:
-            text = f"got process {index + 1} for {num_gpus} GPUs, expected --nproc-per-node {num_gpus}"
-            raise EdgeError(text, exit_status=ENVIRONMENT)
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
-        return device
-    except (ValueError, RuntimeError) as error:
-        text = f"cannot join the other processes: {str(error).splitlines()[0]}"
-        raise EdgeError(text, exit_status=ENVIRONMENT) from error

@@ -14,7 +14,7 @@ JSONL = "log.jsonl"
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One row."""
+    """One row. Losses are means over the epoch's steps, on augmented images as drawn; None where there is none."""
 
     epoch: int
     """Epochs done, from 1."""
@@ -25,15 +25,14 @@ class EpochLog:
     lr: float
     """Learning rate of its last step."""
     loss: float
-    """Mean over its steps of what was minimised, on augmented images as drawn."""
+    """The total that was minimised."""
     hard: float
     """Its part from the labels."""
     triplet: float | None
-    """Its part from the triplet loss; None without one."""
     distill: float | None
-    """Its part from the teacher; None without one."""
+    """Its part from the teacher."""
     turn: float | None
-    """Its part from turned twins; None without them."""
+    """Its part from turned twins."""
     seconds: float
     """Wall time."""
     images_per_second: float
@@ -53,7 +52,12 @@ class Log:
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 path.write_text("".join(lines[: kept if num_epochs else 0]), encoding="utf-8")
-        self._board = _tensorboard(folder)
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._board = SummaryWriter(folder / "tensorboard")
 
     def append(self, row: EpochLog) -> None:
         """Writes one row to each file."""
@@ -70,11 +74,3 @@ class Log:
                 if value is not None and name not in ("epoch", "step"):
                     self._board.add_scalar(name, value, row.step)
             self._board.flush()
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder / "tensorboard")

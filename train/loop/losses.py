@@ -1,4 +1,4 @@
-"""What is minimised, as functions of logits or embeddings and labels.
+"""The losses, as functions of logits or embeddings and labels; and their sum, the objective.
 
 Everything is computed in float32, or in float64 where the arguments have it, also under autocast. Means are taken
 over the images that count, so that no weight and no batch size moves the learning rate.
@@ -7,9 +7,15 @@ over the images that count, so that no weight and no batch size moves the learni
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional
+
+from ..config import TrainConfig
+from ..data.sampler import numbers_by_class
+from ..networks.head import Head
 
 _CURRICULAR_MOMENTUM = 0.01
 """Source: CurricularFace, arXiv 2004.00288, section 3: alpha = 0.99 on the old value."""
@@ -33,7 +39,7 @@ def cross_entropy(
       sample_weights: (N,) float, 0 or more. Weight of an image, on top of its label's.
 
     Returns:
-      () float. Mean weighted by both weights: sum of weight times loss over sum of weights.
+      () float. Sum of weight times loss over sum of weights.
 
     Source: label smoothing, Szegedy et al., 2015, arXiv 1512.00567, section 7. Differs: under smoothing torch weights
     each term by its own class; we weight the image.
@@ -159,12 +165,11 @@ def symmetric_kl(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1).mean() / 2
 
 
-def group_weights(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+def group_weights(groups: torch.Tensor) -> torch.Tensor:
     """Weights that make the groups of a batch equal, for `cross_entropy`.
 
     Args:
-      groups: (N,) int64 in [0, G). Group of each image.
-      num_groups: G.
+      groups: (N,) int64, 0 or more. Group of each image.
 
     Returns:
       (N,) float32, 1 or more. max_j o_j / o_i, where o are the groups' shares of the batch and i is the image's own.
@@ -172,8 +177,95 @@ def group_weights(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
     Source: BiaslessNAS, 2024, arXiv 2407.13896. Differs: the paper prints argmax for max; `cross_entropy` divides by
     the sum of weights.
     """
-    counts = functional.one_hot(groups, num_groups).sum(0)
+    counts = torch.bincount(groups)
     return counts.max() / counts[groups]
+
+
+class Objective(nn.Module):
+    """The losses of a configuration, with CurricularFace's running `t` as its one state."""
+
+    t: torch.Tensor
+    class_weights: torch.Tensor
+
+    def __init__(self, config: TrainConfig, *, classes: Sequence[str]) -> None:
+        """Prepares the constants; `classes` are in the order of the logits.
+
+        Raises:
+          EdgeError: class weights for other classes than the data's.
+        """
+        super().__init__()
+        self._loss, self._distill, self._model = config.loss, config.distill, config.model
+        items = config.loss.class_weights
+        given = numbers_by_class(items, list(classes), name="class_weights") if items else dict.fromkeys(classes, 1.0)
+        weights = torch.tensor([given[name] for name in classes], dtype=torch.float32)
+        self.register_buffer("t", torch.zeros(()))
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self,
+        head: Head,
+        features: torch.Tensor,
+        targets: torch.Tensor,
+        groups: torch.Tensor,
+        teacher: torch.Tensor | None,
+        *,
+        turned: torch.Tensor | None = None,
+        progress: float,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of one batch.
+
+        Args:
+          head: In training mode.
+          features: (N, D) pooled features of the global batch.
+          targets: (N,) int64 class indices.
+          groups: (N,) int64 group indices.
+          teacher: (N, C) its log-probabilities, or None.
+          turned: (N, D) features of the same pictures turned, or None.
+          progress: Share of the steps done, for the margin's warm-up.
+
+        Returns:
+          `total`, and what it is the weighted sum of: `hard`, `triplet`, `distill`, `turn` where they are used.
+        """
+        loss, scale = self._loss, self._model.head_scale if self._model.head == "cosine" else 1.0
+        output = head.classify(features)
+        parts = {"hard": self._hard(output.logits, targets, groups, progress)}
+        if turned is not None:
+            others = head.classify(turned).logits
+            parts["hard"] = (parts["hard"] + self._hard(others, targets, groups, progress)) / 2
+            parts["turn"] = symmetric_kl(output.logits * scale, others * scale)
+        total = parts["hard"]
+        if teacher is not None:
+            student = output.logits if output.distill is None else output.distill
+            parts["distill"] = kl_distillation(student * scale, teacher, temperature=self._distill.temperature)
+            total = self._distill.hard_weight * total + self._distill.distill_weight * parts["distill"]
+        if loss.triplet_weight:
+            parts["triplet"] = batch_hard_triplet(features, targets, margin=loss.triplet_margin)
+            total = total + loss.triplet_weight * parts["triplet"]
+        if "turn" in parts:
+            total = total + loss.turn_weight * parts["turn"]
+        return {"total": total, **parts}
+
+    def _hard(
+        self, logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """The labels' part, of logits or cosines."""
+        loss, scale = self._loss, self._model.head_scale
+        if self._model.head == "cosine":
+            margin = loss.margin * min(1.0, progress / loss.margin_warmup) if loss.margin_warmup else loss.margin
+            if loss.margin_type == "curricular":
+                logits, t = curricular_logits(logits, targets, margin=margin, scale=scale, t=self.t)
+                self.t.copy_(t)
+            elif loss.margin_type == "arcface":
+                logits = arcface_logits(logits, targets, margin=margin, scale=scale)
+            else:
+                logits = logits * scale
+        return cross_entropy(
+            logits,
+            targets,
+            class_weights=self.class_weights if loss.class_weights else None,
+            sample_weights=group_weights(groups) if loss.group_weights else None,
+            label_smoothing=loss.label_smoothing,
+        )
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

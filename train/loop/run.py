@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.dataset import DatasetError, Sample
+from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.provenance import cluster_marks, picture_marks
 from bench.results.text import interval_text
 from edge import device
@@ -24,21 +24,18 @@ from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
 from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
-from ..checkpoint import Checkpoint, CheckpointError
-from ..commit import source_commit
-from ..config import InputConfig, TrainConfig
+from ..checkpoint import IMAGENET, NAME, Checkpoint, CheckpointError
+from ..config import TrainConfig
+from ..data.folds import read_folds
 from ..data.images import ImageSet, View, load_images, scale_tensor, training_preprocess
 from ..data.profile import profile_of
 from ..leakage.checks import LEAKY, find_leaks, mark_leaky
 from ..networks.network import Network, build
-from ..networks.pretrained import IMAGENET, imagenet_weights
 from ..networks.teacher import Teacher, load_teacher, soft_labels
-from ..networks.weights import Report, load_weights
+from ..networks.weights import Report, imagenet_weights, load_weights
 from .distributed import Ranks
 from .epoch_log import CSV, JSONL
-from .loop import TrainingError, fit, start
-from .plan import Parts, Plan, divide
-from .state import TrainingData, check_config
+from .loop import TrainingData, TrainingError, check_config, fit
 
 CONFIG = "config.json"
 METRICS = "metrics.json"
@@ -47,8 +44,41 @@ _NUM_NAMED = 10
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a run is made from; all except `config` are places and permissions."""
+
+    data: Path
+    out: Path
+    config: TrainConfig
+    recipe: str
+    label_column: str = "class"
+    group_column: str = "group"
+    folds: Path | None = None
+    hold_out: int | None = None
+    search: int | None = None
+    """A second fold kept from training, to choose by."""
+    weights: Path | None = None
+    teachers: Sequence[Path] = field(default_factory=tuple)
+    cache: Path | None = None
+    allow_leak: bool = False
+    checkpoint_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set divided."""
+
+    classes: list[str]
+    groups: list[str]
+    seen: list[Sample]
+    search: list[Sample]
+    held_out: list[Sample]
+    folds_sha256: str | None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """Result of a run."""
 
     metrics: dict[str, Any] | None
     """The held-out figures; None where nothing is held out, or on another rank."""
@@ -63,7 +93,7 @@ def run(
 
     Args:
       plan: What to do.
-      ranks: This process among those that train together; the first alone writes and talks.
+      ranks: This process among those that train together; only the first writes and talks.
       resume: Whether to continue the run that is in the folder, if there is one.
       force: Whether to start over where there is one.
       quiet: Whether nothing but warnings is said.
@@ -76,17 +106,16 @@ def run(
       TrainingError: the loss is no longer finite.
       FileExistsError: a run is there, without `resume` or `force`.
     """
-    if not resume and not force and (plan.out / checkpoints.NAME).exists():
+    exists = (plan.out / NAME).exists()
+    if exists and not resume and not force:
         hint = "--resume continues that run, --force starts over"
-        raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(plan.out / checkpoints.NAME))
+        raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(plan.out / NAME))
     warn = say if ranks.is_first else _silence
-    tell = _silence if quiet else warn
-    config, parts = plan.config, divide(plan)
+    remark = _silence if quiet else warn
+    quiet = quiet or not ranks.is_first
+    config, parts = plan.config, _divide(plan)
     preprocess = config.input.preprocess
-
-    def load(samples: Sequence[Sample], preprocess: Preprocess) -> ImageSet:
-        return load_images(plan.data, samples, preprocess, cache=plan.cache, quiet=quiet or not ranks.is_first)
-
+    load = partial(load_images, plan.data, cache=plan.cache, quiet=quiet)
     seen = load(parts.seen, training_preprocess(preprocess, margin=config.input.cache_margin))
     # Before the training, or an unusable image here would be found when it is over.
     held_out = load(parts.held_out, preprocess) if parts.held_out else None
@@ -99,11 +128,12 @@ def run(
     groups = np.array([parts.groups.index(sample.group) for sample in seen.samples])
     check_config(config, classes=parts.classes, labels=labels, groups=groups, num_ranks=ranks.size)
     teacher = load_teacher(plan.teachers, classes=parts.classes).to(ranks.device) if plan.teachers else None
-    network, origin = _network(plan, preprocess, parts.classes, tell)
+    network, origin = _network(plan, preprocess, parts.classes, remark)
+    sources: dict[str, Teacher | Report | None] = {"teacher": teacher, "weights": origin}
     apart = [*(held_out.samples if held_out is not None else []), *parts.search]
-    leaks = find_leaks(plan, seen.samples, apart, {"teacher": teacher, "weights": origin}, load)
-    state = _blank(plan, parts, seen.samples, preprocess, network, {"teacher": teacher, "weights": origin})
-    if resume and (plan.out / checkpoints.NAME).exists():
+    leaks = find_leaks(plan, seen.samples, apart, sources, load)
+    state = _blank(plan, parts, seen.samples, preprocess, network, sources)
+    if resume and exists:
         blank, state = state, checkpoints.load(plan.out)
         _check_same_run(state, blank)
     elif ranks.is_first:
@@ -112,24 +142,19 @@ def run(
         warn(f"LEAKY: {'; '.join(leaks)}; figures of this run mean little")
         state = mark_leaky(state, leaks, plan.out)
     num_held_out = 0 if held_out is None else len(held_out.samples)
-    tell(f"{len(seen.samples)} images to train on, {num_held_out} held out, classes {', '.join(parts.classes)}")
-    data = TrainingData(
-        images=_with_margins(config.input, preprocess, seen, partial(load, seen.samples)),
-        labels=labels,
-        groups=groups,
-        num_groups=len(parts.groups),
-        names=[sample.path for sample in seen.samples],
-        **_lessons(plan, teacher, seen, partial(load, seen.samples), quiet=quiet or not ranks.is_first),
-    )
+    remark(f"{len(seen.samples)} images to train on, {num_held_out} held out, classes {', '.join(parts.classes)}")
+    names, load_seen = [sample.path for sample in seen.samples], partial(load, seen.samples)
+    lessons = _lessons(plan, teacher, seen, load_seen, quiet=quiet)
+    data = TrainingData(_with_margins(config, preprocess, seen, load_seen), labels, groups, names, **lessons)
     for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=plan.checkpoint_s, quiet=quiet):
         rate = f"{row.seconds:.0f} s, {row.images_per_second:.0f} images/s, {row.input_share:.0%} waiting for them"
-        tell(f"epoch {row.epoch}/{config.optim.epochs} {row.size_px} px loss {row.loss:.4f} {rate}")
+        remark(f"epoch {row.epoch}/{config.optim.epochs} {row.size_px} px loss {row.loss:.4f} {rate}")
     if held_out is None or not ranks.is_first:
         return Outcome(None, len(unusable))
     metrics = write_metrics(plan.out, held_out.samples, held_out.pixels)
     for name in ("accuracy", "balanced_accuracy"):
         metric = metrics[name]
-        tell(f"held-out {name}: {metric['value']:.3f} [{interval_text(metric)}] n={metric['n']}")
+        remark(f"held-out {name}: {metric['value']:.3f} [{interval_text(metric)}] n={metric['n']}")
     return Outcome(metrics, len(unusable))
 
 
@@ -147,7 +172,7 @@ def write_metrics(out: Path, held_out: Sequence[Sample], images: np.ndarray) -> 
     metrics["calibration"] = fit_temperature_of(model, features, held_out, state.classes)
     write_output(out / PREDICTIONS, encode_predictions(predictions, state.classes))
     write_json(out / METRICS, metrics)
-    checkpoints.save(replace(state, metrics=metrics), out / checkpoints.NAME)
+    checkpoints.save(replace(state, metrics=metrics), out / NAME)
     return metrics
 
 
@@ -160,18 +185,40 @@ def _silence(_: str) -> None:
     pass
 
 
+def _divide(plan: Plan) -> Parts:
+    """Reads the data set and divides it by the folds."""
+    samples = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
+    classes, groups = list(classes_of(samples)), sorted({sample.group for sample in samples})
+    if len(classes) < 2:
+        raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
+    if plan.folds is None:
+        return Parts(classes, groups, samples, [], [], None)
+    fold_of, folds_sha256 = read_folds(plan.folds, samples)
+    apart = [fold for fold in (plan.hold_out, plan.search) if fold is not None]
+    if unknown := [fold for fold in apart if fold not in fold_of.values()]:
+        expected = ", ".join(map(str, sorted({*fold_of.values()})))
+        raise DatasetError(f"{plan.folds}: no fold {unknown[0]}, expected one of {expected}")
+    parts: dict[str, list[Sample]] = {"seen": [], "search": [], "held_out": []}
+    for sample in samples:
+        fold = fold_of[sample.path]
+        parts["held_out" if fold == plan.hold_out else "search" if fold == plan.search else "seen"].append(sample)
+    if unseen := sorted({*classes} - {sample.label for sample in parts["seen"]}):
+        kept_back = " and ".join(map(str, apart))
+        raise DatasetError(f"{plan.folds}: all of {', '.join(unseen)} is in fold {kept_back}, expected some")
+    return Parts(classes, groups, **parts, folds_sha256=folds_sha256)
+
+
 def _network(
-    plan: Plan, preprocess: Preprocess, classes: list[str], tell: Callable[[str], None]
+    plan: Plan, preprocess: Preprocess, classes: list[str], remark: Callable[[str], None]
 ) -> tuple[Network, Report | None]:
-    """What the run begins with: random weights by its seed, or those of a file or of a package."""
+    """The network that the run begins with: random weights by its seed, or those of a file or of a package."""
     torch.manual_seed(plan.config.optim.seed)
     network = build(plan.config.model, len(classes))
     if plan.weights is None:
         return network, None
-    is_named = plan.weights == Path(IMAGENET)
-    path = imagenet_weights(plan.config.model.network) if is_named else plan.weights
+    path = imagenet_weights(plan.config.model.network) if plan.weights == Path(IMAGENET) else plan.weights
     report = load_weights(network, path, scale=preprocess.scale, classes=classes)
-    tell(f"{path}: {report.line}")
+    remark(f"{path}: {report.line}")
     return network, report
 
 
@@ -186,10 +233,13 @@ def _blank(
     """The checkpoint the run begins with. It knows of what its sources know: a student passes it on."""
     used = {name: source for name, source in sources.items() if source is not None}
     known = {mark for source in used.values() for mark in source.marks or ()}
-    imagenet = {source.imagenet_sha256 for source in used.values() if isinstance(source, Report)} - {None}
     labelled = "\n".join(f"{sample.path}\t{sample.label}\t{sample.group}" for sample in seen)
-    digest = hashlib.sha256(labelled.encode(errors="surrogateescape")).hexdigest()
-    return start(
+    digests = {"labels": hashlib.sha256(labelled.encode(errors="surrogateescape")).hexdigest()}
+    digests |= {name: source.sha256 for name, source in used.items()}
+    weights = used.get("weights")
+    if isinstance(weights, Report) and weights.imagenet_sha256:
+        digests[IMAGENET] = weights.imagenet_sha256
+    return checkpoints.start(
         plan.config,
         classes=parts.classes,
         network=network,
@@ -199,47 +249,37 @@ def _blank(
         clusters=sorted({*cluster_marks(seen), *known}),
         pictures=picture_marks(plan.data, seen),
         profile=profile_of(plan.data, seen, preprocess, plan.config.augment).to_json(),
-        sources={
-            "labels": digest,
-            **{name: source.sha256 for name, source in used.items()},
-            **{checkpoints.IMAGENET: sha256 for sha256 in imagenet if sha256},
-        },
+        sources=digests,
         folds_sha256=parts.folds_sha256,
         hold_out=plan.hold_out,
-        commit=source_commit(),
+        commit=checkpoints.source_commit(),
     )
 
 
 def _begin(plan: Plan, parts: Parts, is_leaky: bool, ranks: Ranks) -> None:
-    """The run's folder, with what is known before the first step."""
+    """Makes the run's folder, with what is known before the first step."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    for name in (checkpoints.NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
+    for name in (NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
         (plan.out / name).unlink(missing_ok=True)
     mark = {"leaky": True} if is_leaky else {}
-    told = {"recipe": plan.recipe, **mark, **_describe_machine(ranks.device), **plan.config.to_dict()}
-    write_json(plan.out / CONFIG, told)
+    machine = f"{device.record()['cpu'] or 'unknown processor'}, {device.usable_cores()} cores"
+    if ranks.device.type == "cuda":
+        machine = f"{torch.cuda.get_device_name(ranks.device)}; {machine}"
+    told = {"recipe": plan.recipe, **mark, "machine": machine, "pytorch": str(torch.__version__)}
+    write_json(plan.out / CONFIG, {**told, **plan.config.to_dict()})
     for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
         if samples or name == "heldout.txt":
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))
 
 
-def _describe_machine(place: torch.device) -> dict[str, str]:
-    """The processor that trains, and PyTorch."""
-    machine = f"{device.record()['cpu'] or 'unknown processor'}, {device.usable_cores()} cores"
-    if place.type == "cuda":
-        machine = f"{torch.cuda.get_device_name(place)}; {machine}"
-    return {"machine": machine, "pytorch": str(torch.__version__)}
-
-
 def _with_margins(
-    config: InputConfig, preprocess: Preprocess, seen: ImageSet, load: Callable[[Preprocess], ImageSet]
+    config: TrainConfig, preprocess: Preprocess, seen: ImageSet, load: Callable[[Preprocess], ImageSet]
 ) -> dict[int, np.ndarray]:
     """Input side -> pixels to render it from; those of the last side are `seen`'s."""
-    images = {config.sizes_px[-1]: seen.pixels}
-    for side in sorted({*config.sizes_px} - {*images}):
-        larger = load(training_preprocess(replace(preprocess, size_px=side), margin=config.cache_margin))
-        if larger.unusable:
-            path, reason = next(iter(larger.unusable.items()))
+    images = {config.input.sizes_px[-1]: seen.pixels}
+    for side in sorted({*config.input.sizes_px} - {*images}):
+        larger = load(training_preprocess(replace(preprocess, size_px=side), margin=config.input.cache_margin))
+        for path, reason in larger.unusable.items():
             raise DatasetError(f"{path}: could be read a moment ago, now: {reason}")
         images[side] = larger.pixels
     return images
@@ -256,11 +296,9 @@ def _lessons(
         soft = soft_labels(teacher, lambda preprocess: load(preprocess).pixels, key=key, cache=plan.cache, quiet=quiet)
         return {"soft_labels": soft}
     margin = plan.config.input.cache_margin
-    views = [
-        View(load(training_preprocess(preprocess, margin=margin)).pixels, preprocess.size_px)
-        for preprocess in teacher.preprocesses
-    ]
-    return {"teacher": teacher, "views": views}
+    pixels = [load(training_preprocess(preprocess, margin=margin)).pixels for preprocess in teacher.preprocesses]
+    sides = [preprocess.size_px for preprocess in teacher.preprocesses]
+    return {"teacher": teacher, "views": [View(*each) for each in zip(pixels, sides, strict=True)]}
 
 
 def _check_same_run(state: Checkpoint, blank: Checkpoint) -> None:

