@@ -140,10 +140,9 @@ def evaluate(
       y_prob: (N, C) probabilities in the order of `classes`: adds the calibration.
       classes: The C labels in the order of `y_prob`. Default: all labels, sorted.
       malignant: The labels that must not be missed, for sensitivity and specificity.
-      profile: Reading of the contest's rules, a key of `bench.metrics.profiles.PROFILES`.
+      profile: Reading of the contest's rules, a key of `bench.metrics.contest.PROFILES`.
       reference: Group that the contest's SPD compares against. Default: the contest's own, else the smallest.
-      draws: Of the bootstrap.
-      seed: Of the bootstrap.
+      draws, seed: Of the bootstrap.
 
     Raises:
       ValueError: arrays of different lengths, no images, a label that is not in `classes`, an unknown profile.

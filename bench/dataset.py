@@ -61,9 +61,9 @@ def index(
 
     Args:
       root: Folder with a manifest.csv, or with <group>/<class>/ folders of images.
-      label_column: Column of the manifest that holds the class.
-      group_column: Column of the manifest that holds the group; an empty field is the group `NOT_STATED`.
-      has_files: Whether a manifest's images must be there; evidence has a manifest alone.
+      label_column: Of the manifest, with the class.
+      group_column: Of the manifest, with the group; an empty field is the group `NOT_STATED`.
+      has_files: Whether a manifest's images must be there; evidence has only the manifest.
 
     Returns:
       A manifest's samples in its own order, a tree's in natural order (img2 before img10), without hidden files and

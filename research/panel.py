@@ -14,8 +14,7 @@ import numpy as np
 from bench.dataset import malignant_classes
 from bench.metrics import contest, fairness
 from bench.metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
-from bench.metrics.fair_null import null_of
-from bench.metrics.interval import bootstrap_interval
+from bench.metrics.interval import bootstrap_interval, null_of
 from bench.metrics.paired import joint_draws
 from bench.results import build, document
 from edge.errors import EdgeError

@@ -9,8 +9,15 @@ import pytest
 
 from bench.metrics import contest, fairness
 from bench.metrics.evaluation import Frame, Intervals, Observations, Setting
-from bench.metrics.fair_null import null_of
-from bench.metrics.interval import bootstrap_interval, effective_n, fair_hits, images_needed, p_value, wilson
+from bench.metrics.interval import (
+    bootstrap_interval,
+    effective_n,
+    fair_hits,
+    images_needed,
+    null_of,
+    p_value,
+    wilson,
+)
 from bench.metrics.paired import Bootstrap, joint_draws
 
 FOLD = np.array([711, 468, 655, 399])  # G6, G7, G8, G10 of the winners' validation fold

@@ -11,6 +11,7 @@ from simulated_results import latency
 
 from bench import dataset
 from bench.cli import main
+from bench.commands import score
 from bench.dataset import Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
@@ -369,6 +370,10 @@ def test_a_gate_does_not_pass_on_a_latency_that_is_not_valid(data: Path, capsys:
     result = scored(data, "--latency", data / "l.json", *gates, status=6)
     assert [gate["passed"] for gate in result["gates"]] == [False, True]
     assert "not valid: latency: 2 runs, expected at least 10\n" in capsys.readouterr().err
+
+
+def test_the_profiles_of_the_parser_are_those_of_the_code() -> None:
+    assert score._PROFILES == tuple(contest.PROFILES) and score._PROFILES[0] == contest.DEFAULT
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """The contest's score, as named versions of its rules.
 
 total = (accuracy + fairness + latency) / 3, fairness = (0.2 - SPD) / 0.2, latency = 1 - L / 100 with L in seconds per
-100 images. The problem page and the organisers' code disagree on the rest: `bench.metrics.profiles` has the readings.
-
-Nothing but these two files knows the group G10, the batch of 64 or the 0.2.
+100 images. The problem page and the organisers' code disagree on the rest: each reading is a profile with a name, which
+goes into every result. Nothing but this file knows the group G10, the batch of 64 or the 0.2.
 
 Source: ESFair 2023, problem page, and sample code, test.py (commit 882a2b6), whose fairness is 0 where SPD is over 0.2.
 """
@@ -14,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,24 +22,47 @@ from edge.errors import EdgeError
 from ..dataset import NOT_STATED
 from . import fairness
 from .counts import ratio
-from .profiles import DEFAULT as DEFAULT  # "as": other modules take these three from here
-from .profiles import PROFILES as PROFILES  # noqa: F401
-from .profiles import Profile as Profile
 
 MAX_SPD = 0.2
 """SPD that scores 0."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What the contest makes of group accuracies, each (...) float."""
+class Profile:
+    """One reading of the contest's rules."""
+
+    name: str
+    summary: str
+    """One line for people."""
+    reference: str | None = "G10"
+    """Group compared against wherever the data has it, as in the organisers' code; None: the one with fewest images."""
+    has_floor: bool = True
+    """Whether fairness is 0 for an SPD over 0.2, rather than negative."""
+    batch_size: int | None = None
+    """Images of a group that are scored at once; what does not fill a batch is dropped at random. None: all count."""
+
+
+DEFAULT = "esfair2023"
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(DEFAULT, "the organisers' formulas on every image"),
+        # Their loader shuffles each group and drops its last incomplete batch: up to 63 images per group, at random.
+        Profile("esfair2023-code", "the organisers' code, which drops up to 63 images per group", batch_size=64),
+        # The page writes P(Y^=1 | minority) - P(Y^=1 | majority); with more than two classes the one reading that gives
+        # a single number is Y^=1 for a correct prediction. N counts the minority, whose SPD it sets to 0.
+        Profile("esfair2023-page", "the rule text: minority = fewest images, no floor", None, has_floor=False),
+    )
+}
+"""`esfair2023` is what we compare models with."""
+
+
+class Parts(NamedTuple):
+    """What the contest makes of group accuracies, each (...) float; NaN where fewer than two groups are compared."""
 
     accuracy: np.ndarray
-    """0 to 1."""
     spd: np.ndarray
-    """0 to 1; NaN with fewer than two groups."""
     fairness: np.ndarray
-    """At most 1; NaN with fewer than two groups."""
 
     @property
     def two_thirds(self) -> np.ndarray:
@@ -57,14 +79,9 @@ def fairness_score(spd: np.ndarray, *, has_floor: bool = True) -> np.ndarray:
 def parts(
     hits: np.ndarray, sizes: np.ndarray, *, reference: int, compared: Sequence[int], profile: Profile
 ) -> Parts:
-    """Accuracy and fairness of the contest.
+    """Accuracy and fairness of (..., G) integer hits among the (..., G) scored images of each group.
 
-    Args:
-      hits: (..., G) integer. Correct predictions of each group.
-      sizes: (..., G) integer. Scored images of each group.
-      reference: Index of the group that SPD compares against, among `compared`.
-      compared: Indices of the groups in the SPD; accuracy is over all.
-      profile: The reading of the rules.
+    `reference` and `compared` are indices of groups: accuracy is over all, the SPD over those compared.
     """
     compared = list(compared)
     acc = ratio(hits[..., compared], sizes[..., compared])
@@ -86,7 +103,7 @@ def reference_group(
       groups: Group of every image of the whole data set, also of those that are not scored.
       profile: The reading of the rules.
       wanted: Group asked for.
-      excluded: Groups that are left out of parity; that of the images whose group is not stated is, too.
+      excluded: Groups left out of parity, besides that of the images whose group is not stated.
 
     Raises:
       EdgeError: a name that is no group of the data, the contest's group set aside, or no group left.
@@ -135,15 +152,12 @@ def check_sizes(sizes: Sequence[int], names: Sequence[str], profile: Profile) ->
 
 
 def kept_hits(is_right: Sequence[np.ndarray], permutations: Sequence[np.ndarray], profile: Profile) -> np.ndarray:
-    """Correct predictions among the images that a shuffled pass scores.
+    """(G,) int64: correct predictions among the images that a shuffled pass scores.
 
     Args:
       is_right: G times (N_g,) bool. Whether each image of the group is predicted correctly.
       permutations: G times (N_g,) integer. The order in which the group is shuffled.
       profile: The reading of the rules.
-
-    Returns:
-      (G,) int64.
     """
     kept = scored_sizes(np.array([len(group) for group in is_right]), profile)
     return np.array([g[order[:n]].sum() for g, order, n in zip(is_right, permutations, kept, strict=True)], np.int64)
@@ -181,13 +195,13 @@ def over_permutations(
     kept = scored_sizes(sizes, profile)
     outcomes = [_hypergeometric(int(h), int(n), int(k)) for h, n, k in zip(hits, sizes, kept, strict=True)]
     num_kept, num_compared = kept.sum(), len(compared)
-    reference_hits, reference_p = outcomes[reference]
-    reference_acc = reference_hits / kept[reference]  # (R,)
-    distances = {  # of each other group, (R, its outcomes)
-        g: np.abs(outcomes[g][0] / kept[g] - reference_acc[:, None]) for g in compared if g != reference
-    }
-    largest_sum = sum((distance.max(-1) for distance in distances.values()), start=np.zeros(len(reference_acc)))
-    if profile.has_floor and largest_sum.max() / num_compared > MAX_SPD:
+    reference_hits, reference_p = outcomes[reference]  # (R,)
+    others = []  # of each its hits (K,), their probabilities (K,), and what it is off the reference (R, K)
+    for g, (group_hits, p) in enumerate(outcomes):
+        if g != reference:
+            distance = np.abs(group_hits / kept[g] - (reference_hits / kept[reference])[:, None])
+            others.append((group_hits, p, distance * (g in compared)))
+    if profile.has_floor and np.sum([off.max(-1) for _, _, off in others], axis=0).max() / num_compared > MAX_SPD:
         draws = drawn_hits(np.tile(hits, (100_000, 1)), sizes, profile, np.random.default_rng(seed))
         drawn = parts(draws, kept, reference=reference, compared=compared, profile=profile)
         values = {"accuracy": drawn.accuracy, "fairness": drawn.fairness, "total_of_two_thirds": drawn.two_thirds}
@@ -196,15 +210,11 @@ def over_permutations(
 
     def moments_of(alpha: float, beta: float, constant: float) -> dict[str, float | None]:
         """Of constant + alpha * accuracy - beta * SPD."""
-        if beta and not distances:
+        if beta and num_compared < 2:
             return {"mean": None, "sd": None}  # one group is not fair, it is alone
         means, variances = constant + alpha * reference_hits / num_kept, np.zeros(len(reference_hits))
-        for g, (group_hits, p) in enumerate(outcomes):
-            if g == reference:
-                continue
-            term = np.tile(alpha * group_hits / num_kept, (len(reference_hits), 1))
-            if g in distances:
-                term = term - beta / num_compared * distances[g]
+        for group_hits, p, off in others:
+            term = alpha * group_hits / num_kept - beta / num_compared * off
             mean = term @ p
             means, variances = means + mean, variances + (term - mean[:, None]) ** 2 @ p
         mean = reference_p @ means

@@ -1,7 +1,7 @@
 """The scored samples as numbers, and every metric of them with its interval.
 
 The bootstrap runs the function that computes the metrics themselves, on arrays of counts of many resampled data sets.
-A gap between groups is held against the null of a perfectly fair classifier (`bench.metrics.fair_null`): where that
+A gap between groups is held against the null of a perfectly fair classifier (`bench.metrics.interval`): where that
 would show as much by chance (p >= 0.05), the fair value belongs to the interval.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from . import contest, fairness
 from .counts import NO_ANSWER, accuracies, accuracy, balanced_accuracy, hits, macro_f1
-from .interval import CONFIDENCE, DRAWS, bootstrap_interval, effective_n, wilson
+from .interval import CONFIDENCE, DRAWS, Null, bootstrap_interval, effective_n, wilson
 
 Metric = dict[str, Any]
 """{value, low, high, n} as in a results file: None for what is not defined."""
@@ -89,23 +89,10 @@ class Observations:
 
     @cached_property
     def cells(self) -> np.ndarray:
-        """(N,) int64. Index of each sample's cell in the flattened `counts`.
-
-        Raises:
-          ValueError: a column of another shape, dtype or range.
-        """
-        expected, num_classes = self.y_true.shape[:1], len(self.classes)
-        for name, values, lowest, end in (
-            ("y_true", self.y_true, 0, num_classes),
-            ("y_pred", self.y_pred, NO_ANSWER, num_classes),
-            ("group", self.group, 0, len(self.groups)),
-        ):
-            if values.shape != expected or not np.issubdtype(values.dtype, np.integer):
-                raise ValueError(f"{name}: got {values.shape} {values.dtype}, expected {expected} integer")
-            if values.size and not lowest <= values.min() <= values.max() < end:
-                raise ValueError(f"{name}: got {values.min()} to {values.max()}, expected {lowest} to {end - 1}")
-        answer = np.where(self.y_pred == NO_ANSWER, num_classes, self.y_pred).astype(np.int64)
-        return np.asarray((self.group.astype(np.int64) * num_classes + self.y_true) * (num_classes + 1) + answer)
+        """(N,) int64. Index of each sample's cell in the flattened `counts`."""
+        num_classes = len(self.classes)
+        answer = np.where(self.y_pred == NO_ANSWER, num_classes, self.y_pred)
+        return np.asarray((self.group * num_classes + self.y_true) * (num_classes + 1) + answer)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -177,10 +164,10 @@ class Frame:
     def statistics(
         self, counts: np.ndarray, parts: contest.Parts | None = None, names: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Name -> (...), or (..., G) of all groups or of those compared, for counts (..., G, C, C + 1).
+        """Name -> (...), or (..., G) of all groups or of those compared.
 
         Args:
-          counts: Of the data, or of draws.
+          counts: (..., G, C, C + 1) integer. Of the data, or of draws.
           parts: The contest's; default: those of draws, where a profile that drops images drops anew for each.
           names: These, and what they are made of; default: all, which on many draws takes its time.
         """
@@ -209,16 +196,6 @@ class Frame:
         if wanted is None or "gap_from_mix" in wanted:
             found["fairness.gap_from_mix"] = found["fairness.gap"] - found["fairness.gap_mix_adjusted"]
         return found
-
-
-@dataclass(frozen=True)
-class Null:
-    """What perfectly fair classifiers would show on as many images."""
-
-    report: dict[str, Any]
-    """By null, `equal_accuracy` and `equal_recall`: SPD, fairness and gap they give, p-values of the measured ones."""
-    fair: dict[str, tuple[float, float]]
-    """Of metrics that compare accuracies or recalls: the fair value, and the p-value against their null."""
 
 
 class Intervals:

@@ -36,12 +36,12 @@ class Bootstrap:
 
     @classmethod
     def of(cls, cells: np.ndarray, *, clusters: np.ndarray, sensitive_features: np.ndarray) -> Bootstrap:
-        """From one row per image.
+        """From one integer per image, each (N,).
 
         Args:
-          cells: (N,) integer. The cell of each image: whatever the metrics count, with the group as a part of it.
-          clusters: (N,) integer, 0 to M - 1. Cluster of each image.
-          sensitive_features: (N,) integer, 0 to G - 1. Group of each image.
+          cells: The cell of each image: whatever the metrics count, with the group as a part of it.
+          clusters: 0 to M - 1.
+          sensitive_features: 0 to G - 1. Its group.
         """
         occurring, cell = np.unique(cells, return_inverse=True)
         num_clusters, num_groups = (int(values.max(initial=-1)) + 1 for values in (clusters, sensitive_features))
@@ -71,10 +71,7 @@ class Bootstrap:
     def draw(self, num_draws: int = DRAWS, *, seed: int = 0, width: int = 0) -> Iterator[np.ndarray]:
         """Yields (b, K) float64 counts of the cells, in chunks that make up (num_draws, K).
 
-        Args:
-          num_draws: B.
-          seed: Of all draws; the chunks do not depend on what is done with them.
-          width: Numbers that the caller makes of one draw, if more than K; it makes the chunks smaller.
+        `width` is how many numbers the caller makes of one draw, if more than K: it makes the chunks smaller.
         """
         rng = np.random.default_rng(seed)
         largest = max([width, len(self.cells), *(len(alike) for _, alike, _ in self.strata), 1])

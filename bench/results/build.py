@@ -23,13 +23,11 @@ from edge.predictions import Prediction
 
 from ..dataset import NOT_STATED, Sample
 from ..metrics.contest import left_out, over_permutations, scored_sizes
-from ..metrics.counts import NO_ANSWER, hits
+from ..metrics.counts import EDGES, NO_ANSWER, calibration, hits
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting, as_metric
-from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
-from ..metrics.interval import CONFIDENCE, images_needed
+from ..metrics.interval import CONFIDENCE, images_needed, null_of
 from ..metrics.paired import joint_draws
-from ..metrics.probability import EDGES, calibration
 from .join import has_answer
 
 HALF_WIDTH = 0.05
@@ -111,17 +109,18 @@ def further(
 ) -> dict[str, Any]:
     """The `groupings` of a results file: what it says of the same images, divided by further columns.
 
+    Every image counts, whatever the profile drops. The reference is the contest's own group or else the largest: its
+    accuracy, which the others are held against, is known best.
+
     Args:
       samples: The `samples` of the results file.
       classes: Class names in the order of the confusion matrix.
-      setting: Of the first column. Here every image counts, whatever its profile drops, and the reference is the
-        contest's own group or else the largest: its accuracy, which the others are held against, is known best.
+      setting: Of the first column.
       columns: By column the group of every image of the data set, by its path.
       excluded: Groups left out of what compares groups, in every column that has one of the name.
 
     Returns:
-      By column `fairness`, `null`, `malignant`, `by_group` and `warnings` as for the first, and `samples.group`,
-      parallel to the other samples.
+      By column `fairness`, `null`, `malignant`, `by_group`, `warnings` as of the first, and its own `samples.group`.
 
     Raises:
       EdgeError: a column without a group to compare.

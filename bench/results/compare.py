@@ -20,7 +20,7 @@ from ..metrics.evaluation import Frame, Observations, Setting, as_metric, is_par
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS, bootstrap_interval
 from ..metrics.paired import joint_draws
-from ..metrics.profiles import PROFILES
+from ..metrics.contest import PROFILES
 from .build import OBSERVED
 from .document import SCHEMA
 from .text import number
@@ -52,10 +52,8 @@ def compare(a: dict[str, Any], b: dict[str, Any], *, draws: int = DRAWS, seed: i
     """B minus A, metric by metric, on the images both were scored on.
 
     Args:
-      a: A results file of `edge-bench score`.
-      b: Another.
-      draws: Of the paired bootstrap.
-      seed: Of the paired bootstrap.
+      a, b: Results files of `edge-bench score`.
+      draws, seed: Of the paired bootstrap.
 
     Returns:
       JSON-ready: `metrics` and `by_group`, each name -> {a, b, difference: {value, low, high, n}, verdict};

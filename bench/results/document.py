@@ -11,7 +11,7 @@ from typing import Any
 from edge.errors import EdgeError
 from edge.output_files import write_output
 
-from ..metrics.profiles import PROFILES
+from ..metrics.contest import PROFILES
 
 SCHEMA = "edge-bench/1"
 

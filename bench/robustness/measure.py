@@ -15,9 +15,8 @@ import numpy as np
 
 from ..metrics.counts import NO_ANSWER
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations
-from ..metrics.fair_null import null_of
 from ..metrics.fairness import MIN_CELL
-from ..metrics.interval import bootstrap_interval
+from ..metrics.interval import bootstrap_interval, null_of
 from ..metrics.paired import Bootstrap, joint_draws
 from ..results.gates import judge
 from .changes import TURN, Change

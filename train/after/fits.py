@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bench.dataset import Sample
 from bench.metrics.fairness import MIN_CELL
-from bench.metrics.probability import calibration
+from bench.metrics.counts import calibration
 
 from ..data.folds import make_folds
 
