@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,14 +87,11 @@ class Angle:
         return self.ita_deg is not None and self.confidence >= MIN_CONFIDENCE
 
 
-@dataclass(frozen=True)
-class Groups:
+class Groups(NamedTuple):
     """The quantile groups of a list of images."""
 
     names: list[str]
-    """Group of each image."""
-    edges_deg: list[float]
-    """Inner bounds, ascending; an angle on a bound belongs to the group above."""
+    """Group of each image; an angle on a bound belongs to the group above."""
     moved: dict[float, float]
     """Degrees by which all bounds are moved -> share of the known images that change their group."""
 
@@ -154,7 +152,7 @@ def quantile_groups(found: Sequence[Angle], num_groups: int = 4) -> Groups:
     """Groups of equally many images by angle; `unknown_tone` for those of low confidence."""
     known = np.array([angle.ita_deg for angle in found if angle.is_known], np.float64)
     if not len(known):
-        return Groups([UNKNOWN] * len(found), [], {})
+        return Groups([UNKNOWN] * len(found), {})
     edges = np.quantile(known, np.arange(1, num_groups) / num_groups)
     own = np.searchsorted(edges, known, side="right")
     moved = {
@@ -162,7 +160,7 @@ def quantile_groups(found: Sequence[Angle], num_groups: int = 4) -> Groups:
         for shift in (-SHIFT_DEG, SHIFT_DEG)
     }
     names = iter(f"ita_q{group + 1}" for group in own)
-    return Groups([next(names) if angle.is_known else UNKNOWN for angle in found], edges.tolist(), moved)
+    return Groups([next(names) if angle.is_known else UNKNOWN for angle in found], moved)
 
 
 def write_csv(path: Path, found: Sequence[Angle], names: Sequence[str]) -> None:

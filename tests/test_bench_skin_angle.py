@@ -106,16 +106,15 @@ def test_quantile_groups() -> None:
     unsure = skin_angle.Angle("unsure.jpg", -90.0, 5.0, 100, 0.375)
     groups = skin_angle.quantile_groups([unsure, *angles], 4)
     assert groups.names == ["unknown_tone", *(f"ita_q{q}" for q in (1, 1, 2, 2, 3, 3, 4, 4))]
-    assert groups.edges_deg == pytest.approx([17.5, 35.0, 52.5])
-    # By hand: moved up, 20 and 40 fall below their bounds of 22.5 and 40 (on a bound: above), 60 stays over 57.5;
-    # moved down, 30 meets its bound of 30 and rises, 10 stays under 12.5, 50 rises over 47.5.
+    # By hand, of bounds at 17.5, 35 and 52.5: moved up, 20 and 40 fall below 22.5 and 40 (on a bound: above), 60 stays
+    # over 57.5; moved down, 30 meets its bound of 30 and rises, 10 stays under 12.5, 50 rises over 47.5.
     assert groups.moved == {-5.0: 2 / 8, 5.0: 1 / 8}
 
 
 def test_nothing_known_gives_no_groups() -> None:
     found = [skin_angle.Angle("a.jpg", None, None, 0, 0.0)]
     groups = skin_angle.quantile_groups(found)
-    assert groups == skin_angle.Groups(["unknown_tone"], [], {})
+    assert groups == skin_angle.Groups(["unknown_tone"], {})
     assert list(skin_angle.table(found, groups))[1].split() == ["unknown_tone", "1", "-"]
 
 

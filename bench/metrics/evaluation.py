@@ -100,9 +100,9 @@ class Observations:
         shape = (len(self.groups), len(self.classes), len(self.classes) + 1)
         return np.bincount(self.cells, minlength=int(np.prod(shape))).astype(np.int64).reshape(shape)
 
-    def rate(self, is_right: np.ndarray, chosen: np.ndarray | None = None) -> Metric:
+    def rate(self, is_right: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> Metric:
         """A proportion with Wilson's interval: is_right (N,) bool, of the chosen (N,) bool."""
-        right, cluster = (is_right, self.cluster) if chosen is None else (is_right[chosen], self.cluster[chosen])
+        right, cluster = is_right[chosen], self.cluster[chosen]
         n, successes = len(right), int(right.sum())
         worth = n if self.has_single_clusters else effective_n(right, cluster)
         interval = wilson(successes if worth == n else successes / n * worth, worth)

@@ -17,6 +17,7 @@ SCHEMA = "edge-bench/1"
 
 _SAMPLES = ("path", "group", "cluster", "label", "prediction", "status")
 _LATENCY: dict[str, type | tuple[type, ...]] = {
+    "seconds_per_100": (int, float),
     "images": int,
     "protocol": dict,
     "samples": dict,
@@ -87,14 +88,12 @@ def load_latency(path: Path) -> dict[str, Any]:
     result = read_json(path)
     result = result if isinstance(result, dict) else {}
     latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
-    seconds = latency.get("seconds_per_100")
     expected = "expected the JSON of `edge-bench latency -o`"
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-        raise EdgeError(f"{path}: got latency.seconds_per_100 {repr(seconds)[:40]}, {expected}")
     for where, values, parts in (("latency.", latency, _LATENCY), ("", result, _LATENCY_FILE)):
         for name, types in parts.items():
-            value = values.get(name)
-            if not isinstance(value, types) or isinstance(value, bool) is not (types is bool):
+            value: Any = values.get(name)
+            is_right = isinstance(value, types) and isinstance(value, bool) is (types is bool)
+            if not is_right or name == "seconds_per_100" and not 0 <= value < math.inf:
                 raise EdgeError(f"{path}: got {where}{name} {repr(value)[:40]}, {expected}")
     if not all(isinstance(reason, str) for reason in result["reasons"]) or latency["images"] < 1:
         raise EdgeError(f"{path}: got reasons that are no texts, or no images, {expected}")
