@@ -26,8 +26,9 @@ from .dataset import MALIGNANT, NOT_STATED, Sample
 from .metrics import contest
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
-from .results import build, text
+from .results import build
 from .results import compare as comparison
+from .results import text
 from .results.document import SCHEMA
 from .speed.latency import latency_score
 

@@ -16,11 +16,11 @@ import numpy as np
 from edge.errors import EdgeError
 
 from ..dataset import NOT_STATED
+from ..metrics.contest import PROFILES
 from ..metrics.evaluation import Frame, Observations, Setting, as_metric, is_parity
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS, bootstrap_interval
 from ..metrics.paired import joint_draws
-from ..metrics.contest import PROFILES
 from .build import OBSERVED
 from .document import SCHEMA
 from .text import number

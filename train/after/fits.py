@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional
 
 from bench.dataset import Sample
-from bench.metrics.fairness import MIN_CELL
 from bench.metrics.counts import calibration
+from bench.metrics.fairness import MIN_CELL
 
 from ..data.folds import make_folds
 
