@@ -149,7 +149,7 @@ def test_counts_are_read_by_tag(tmp_path):
         emulator.read_counts(path)
     assert f"enum {{ MARK = {MARK} }};" in emulator.COUNTER.read_text()
     with pytest.raises(Pi4bError, match="path with a comma"):
-        emulator.plugin_argument(tmp_path, tmp_path / "a,b", api=1)
+        emulator.plugin_argument(tmp_path, tmp_path / "a,b", "7.2.22")
 
 
 def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch, tmp_path):

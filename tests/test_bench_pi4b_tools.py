@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cli import main
-from bench.pi4b import count, programs
-from bench.pi4b.emulator import plugin_api, plugin_argument, read_counts, run
+from bench.pi4b import count, layers, programs
+from bench.pi4b.emulator import plugin_argument, read_counts, run
 from bench.pi4b.programs import Pi4bError, Unavailable
 from bench.pi4b.rootfs import Tree
 
@@ -91,7 +91,9 @@ def test_qemu_tells_its_version_and_so_the_counter_its_own(said, version, monkey
     program(tmp_path, "qemu-aarch64", f"echo '{said}'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert programs.qemu_version() == version
-    assert plugin_api(version) == (2 if version == "10.0.8" else 1)
+    monkeypatch.setattr(layers, "put", lambda path, make: None)
+    plugin = plugin_argument(tmp_path, tmp_path / "counts", version)
+    assert plugin.partition(",")[0].endswith("-2.so" if version == "10.0.8" else "-1.so")
 
 
 def test_what_says_no_version_is_not_asked_to_count(monkeypatch, tmp_path):
@@ -250,7 +252,8 @@ def qemu(tmp_path_factory):
 @pytest.mark.parametrize(("api", "version"), [(1, 1), (2, 2), (2, 3), (2, 5)])
 def test_counter_counts_with_each_plugin_interface(api, version, qemu):
     folder = qemu.parent
-    library, *arguments = plugin_argument(folder, folder / "counts", api=api).split(",")
+    qemus = {1: "8.2.2", 2: "9.0.0"}
+    library, *arguments = plugin_argument(folder, folder / "counts", qemus[api]).split(",")
     (name, library), (given, path) = (part.split("=", 1) for part in (library, *arguments))
     assert (name, given, path) == ("file", "out", str(folder / "counts"))
     programs.call([qemu, library, str(version), *arguments], what="counting", timeout_s=60)
@@ -258,6 +261,6 @@ def test_counter_counts_with_each_plugin_interface(api, version, qemu):
     expected = {"instructions": 6, "integer": 2, "multiply": 2, "branch": 2}
     assert tag == 7 and {name: value for name, value in found.items() if value and name != "branch_misses"} == expected
     with pytest.raises(Pi4bError, match="counting failed"):  # the other interface's counter is refused
-        other, *_ = plugin_argument(folder, folder / "counts", api=3 - api).split(",")
+        other, *_ = plugin_argument(folder, folder / "counts", qemus[3 - api]).split(",")
         command = [qemu, other.removeprefix("file="), str(version), *arguments]
         programs.call(command, what="counting", timeout_s=60)

@@ -18,25 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from . import rootfs, time_model
 from .count import count_regions
 from .estimate import draw_photo
 from .pieces import Spec
-from .rootfs import RUNTIME, build_tree, default_folder, pinned
-from .time_model import (
-    CYCLES_PER_MS,
-    Counts,
-    Formula,
-    Point,
-    Range,
-    fit,
-    percents,
-    read_counts,
-    read_table,
-    validate,
-    without,
-)
+from .time_model import Counts, Formula, Point, Range
 
-DECODING = Path(__file__).with_name("decoding.csv")
 BRANCH_CYCLES = 15
 """Of a mispredicted branch, tried and not kept. Source: the pipeline of Cortex-A57 and A72 has about 15 stages."""
 _A57 = 3072 * 2048 / 1e3 * 1.82 / 1.8
@@ -63,7 +50,7 @@ class Decode:
 
     def ratios(self, formula: Formula, *, branch_cycles: float = 0) -> Range:
         """Published over modelled time, low and high; `branch_cycles` are added for each mispredicted branch."""
-        modelled = formula.ms(self.counts) + branch_cycles * self.counts.branch_misses / CYCLES_PER_MS
+        modelled = formula.ms(self.counts) + branch_cycles * self.counts.branch_misses / time_model.CYCLES_PER_MS
         return self.low_ms / modelled, self.high_ms / modelled
 
 
@@ -72,9 +59,9 @@ def read_decodes() -> list[Decode]:
 
     def decode(row: dict[str, str]) -> Decode:
         name, low_ms, high_ms = row["photo"], float(row["ms_low"]), float(row["ms_high"])
-        return Decode(name, low_ms, high_ms, read_counts(row, name, low_ms, high_ms))
+        return Decode(name, low_ms, high_ms, time_model.read_counts(row, name, low_ms, high_ms))
 
-    return read_table(DECODING, decode)
+    return time_model.read_table(Path(__file__).with_name("decoding.csv"), decode)
 
 
 def decoding_range(decodes: Sequence[Decode], formula: Formula) -> Range:
@@ -85,19 +72,18 @@ def decoding_range(decodes: Sequence[Decode], formula: Formula) -> Range:
 
 def validation(points: Sequence[Point]) -> Iterator[str]:
     """How well the formula gives published times of networks, and of photos, these also with a term for branches."""
-    formula = fit(points)
+    formula, errors = time_model.fit(points), time_model.validate(points)
     coefficients = f"{formula.per_instruction:.3f} instructions + {formula.per_l1_miss:.1f} (L1 - L2 misses)"
     yield f"cycles = max({coefficients} + {formula.per_l2_miss:.1f} L2 misses, SIMD operations)"
     yield "network             published ms   modelled   left out of the fit"
     for point in points:
-        fitted, left_out = formula.ms(point.counts), without(points, point.group).ms(point.counts)
+        fitted, left_out = (each.ms(point.counts) for each in (formula, time_model.without(points, point.group)))
         yield f"  {point.name:17} {point.ms:12.1f} {fitted:10.1f} {left_out:10.1f} ({left_out / point.ms - 1:+.1%})"
-    errors = validate(points)
     yield (
         f"error: {errors.fit_mean:.1%} on average, {errors.fit_max:.1%} at most; left out of the fit, "
         f"{errors.left_out_mean:.1%} and {errors.left_out_max:.1%}"
     )
-    yield f"a time is therefore given as {percents(errors.factors())}"
+    yield f"a time is therefore given as {time_model.percents(errors.factors())}"
     yield f"photo                       published ms   / modelled       mispredicted branches at {BRANCH_CYCLES}"
     for decode in read_decodes():
         plain, with_branches = (_pair(decode.ratios(formula, branch_cycles=c), 2) for c in (0, BRANCH_CYCLES))
@@ -111,8 +97,9 @@ def _pair(values: Range, decimals: int) -> str:
 
 def main() -> int:
     """Prints the table; see the module's first lines."""
-    folder = default_folder()
-    tree = build_tree(folder, site_requirements=pinned((*RUNTIME, "opencv-python-headless")))
+    folder = rootfs.default_folder()
+    requirements = rootfs.pinned((*rootfs.RUNTIME, "opencv-python-headless"))
+    tree = rootfs.build_tree(folder, site_requirements=requirements)
     rows: dict[str, list[str]] = {}
     for source, width, height, quality, low_ms, high_ms in PUBLISHED:
         path = folder / "photos" / f"decoding-{width}x{height}-q{quality}.jpg"

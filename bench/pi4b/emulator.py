@@ -42,7 +42,7 @@ def run(
     command = tree.emulator()
     if count is not None:
         programs.require("setarch")  # without random addresses two runs give the same counts
-        plugin = plugin_argument(tree.root.parent, count, api=plugin_api(programs.qemu_version()))
+        plugin = plugin_argument(tree.root.parent, count, programs.qemu_version())
         command = ["setarch", "-R", *command, "-plugin", plugin]
     command += [str(tree.interpreter), *(os.fspath(argument) for argument in argv)]
     try:
@@ -65,22 +65,18 @@ def environment(tree: Tree, added: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def plugin_api(qemu: str) -> int:
-    """Version of the plugin interface that a QEMU of this version takes: up to 8 the first, from 9 on the second.
+def plugin_argument(folder: Path, output: Path, qemu: str) -> str:
+    """The -plugin argument of a QEMU of this version; compiles the counter into `folder` unless it is there.
 
+    Up to 8 it takes the first version of the plugin interface, from 9 on the second.
     Source: QEMU, include/qemu/qemu-plugin.h and plugins/plugin.h, which refuse what is older or newer.
-    """
-    return 1 if int(qemu.split(".")[0]) < 9 else 2
-
-
-def plugin_argument(folder: Path, output: Path, *, api: int) -> str:
-    """QEMU's -plugin argument; compiles the counter into `folder` unless it is there.
 
     Raises:
       Pi4bError: there is no compiler, or a path has a comma, at which QEMU would cut the argument.
     """
     if "," in f"{folder}{output.resolve()}":
         raise Pi4bError(f"{output}: got a path with a comma, which QEMU cannot pass on to the counter")
+    api = 1 if int(qemu.split(".")[0]) < 9 else 2
     digest = hashlib.sha256(COUNTER.read_bytes()).hexdigest()[:12]
     library = folder / f"counter-{digest}-{api}.so"
     if not library.exists():

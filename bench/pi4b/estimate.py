@@ -72,11 +72,7 @@ def compared(ours: Estimate, theirs: Estimate, scale: Scale) -> Range:
 
 def mix() -> dict[tuple[int, int], float]:
     """(width, height) -> share of the photos; the shares add up to 1."""
-    return {
-        (width, height): size_class.percent * percent / 1e4
-        for size_class in ESFAIR
-        for width, height, percent in size_class.sizes
-    }
+    return {(w, h): group.percent * percent / 1e4 for group in ESFAIR for w, h, percent in group.sizes}
 
 
 def write_photos(folder: Path) -> Iterator[tuple[Path, float]]:

@@ -95,7 +95,13 @@ def build_tree(
     inputs: list[object] = [_DEBIAN_PACKAGES, _NOT_NEEDED, _HIDING, _VERSIONS, sorted(board_files())]
     root = layers.layer(folder, f"debian-{suite}", inputs, lambda part: _unpack_debian(part, suite))
     _write_launcher(Tree(root, python, ()))
-    site = [_wheel_layer(folder, Path(wheel)) for wheel in wheels]
+    site = []
+    for wheel in map(Path, wheels):
+        try:
+            digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        except OSError as error:
+            raise Pi4bError(f"{wheel}: wheel cannot be read: {error.strerror}") from error
+        site.append(layers.layer(folder, "wheel", digest, lambda part: _unpack([wheel], part)))
     if requirements:
         inputs = [python, *requirements]
         site.append(layers.layer(folder, "wheels", inputs, lambda part: _fetch(part, python, requirements)))
@@ -191,14 +197,6 @@ def _write_launcher(tree: Tree) -> None:
             part.chmod(0o755)
 
         layers.put(tree.launcher, write)
-
-
-def _wheel_layer(folder: Path, wheel: Path) -> Path:
-    try:
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    except OSError as error:
-        raise Pi4bError(f"{wheel}: wheel cannot be read: {error.strerror}") from error
-    return layers.layer(folder, "wheel", digest, lambda part: _unpack([wheel], part))
 
 
 def _fetch(part: Path, python: str, requirements: Sequence[str]) -> None:

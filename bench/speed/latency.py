@@ -37,9 +37,6 @@ from .peers import bare_network
 SIZE_CLASSES = (("small", 1_000_000), ("medium", 9_000_000), ("large", math.inf))
 """Name and upper bound in pixels. Source: the winners' slides count images below 1000^2, between, above 3000^2."""
 
-MAX_LATENCY_S = 100.0
-"""Seconds per 100 images that score 0. Source: ESFair 2023, problem page."""
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -71,15 +68,14 @@ class NullClassifier(Classifier):
 
 
 def latency_score(seconds_per_100: float) -> float:
-    """1 - L / 100, held in 0 to 1: the page does not say what L above 100 s gives."""
-    return min(1.0, max(0.0, 1 - seconds_per_100 / MAX_LATENCY_S))
+    """1 - L / 100, held in 0 to 1: the problem page does not say what L above 100 s gives."""
+    return min(1.0, max(0.0, 1 - seconds_per_100 / 100))
 
 
 def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tuple[list[str], list[Prediction], float]:
     """Draws the sample and runs it once, as warm-up and to leave out what cannot be decoded.
 
-    Returns:
-      Usable paths in drawn order, error rows met, seconds until the first result.
+    Gives the usable paths in drawn order, the error rows met, and the seconds until the first result.
 
     Raises:
       EdgeError: no image can be used.
@@ -118,9 +114,8 @@ def summarize(
     runs: Sequence[Timing], paths: Sequence[str], errors: Sequence[Prediction], protocol: Protocol, first_s: float
 ) -> dict[str, Any]:
     """The `latency` part of a results file, JSON-ready; seconds unless a name says otherwise."""
-    scale = 100 / len(paths)
     walls = [timing.wall_s for timing in runs]
-    seconds = statistics.fmean(walls) * scale
+    seconds = statistics.fmean(walls) * (100 / len(paths))
     return {
         "seconds_per_100": seconds,
         "score": latency_score(seconds),
@@ -143,12 +138,12 @@ def summarize(
 def cold_start(model: Path, image: str, *, runs: int = 5) -> dict[str, float]:
     """Median wall milliseconds of a whole edge-infer command on one image, and of its parts, in fresh processes."""
     imports = "import numpy, onnxruntime, PIL.JpegImagePlugin"
-    load = f"{imports}; onnxruntime.InferenceSession({str(model)!r}, providers=['CPUExecutionProvider'])"
+    session = f"onnxruntime.InferenceSession({str(model)!r}, providers=['CPUExecutionProvider'])"
     commands = {
         "command_ms": ["-m", "edge", "-q", "-m", str(model), image],
         "python_ms": ["-c", "pass"],
         "python_and_imports_ms": ["-c", imports],
-        "python_imports_and_session_ms": ["-c", load],
+        "python_imports_and_session_ms": ["-c", f"{imports}; {session}"],
     }
     samples: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(runs):
