@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.arguments import ArgumentParser, positive
 from edge.exit import DONE, say
 
-from .arguments import PROGRAM, add_talk, check_files
+from .arguments import PROGRAM, add_output, add_talk, check_files
 
 HELP = "measure on a Raspberry Pi 4B, in one go"
 DESCRIPTION = (
@@ -24,8 +24,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--photos", type=Path, default=Path("board-photos"), metavar="DIR", help="for generated photos, 170 MB")
     add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside")
     add("--runs", type=positive, default=10, metavar="N", help="timed passes (default 10)")
-    add("-o", "--output", type=Path, required=True, metavar="FILE", help="write the report as JSON here")
-    add("--force", action="store_true", help="replace FILE")
+    add_output(parser, "write the report as JSON here", required=True)
     add_talk(parser)
 
 

@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     models, reports = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
     check_files(arguments, [*models, *reports, *filter(None, [arguments.baseline, arguments.images])])
     before, old = (None, []) if arguments.baseline is None else count.read_costs(arguments.baseline)
-    boards = {path: board.read(path) for path in reports}
+    boards = [(path, board.read(path)) for path in reports]
     loaded = [Classifier.load(path) for path in models]
     digests = _digests(loaded)
     batches = arguments.batch_size or ([1] if arguments.no_photos else [1, estimate.BATCH])
-    for path, report in boards.items():
+    for path, report in boards:
         board.check(path, report, digests, batches)
     folder = (arguments.cache or rootfs.default_folder()).resolve()
     rootfs.check_folder(folder)
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     spec = Spec(paths, loaded[0].preprocess.to_json(), [*names], batches, winners=bool(arguments.peer))
     costs = count.count_regions(tree, spec, names | {path: name for path, name, _ in photos})
     contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
-    scale = board.calibrated(published, [*boards.values()], costs, digests, contents)
-    for path, report in boards.items() if photos else ():
+    scale = board.calibrated(published, [report for _, report in boards], costs, digests, contents)
+    for path, report in boards if photos else ():
         if board.photo_ratios([report], costs, scale.formula, contents) is None:
             say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
     estimates = estimate.estimates(costs, {name: share for _, name, share in photos}, scale)

@@ -132,11 +132,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check(path: Path, report: Mapping[str, Any], models: Mapping[str, str], batches: Sequence[int]) -> None:
-    """Says before the count of `models` (name -> SHA-256) and `batches` that nothing of a report will be counted.
-
-    Raises:
-      EdgeError: the report is of another model, or of other batch sizes.
-    """
+    """Says before the count, as EdgeError, that a report has none of `models` (name -> SHA-256), or of `batches`."""
     name, digest = report["model"]["name"][:80], report["model"]["sha256"]
     if digest not in models.values():
         raise EdgeError(f"{path}: the board measured {name} ({digest[:12]}), which is not counted: give it with -m")

@@ -49,11 +49,7 @@ class Unavailable(Pi4bError):
 
 
 def require(*names: str) -> None:
-    """Says before the work which of some names of `NEEDED` are absent.
-
-    Raises:
-      Unavailable: at least one is; the message has the command that installs them.
-    """
+    """Says before the work, as Unavailable, which of some names of `NEEDED` are absent, and what installs them."""
     if absent := [name for name in names if not _is_there(name)]:
         each = ", ".join(f"{name} ({_PACKAGES[name]})" for name in absent)
         packages = " ".join(dict.fromkeys(_PACKAGES[name] for name in absent))
@@ -62,11 +58,7 @@ def require(*names: str) -> None:
 
 
 def require_fixed_addresses() -> None:
-    """Says before the work that addresses cannot be fixed: two counts of one region would differ.
-
-    Raises:
-      Unavailable: `setarch -R` is refused, as by the system call filter of many containers.
-    """
+    """Says before the work, as Unavailable, that addresses cannot be fixed: two counts of one region would differ."""
     require("setarch")
     said = subprocess.run(["setarch", "-R", "true"], capture_output=True, text=True, errors="replace", timeout=60)
     if said.returncode:
@@ -77,11 +69,7 @@ def require_fixed_addresses() -> None:
 
 
 def qemu_version() -> str:
-    """As "7.2.22".
-
-    Raises:
-      Unavailable: there is no QEMU, or it says something else.
-    """
+    """As "7.2.22"; raises Unavailable where there is no QEMU, or it says something else."""
     require("qemu-aarch64")
     said = _output(["qemu-aarch64", "--version"])
     if (found := re.search(r"\bversion (\d+\.\d[\w.]*)", said)) is None:

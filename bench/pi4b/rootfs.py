@@ -109,22 +109,14 @@ def build_tree(
 
 
 def default_folder() -> Path:
-    """Where the commands keep trees: build/pi4b of the checkout.
-
-    Raises:
-      Pi4bError: this is an installed package, without the pinned versions.
-    """
+    """Where the commands keep trees: build/pi4b of the checkout; raises Pi4bError where there is none."""
     if not _CONSTRAINTS.is_dir():
         raise Pi4bError(f"the Pi 4B emulation needs a checkout, for its pinned versions: no folder {_CONSTRAINTS}")
     return _CHECKOUT / "build" / "pi4b"
 
 
 def check_folder(folder: Path) -> None:
-    """Says before the work that a folder cannot hold trees.
-
-    Raises:
-      Pi4bError: Python would cut its path at a colon, or QEMU at a comma.
-    """
+    """Says before the work, as Pi4bError, that Python would cut a folder's path at a colon, or QEMU at a comma."""
     if found := {",", ":"} & {*str(folder.resolve())}:
         raise Pi4bError(f"{folder}: got a path with {' and '.join(sorted(found))}, expected one without")
 
