@@ -19,7 +19,7 @@ from bench.metrics import contest
 from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.results import build, document
 from bench.robustness.changes import CHANGES
-from bench.robustness.measure import Answers, measure
+from bench.robustness.measure import measure
 from edge.predictions import Prediction
 
 CLASSES = ["BCC", "BKL", "MEL", "NV", "unknown", "VASC"]
@@ -107,7 +107,7 @@ def robustness(found: list[tuple[Sample, Prediction]], setting: Setting) -> dict
     data = Observations.of(
         label, [CLASSES[i] for i in clean], group, cluster, classes=CLASSES, reference=setting.reference
     )
-    part = measure(Answers(labels, confidences), changes, data, Frame(data.counts, data.groups, setting))
+    part = measure(labels, confidences, changes, data, Frame(data.counts, data.groups, setting))
     samples = {change.name: labels[:, k].tolist() for k, change in enumerate(changes, start=1)}
     return {"model": "simulated.onnx", "seen": 0, **part, "samples": samples, "remarks": ["these are simulated"]}
 

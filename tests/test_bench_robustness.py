@@ -13,11 +13,11 @@ from sample_images import TINY_MODEL, encoded, photo
 
 from bench import dataset, provenance
 from bench.cli import main
-from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.metrics.contest import PROFILES
+from bench.metrics.evaluation import Frame, Observations, Setting
 from bench.report import page as report
 from bench.robustness import changes as table_of_changes
-from bench.robustness import measure, text
+from bench.robustness import measure
 from bench.robustness.changes import CHANGES, Change
 from bench.robustness.result import ask, robustness, seen_images
 from edge.classifier import Classifier
@@ -146,7 +146,7 @@ def test_figures_by_hand():
     confidences = np.tile(np.float32([0.9, 0.5, 0.8]), (20, 1))
     changes = (Change("turn", "90"), Change("turn", "180"))
     data, frame = observed(y_true, clean, group)
-    part = measure.measure(measure.Answers(labels, confidences), changes, data, frame)
+    part = measure.measure(labels, confidences, changes, data, frame)
     assert part["clean"]["accuracy"]["value"] == 0.95
     assert part["clean"]["by_group"]["g1"]["value"] == 1
     first, second = part["changes"]
@@ -167,8 +167,8 @@ def test_figures_by_hand():
     for row in (first, second, mean):
         for metric in (row["accuracy"], row["worst_group"], row["changed"], *row["difference"].values()):
             assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] == 20
-    assert first["difference"]["accuracy"]["high"] < 0 and text.is_other(first["difference"]["accuracy"])
-    assert not text.is_other(second["difference"]["accuracy"])  # one image of 20
+    assert first["difference"]["accuracy"]["high"] < 0 and measure.is_other(first["difference"]["accuracy"])
+    assert not measure.is_other(second["difference"]["accuracy"])  # one image of 20
 
 
 def test_the_files_as_they_are_have_the_figures_of_score(result):
@@ -183,8 +183,8 @@ def test_a_difference_is_known_better_than_its_ends():
     clean = np.where(rng.random(300) < 0.7, y_true, (y_true + 1) % 3)
     changed = np.where(rng.random(300) < 0.03, (clean + 1) % 3, clean)
     data, frame = observed(y_true, clean, group)
-    answers = measure.Answers(np.stack([clean, changed], 1), np.ones((300, 2), np.float32))
-    row, = measure.measure(answers, (Change("crop", "1:1"),), data, frame)["changes"]
+    labels, confidences = np.stack([clean, changed], 1), np.ones((300, 2), np.float32)
+    row, = measure.measure(labels, confidences, (Change("crop", "1:1"),), data, frame)["changes"]
 
     def width(metric):
         return metric["high"] - metric["low"]
@@ -244,8 +244,8 @@ def test_one_group_has_no_worst(classifier, data, tmp_path):
     part = found["robustness"]
     assert part["clean"]["worst_group"] == {"value": None, "low": None, "high": None, "n": 12}
     assert "fewer than two groups to compare: no worst group" in part["remarks"]
-    assert any("fewer than two groups" in line for line in text.remarks(found))
-    assert len(list(text.table(part))) == 3
+    assert any("fewer than two groups" in line for line in measure.remarks(found))
+    assert len(list(measure.table(part))) == 3
     checked, = measure.check_gates(part, {"worst_group": 0.1})
     assert not checked["passed"] and checked["reason"] == "not defined"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, fraction, got, natural, positive
@@ -49,19 +50,16 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     else:
         count = arguments.count or 100
         files = images.mix_files(images.ESFAIR, count, seed=arguments.seed, **given)
-    progress = Progress(count, quiet=arguments.quiet)
     written, num_bytes = set(), 0
     try:
-        for name, data in files:
-            images.write(out, name, data)
-            written.add(name)
-            num_bytes += len(data)
-            progress.update(len(written))
+        with closing(Progress(count, quiet=arguments.quiet)) as progress:
+            for name, data in files:
+                images.write(out, name, data)
+                written.add(name)
+                num_bytes += len(data)
+                progress.update(len(written))
     except KeyboardInterrupt:
-        progress.close()
         return fail(PROGRAM, f"interrupted after {len(written)} of {count} images; those are whole", INTERRUPTED)
-    finally:
-        progress.close()
     if not arguments.quiet:
         say(PROGRAM, f"{len(written)} images, {num_bytes / 1e6:.1f} MB, seed {arguments.seed}, in {out}")
         if others := found - written:

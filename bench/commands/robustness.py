@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge.arguments import ArgumentParser, fraction, workers
 from edge.exit import DONE, GATE, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
-
-if TYPE_CHECKING:
-    from ..robustness.changes import Change
 
 HELP = "what changes that must not change the answer cost"
 DESCRIPTION = (
@@ -50,15 +45,16 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     from .. import dataset
     from ..results.document import write_json
     from ..results.text import number
-    from ..robustness import measure, text
-    from ..robustness.changes import CHANGES
+    from ..robustness import measure
+    from ..robustness.changes import CHANGES, is_of
     from ..robustness.result import robustness
 
-    changes = [change for change in CHANGES if not arguments.only or _is_asked_for(change, arguments.only)]
-    for kind in arguments.only:
-        if not any(_is_asked_for(change, [kind]) for change in CHANGES):
-            kinds = ", ".join(dict.fromkeys(change.kind for change in CHANGES))
-            parser.error(f"--only: got {kind!r}, expected a kind of change, one of {kinds}")
+    kinds = list(dict.fromkeys(change.kind for change in CHANGES))
+    for asked in arguments.only:
+        if not any(is_of(kind, asked) for kind in kinds):
+            parser.error(f"--only: got {asked!r}, expected a kind of change, one of {', '.join(kinds)}")
+    chosen = [kind for kind in kinds if not arguments.only or any(is_of(kind, asked) for asked in arguments.only)]
+    changes = [change for change in CHANGES if change.kind in chosen]
     minima = dict(arguments.fail_under)
     refuse_twice("--fail-under", [name for name, _ in arguments.fail_under], parser)
     for name in minima:
@@ -77,19 +73,15 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     result["gates"] = measure.check_gates(result["robustness"], minima)
     if arguments.output is not None:
         write_json(arguments.output, result)
-    for line in text.table(result["robustness"]):
+    for line in measure.table(result["robustness"]):
         print(line)
     if not arguments.quiet:
-        for line in text.remarks(result):
+        for line in measure.remarks(result):
             say(PROGRAM, line)
     failed = [gate for gate in result["gates"] if not gate["passed"]]
     for gate in failed:
         say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
     return GATE if failed else DONE
-
-
-def _is_asked_for(change: Change, kinds: Sequence[str]) -> bool:
-    return any(f"{change.kind}-".startswith(f"{kind}-") for kind in kinds)  # "border" is all colours of borders
 
 
 def _minimum(text: str) -> tuple[str, float]:

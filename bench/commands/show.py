@@ -25,7 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Prints the table of a results file again."""
     from ..results import compare, document, text
-    from ..robustness import text as robustness_text
+    from ..robustness import measure as robustness
     from ..speed import fidelity, latency, peers
 
     path: Path = arguments.results
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         elif "levelling_down" in result:
             lines = [*compare.table(result)]
         elif "robustness" in result:
-            lines = [*robustness_text.table(result["robustness"])]
+            lines = [*robustness.table(result["robustness"])]
         elif "score" in result:
             lines = [*text.table(result)]
         else:

@@ -26,7 +26,7 @@ from ..metrics.evaluation import Metric
 from ..results import document
 from ..results.build import HALF_WIDTH
 from ..robustness.changes import CHANGES
-from ..robustness.text import is_other
+from ..robustness.measure import is_other
 from . import csv_tables, plots
 
 FILES = ("index.html", "summary.md", *csv_tables.SHEETS)

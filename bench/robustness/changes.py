@@ -263,3 +263,8 @@ CHANGES = (
 
 TURN = "turn"
 """The kind that also has a mean: no way to hold a camera is stronger than another."""
+
+
+def is_of(kind: str, asked: str) -> bool:
+    """Whether a kind of change is this one: "border" is all colours of borders."""
+    return f"{kind}-".startswith(f"{asked}-")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ from edge.progress import Progress
 from .. import dataset, provenance
 from ..dataset import DatasetError, Sample
 from ..metrics import contest
+from ..metrics.counts import NO_ANSWER
 from ..metrics.evaluation import Frame, Observations, Setting
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS
 from ..results import build, document
 from ..results.join import class_order
 from .changes import Change
-from .measure import Answers, measure
+from .measure import measure
 
 _BATCH_SIZE = 8
 _LIMITS = PixelLimits(full=PixelLimits().any)
@@ -45,7 +46,7 @@ def robustness(
     label_column: str = "class", group_column: str = "group", allow_seen: bool = False, workers: int | None = None,
     draws: int = DRAWS, quiet: bool = True,
 ) -> dict[str, Any]:
-    """Asks a model about pictures and their changed copies, and measures what the changes cost.
+    """Asks a model about pictures and their changed copies, and measures what the changes cost; JSON-ready.
 
     Args:
       classifier: The model.
@@ -55,15 +56,12 @@ def robustness(
       label_column: Of the manifest, with the class.
       group_column: Of the manifest, with the group.
       allow_seen: Also pictures that the model was trained on.
-      workers: Threads that each decode, change, encode and run; None: the usable cores.
+      workers: As for `ask`.
       draws: Of the bootstrap.
       quiet: No progress is shown.
 
-    Returns:
-      JSON-ready.
-
     Raises:
-      DatasetError: no data set, a subset that is none of it, fewer pictures than say anything, none that can be used,
+      DatasetError: no data set, a subset that is not of it, fewer pictures than say anything, none that can be used,
         or pictures that the model was trained on.
       EdgeError: a class that the model does not know.
       ModelError: the model cannot run.
@@ -82,13 +80,10 @@ def robustness(
     samples = [dataset.as_text(sample) for sample in chosen]
     setting = _setting(samples, everything, draws)  # before the work: it refuses groups that cannot be compared
     found: list[np.ndarray | DecodeError] = []
-    shown = Progress(len(chosen), quiet=quiet)
-    try:
+    with closing(Progress(len(chosen), quiet=quiet)) as progress:
         for one in ask(classifier, root, chosen, changes, workers=workers):
             found.append(one)
-            shown.update(len(found))
-    finally:
-        shown.close()
+            progress.update(len(found))
     pairs = [(sample, _prediction(sample, one, classes)) for sample, one in zip(samples, found, strict=True)]
     errors = [prediction for _, prediction in pairs if prediction.status == "error"]
     if len(errors) == len(pairs):
@@ -136,9 +131,8 @@ def ask(
     num_workers = workers or usable_cores()
     available_mb = memory_mb().get("MemAvailable")
     plan = plan_memory(num_workers, available_bytes=None if available_mb is None else available_mb * 1_000_000)
-    gate = MemoryGate(plan.gate_bytes)
+    gate, executor = MemoryGate(plan.gate_bytes), ThreadPoolExecutor(num_workers)
     pending: deque[Future[np.ndarray | DecodeError]] = deque()
-    executor = ThreadPoolExecutor(num_workers)
     try:
         for sample in samples:
             pending.append(executor.submit(_ask_of_one, classifier, root / sample.path, changes, gate))
@@ -198,20 +192,20 @@ def _part(
     found: Sequence[np.ndarray | DecodeError], changes: Sequence[Change], setting: Setting,
 ) -> dict[str, Any]:
     """What no other results file has."""
-    answers = Answers.of([None if isinstance(one, DecodeError) else one for one in found])
-    samples = [sample for sample, _ in pairs]
-    data = Observations.of(
-        [sample.label for sample in samples], [prediction.label or None for _, prediction in pairs],
-        [sample.group for sample in samples], [sample.cluster for sample in samples],
-        classes=list(classifier.classes), reference=setting.reference,
-    )
+    shape = len(found), 1 + len(changes)
+    labels, confidences = np.full(shape, NO_ANSWER, np.int64), np.full(shape, np.nan, np.float32)
+    for i, one in enumerate(found):
+        if not isinstance(one, DecodeError):
+            labels[i], confidences[i] = one.argmax(-1), one.max(-1)
+    rows = ((sample.label, prediction.label or None, sample.group, sample.cluster) for sample, prediction in pairs)
+    data = Observations.of(*zip(*rows), classes=list(classifier.classes), reference=setting.reference)
     frame = Frame(data.counts, data.groups, setting)
     errors = [prediction for _, prediction in pairs if prediction.status == "error"]
     return {
         "model": classifier.path.name,
         "seen": seen,
-        **measure(answers, changes, data, frame),
-        "samples": {change.name: answers.labels[:, k].tolist() for k, change in enumerate(changes, start=1)},
+        **measure(labels, confidences, changes, data, frame),
+        "samples": {change.name: labels[:, k].tolist() for k, change in enumerate(changes, start=1)},
         "remarks": list(_remarks(classifier.path, seen, errors, data, frame)),
     }
 
