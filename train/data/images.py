@@ -100,10 +100,10 @@ def load_images(
     key = _key(root, samples, preprocess)
     path = cache / f"{side}px-{key[:16]}.npy"
     if path.exists():
-        pixels, unusable_then = _open(path, key)
+        pixels, failed = _open(path, key)
         # What could not be read then may be readable now: an unplugged disk must not thin out a data set for good.
-        if all(isinstance(_load(root / name, preprocess), str) for name in unusable_then):
-            return _image_set(samples, pixels, unusable_then)
+        if all(isinstance(_load(root / name, preprocess), str) for name in failed):
+            return _image_set(samples, pixels, failed)
     cache.mkdir(parents=True, exist_ok=True)
     _store(path, key, (len(samples), side, side, 3), decoded, unusable)
     return _image_set(samples, *_open(path, key))
@@ -172,7 +172,8 @@ def feed(
         n = len(indices[part])
         empty = [np.empty((n, view.size_px, view.size_px, 3), np.uint8) for view in views]
         batch = Batch(indices, _empty_tensor(n, size_px, pin=pin), empty)
-        shares = [slice(i, i + -(-n // workers)) for i in range(0, n, -(-n // workers))]
+        each = -(-n // workers)
+        shares = [slice(i, i + each) for i in range(0, n, each)]
         return batch, [pool.submit(fill, batch, share, changes.part(share)) for share in shares]
 
     def fill(batch: Batch, share: slice, changes: Changes) -> None:
