@@ -186,7 +186,7 @@ PLANTED = [
     ("source", damaged_wheel, "code/fairedge-*.whl", "cannot be read"),
     ("source", append("code/source/edge/device.py", "# later\n"), "code/source/edge/device.py", "differs"),
     (
-        "source", remove("code/source/bench/metrics/contest.py"), "code/source/bench/metrics/contest.py",
+        "source", remove("code/source/export/submission/pack.py"), "code/source/export/submission/pack.py",
         "is in the wheel alone",
     ),
     ("source", put("code/source/bench/more.py", b""), "code/source/bench/more.py", "is not in the wheel"),

@@ -7,7 +7,7 @@ neither. The commands that score are the project's own: edge-infer and edge-benc
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,21 +25,11 @@ RESULTS = "results.json"
 _LABELLED = "predictions-labelled.csv"
 
 
-def run(
-    data: Path, model: Path, output: Path, *, profile: str, reference: str, tell: Callable[[str], None]
-) -> int:
-    """Classifies a data set and scores it.
+def run(data: Path, model: Path, output: Path, *, profile: str, reference: str, tell: Callable[[str], None]) -> int:
+    """Classifies a folder of images and scores it; returns the exit status.
 
-    Args:
-      data: Folder of the data set.
-      model: The model file.
-      output: Folder for predictions.csv and, with labels, results.json; they are replaced.
-      profile: Reading of the rules, of `bench.metrics.contest`.
-      reference: Group that the contest compares against.
-      tell: Takes each line for people.
-
-    Returns:
-      The exit status.
+    The folder `output` gets predictions.csv and, with labels, results.json, scored by a `profile` of
+    `bench.metrics.profiles`; both are replaced. `tell` takes each line for people.
 
     Raises:
       InputError: no such folder, or a class that the model does not know beside some that it knows.
@@ -59,8 +49,7 @@ def run(
     for row in failed[:10]:
         tell(f"  {row.path}: {row.error}")
     classes = Classifier.load(model).classes
-    samples = _labelled(data, classes)
-    if not samples:
+    if not (samples := _labelled(data, classes)):
         for line in _unlabelled(rows):
             tell(line)
         return status
@@ -109,13 +98,13 @@ def _labelled(data: Path, classes: tuple[str, ...]) -> list[dataset.Sample]:
 
 
 def _unlabelled(rows: list[Prediction]) -> Iterator[str]:
-    """How often each class was answered, in all and in each group."""
+    """How often each class was answered in each group."""
     yield "no labels: predictions alone"
-    groups = {row.path: row.path.split("/")[0] if "/" in row.path else "-" for row in rows}
-    counts = Counter((groups[row.path], row.label or "error") for row in rows)
-    for group in sorted(set(groups.values())):
-        answers = ", ".join(f"{label} {n}" for (name, label), n in sorted(counts.items()) if name == group)
-        yield f"  {group}: {answers}"
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.path.split("/")[0] if "/" in row.path else "-"][row.label or "error"] += 1
+    for group, answers in sorted(counts.items()):
+        yield f"  {group}: " + ", ".join(f"{label} {n}" for label, n in sorted(answers.items()))
 
 
 def _keep(predictions: Path, names: set[str], out: Path) -> Path:

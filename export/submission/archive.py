@@ -30,11 +30,9 @@ _CHUNK = 1 << 20
 
 
 def unpack(source: Path, target: Path) -> None:
-    """Copies a submission into a new folder; nothing is written outside it, whatever the archive says.
+    """Copies a submission, a zip or a folder, into a new folder, without what the execution files made there.
 
-    Args:
-      source: A zip, or a folder, of which what the execution files made there is left out.
-      target: A folder that does not exist.
+    Nothing is written outside it, whatever the archive says.
 
     Raises:
       EdgeError: no zip and no folder; a name that leads elsewhere, a link, a name given twice, more than

@@ -44,19 +44,11 @@ class Verdict:
         return "FAILED" if self.findings else "skipped" if self.skipped else "ok"
 
 
-def check(
-    source: Path, heard: Callable[[Verdict], None], *, logs: Path | None, timeout_s: float
-) -> dict[str, Any]:
-    """Tries a submission.
+def check(source: Path, heard: Callable[[Verdict], None], *, logs: Path | None, timeout_s: float) -> dict[str, Any]:
+    """Tries a submission, a folder or a zip; returns the report, JSON-ready.
 
-    Args:
-      source: A folder or a zip.
-      heard: Takes each verdict as soon as it is there.
-      logs: A folder that keeps the logs of the execution files; None: only their last lines are kept, in the verdicts.
-      timeout_s: Of one run of an execution file.
-
-    Returns:
-      The report, JSON-ready.
+    `heard` takes each verdict as soon as it is there. The folder `logs` keeps the whole logs of the execution files,
+    each of which may run for `timeout_s`.
 
     Raises:
       EdgeError: what is refused before it is unpacked, or is no submission to this contest.
@@ -89,7 +81,7 @@ def look(submission: Submission) -> Iterator[Verdict]:
         yield _verdict(CONTEST.rule(name), judge(submission))
 
 
-def run(submission: Trial) -> Iterator[Verdict]:
+def run(case: Trial) -> Iterator[Verdict]:
     """The rules that need a run; without an environment there is none."""
     missing = ""
     for name, judge in trial.CHECKS.items():
@@ -97,8 +89,8 @@ def run(submission: Trial) -> Iterator[Verdict]:
         if missing:
             yield Verdict(rule, skipped=missing)
             continue
-        submission.notes.clear()
-        yield (verdict := _verdict(rule, judge(submission), submission.notes))
+        case.notes.clear()
+        yield (verdict := _verdict(rule, judge(case), case.notes))
         if name == "environment" and verdict.findings:
             missing = "there is no environment"
 

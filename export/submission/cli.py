@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.metrics.profiles import DEFAULT, PROFILES
 from edge.arguments import ArgumentParser, got, positive
 from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 
 from .sources import MACHINES
 
 PROGRAM = "edge-submit"
-# As in bench.metrics.contest, which is imported when the arguments are known to be good.
-_PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 _EPILOG = f"""\
 examples:
   edge-submit pack -o submission.zip --team "Our team" --wheels aarch64,x86_64     the bundled model
@@ -53,7 +52,7 @@ def build_parser() -> ArgumentParser:
     add("data", type=Path, metavar="DATA", help="ROOT/<group>/<class>/; without labels ROOT/<group>/, or a folder")
     add("-m", "--model", type=Path, required=True, metavar="FILE", help="model file (.onnx)")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder; its files are replaced")
-    add("--profile", choices=_PROFILES, default=_PROFILES[0], help=f"reading of the rules (default {_PROFILES[0]})")
+    add("--profile", choices=PROFILES, default=DEFAULT, help=f"reading of the rules (default {DEFAULT})")
     add("--reference", default="G10", metavar="GROUP", help="the contest's group of reference (default G10)")
     return parser
 
@@ -61,11 +60,10 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-submit; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    commands = {"pack": _pack, "check": _check, "accuracy": _accuracy}
 
     def work() -> int:
         with terminations_as_interrupts():
-            return commands[arguments.command](arguments)
+            return {"pack": _pack, "check": _check, "accuracy": _accuracy}[arguments.command](arguments)
 
     return run(PROGRAM, work, verbose=arguments.verbose)
 

@@ -54,7 +54,7 @@ def pack(
     Args:
       output: A folder, or a file that ends in .zip.
       model: Model file.
-      checkpoint: A run folder, a checkpoint.pt or a safetensors file; None: none, but for the bundled model.
+      checkpoint: As for `weights.of_run`.
       team: Its name, for the README.
       machines: Of `sources.MACHINES`, whose wheels are packed.
       force: Whether a submission that is there may be replaced.

@@ -105,6 +105,11 @@ class Submission:
         return files_below(self.folder)
 
     @cached_property
+    def classifier(self) -> Classifier:
+        """The model; ModelError where it cannot be used."""
+        return Classifier.load(self.folder / _MODEL)
+
+    @cached_property
     def wheel(self) -> dict[str, bytes]:
         """The files of the code's wheel; empty where there is none that can be read, or it unpacks to too much."""
         try:
@@ -194,10 +199,12 @@ def requirements(submission: Submission) -> Problems:
     for name in submission.files:
         if not fnmatchcase(name, "requirements-*.txt"):
             continue
-        lines = [line.split("#")[0].strip() for line in submission.text(name).splitlines()]
-        pins = {canonical(match[1]) for line in lines if (match := _PIN.fullmatch(line))}
-        for line in lines:
-            if line and not _PIN.fullmatch(line):
+        pins = set()
+        for line in submission.text(name).splitlines():
+            line = line.split("#")[0].strip()
+            if match := _PIN.fullmatch(line):
+                pins.add(canonical(match[1]))
+            elif line:
                 yield name, f"got {line[:60]!r}, expected NAME==VERSION"
         for needed in sorted(submission.needs - pins):
             yield name, f"does not pin {needed}, which the wheel needs"
@@ -228,7 +235,7 @@ def licences(submission: Submission) -> Problems:
         if not submission.text(name).strip():
             yield name, "is missing or empty"
     with suppress(ModelError):  # another rule's finding
-        stated = Classifier.load(submission.folder / _MODEL).metadata.get("license", "").strip()
+        stated = submission.classifier.metadata.get("license", "").strip()
         if stated in ("", "unspecified"):
             yield _MODEL, f"says of its licence {stated or 'nothing'!r}"
 
@@ -236,7 +243,7 @@ def licences(submission: Submission) -> Problems:
 def model(submission: Submission) -> Problems:
     """It says what it is, and answers the contest's classes."""
     try:
-        classes = list(Classifier.load(submission.folder / _MODEL).classes)
+        classes = list(submission.classifier.classes)
     except ModelError as error:
         yield _MODEL, str(error).removeprefix(f"{submission.folder / _MODEL}: ")
         return
@@ -251,9 +258,8 @@ def weights(submission: Submission) -> Problems:
     if _WEIGHTS not in submission.files:
         return  # another rule's finding
     try:
-        found = read_header(submission.folder / _WEIGHTS)
-        classifier = Classifier.load(submission.folder / _MODEL)
-        yield from ((_WEIGHTS, what) for what in differences(found, classifier))
+        header = read_header(submission.folder / _WEIGHTS)
+        yield from ((_WEIGHTS, what) for what in differences(header, submission.classifier))
     except EdgeError as error:
         yield _WEIGHTS, str(error).replace(f"{submission.folder}/", "")
 
@@ -261,8 +267,7 @@ def weights(submission: Submission) -> Problems:
 def source(submission: Submission) -> Problems:
     """What can be read is what runs."""
     folder, wheel = "code/source/", submission.wheel
-    readable = {name.removeprefix(folder) for name in submission.files if name.startswith(folder)}
-    readable = {name for name in readable if name.endswith(".py")}
+    readable = {name.removeprefix(folder) for name in submission.files if fnmatchcase(name, f"{folder}*.py")}
     built = {name for name in wheel if name.endswith(".py")}
     packages = {name.split("/")[0] for name in built}
     if not wheel:

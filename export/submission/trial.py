@@ -31,8 +31,6 @@ from .accuracy import PREDICTIONS, RESULTS
 from .rules import CONTEST, Problems
 
 FOLDER = "a folder, größer"
-TIMEOUT_S = 600
-"""Of one run of an execution file."""
 TOLERANCE = 1e-4
 """Largest difference of a probability between two processors that is none."""
 CUT = "cut by unshare -rn: the execution files see no interface"
@@ -74,7 +72,7 @@ class Trial:
     scratch: Path
     """For what it writes, removed in the end."""
     logs: Path
-    timeout_s: float = TIMEOUT_S
+    timeout_s: float = 600
     notes: list[str] = field(default_factory=list)
     """What else is to be said of the latest rule."""
 

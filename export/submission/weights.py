@@ -96,10 +96,8 @@ def differences(header: Header, classifier: Classifier) -> Iterator[str]:
 def of_run(checkpoint: Path | None, classifier: Classifier) -> bytes | None:
     """The bytes of the safetensors file that belongs to a model.
 
-    Args:
-      checkpoint: A run folder or checkpoint.pt, which takes PyTorch to read, or a safetensors file, copied as it is.
-        None: for the bundled model the file in the checkout, for any other nothing.
-      classifier: The model.
+    `checkpoint` is a run folder or checkpoint.pt, which takes PyTorch to read, or a safetensors file, which is copied.
+    Without it the bundled model has the file of the checkout, any other none.
 
     Raises:
       ModelError: it cannot be read, or PyTorch is not installed.
