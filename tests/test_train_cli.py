@@ -15,6 +15,8 @@ from train.cli import main
 from train.config import TrainConfig
 from train.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "2", "--recipe", "smoke"]
 FAST += ["--network", "mobilenet_v3_small"]
 FAST += ["--steps-per-epoch", "2"]

@@ -14,12 +14,14 @@ from train.config import TrainConfig
 from train.loop.distributed import Ranks
 from train.loop.loop import Session, TrainingData, TrainingError, check_config, fit
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig().changed(
-    network="mobilenet_v3_small", sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-3
+    network="mobilenet_v3_small", sizes_px=(32,), batch_size=6, epochs=4, ema_decay=0.9, lr=1e-2
 )
 MOBILEONE = CONFIG.changed(network="mobileone_s0", num_conv_branches=1)
-EVERYTHING = MOBILEONE.changed(
+EVERYTHING = CONFIG.changed(
     sizes_px=(32, 40), power=0.5, head="cosine", neck=True, dropout=0.2, margin_type="curricular",
     triplet_weight=0.5, bn_batches=2, p_noise=0.5, p_perspective=0.5, p_cutout=0.5,
     optimizer="sgd", schedule="onecycle", lr=0.01, group_weights=True,
@@ -173,7 +175,7 @@ def test_weights_that_are_no_numbers_are_not_a_result(tmp_path):
 
 
 def test_soft_labels_are_learned(tmp_path):
-    config = CONFIG.changed(lr=3e-3, distill="kl", hard_weight=0.0, distill_weight=1.0, temperature=1.0)
+    config = CONFIG.changed(lr=3e-2, distill="kl", hard_weight=0.0, distill_weight=1.0, temperature=1.0)
     wrong = np.full((30, 3), -20.0, np.float32)
     wrong[np.arange(30), (np.arange(30) + 1) % 3] = 0.0  # a teacher that takes each class for the next
     data = training_data(config, num_images=30, soft_labels=wrong)

@@ -63,7 +63,7 @@ def test_learns_in_a_few_steps(body):
     torch.manual_seed(0)
     model = body()
     classifier = torch.nn.Linear(model.num_features, len(COLOURS))
-    pixels, labels = labelled_images(24)
+    pixels, labels = labelled_images(12)
     images, targets = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255).contiguous(), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW([*model.parameters(), *classifier.parameters()], lr=2e-3)
     losses = []
