@@ -12,8 +12,7 @@ from edge.exit import STATUSES
 from edge.exit import run as run_command
 from train.commands.arguments import with_packages
 
-from .commands import info, int8, onnx, verify, weights
-from .commands.arguments import PROGRAM
+from .commands import PROGRAM, info, int8, onnx, verify, weights
 
 _EPILOG = f"""\
 examples:

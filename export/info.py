@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import onnx
 
 from edge.classifier import Classifier
 from edge.errors import ModelError
+
+from .graph import attribute_of, stored
 
 SCHEMA = "edge-info/1"
 
@@ -31,16 +33,11 @@ _INT8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Describes a model file.
-
-    Args:
-      path: An ONNX model, of ours or any other.
+    """Describes a model file, of ours or any other.
 
     Returns:
-      JSON-ready: `file`, `bytes`, `sha256`, `metadata` (what is JSON parsed), `opset`, `ir_version`, `precision`
-      ("float", "int8" or "mixed"), `inputs`, `outputs`, `totals` (of a batch of one: `macs`, `parameters`,
-      `weight_bytes`; `layers`, `int8_layers`), `operators` (name -> how many), `stages`, `layers` and `remarks`. What
-      cannot be known is None.
+      JSON-ready: `file`, `bytes`, `sha256`, `metadata` (what is JSON parsed), `opset`, `ir_version`, what `describe`
+      gives, and `remarks`.
 
     Raises:
       ModelError: no such file, or no valid ONNX model.
@@ -79,54 +76,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def describe(model: onnx.ModelProto) -> dict[str, Any]:
-    """The part of `read` that is the graph's; a batch whose size is open is taken as one image."""
-    weights = _weights(model)
-    shapes = _shapes(model)
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    given = {*weights}
+    """What a graph is; a batch whose size is open counts as one image.
 
-    def way_to(name: str) -> list[str]:
-        """What is stored on the way to a tensor that is quantised or renamed, its own values last."""
-        on_the_way: list[str] = []
-        while name not in given and name in made_by and made_by[name].op_type in (*_QUANTISERS, "Identity"):
-            name, *rest = made_by[name].input
-            on_the_way += [scale for scale in rest if scale in given]
-        return [*on_the_way, name]
-
-    counted: set[str] = set()
-    layers = []
-    for node in model.graph.node:
-        ways = [way_to(name) for name in node.input]
-        if node.op_type == "Constant" or (node.op_type in _QUANTISERS and ways[0][-1] in given):
-            continue  # the way of a weight into its layer, where it is counted
-        behind = [way[-1] for way in ways]
-        stored = [name for way in ways if way[-1] in given for name in way]
-        own = list(dict.fromkeys(name for name in stored if name not in counted))
-        counted.update(own)
-        own_parameters = [behind[i] for i in _WEIGHT_INPUTS.get(node.op_type, ()) if i < len(behind)]
-        kernel = weights.get(own_parameters[0]) if own_parameters else None
-        if kernel is not None and len(kernel.dims) < 2:
-            kernel = None  # a scalar product with a vector: too little to be called a layer
-        shape = shapes.get(node.output[0])
-        is_layer = kernel is not None
-        is_convolution = is_layer and node.op_type in _CONVOLUTIONS
-        layers.append({
-            "name": node.name or node.output[0],
-            "op": node.op_type,
-            "shape": shape,
-            "macs": _macs(node, kernel, shape, shapes.get(node.input[0])) if kernel is not None else 0,
-            "parameters": sum(_size(weights[name]) for name in own_parameters if is_layer and name in own),
-            "bytes": sum(_num_bytes(weights[name]) for name in own),
-            "int8": kernel.data_type in _INT8 if kernel is not None else None,
-            "kernel": list(kernel.dims[2:]) if kernel is not None and is_convolution else None,
-            "groups": _attribute(node, "group", 1) if is_convolution else None,
-        })
+    Returns:
+      JSON-ready: `precision` ("float", "int8" or "mixed"), `inputs`, `outputs`, `totals` (`macs`, `parameters`,
+      `weight_bytes`; `layers`, `int8_layers`), `operators` (name -> how many) and `layers`. What cannot be known is
+      None.
+    """
+    layers, weights = _layers(model), stored(model)
     kernels = [layer for layer in layers if layer["int8"] is not None]
     num_int8 = sum(layer["int8"] for layer in kernels)
     macs = [layer["macs"] for layer in layers]
     return {
         "precision": "float" if not num_int8 else "int8" if num_int8 == len(kernels) else "mixed",
-        "inputs": [_value(value) for value in model.graph.input if value.name not in given],
+        "inputs": [_value(value) for value in model.graph.input if value.name not in weights],
         "outputs": [_value(value) for value in model.graph.output],
         "totals": {
             "macs": None if None in macs else sum(macs),
@@ -136,42 +99,50 @@ def describe(model: onnx.ModelProto) -> dict[str, Any]:
             "int8_layers": num_int8,
         },
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "stages": stages(layers),
         "layers": layers,
     }
 
 
-def stages(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The layers with weights, grouped by the resolution of what they give.
+def _layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """Every node but those that only bring a weight into its layer, where the weight is counted."""
+    constants = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
+    weights = stored(model) | {node.output[0]: node.attribute[0].t for node in constants}
+    shapes = _shapes(model)
+    made_by = {output: node for node in model.graph.node for output in node.output}
 
-    Args:
-      layers: As in `describe`.
+    def way_to(name: str) -> list[str]:
+        """What is stored on the way to a tensor that is quantised or renamed, its own values last."""
+        on_the_way: list[str] = []
+        while name not in weights and name in made_by and made_by[name].op_type in (*_QUANTISERS, "Identity"):
+            name, *rest = made_by[name].input
+            on_the_way += [scale for scale in rest if scale in weights]
+        return [*on_the_way, name]
 
-    Returns:
-      Per stage, first to last: `size` [h, w] ([1, 1] after the pooling, None where it is not known), `channels` of its
-      last layer, `macs`, `parameters`, `bytes`, and its `layers`, each {channels, macs, is_depthwise, int8}. A layer
-      on pooled features with larger pictures after it, as in a squeeze-and-excitation, belongs to the stage around it.
-    """
-    found: list[dict[str, Any]] = []
-    largest: list[int] | None = None
-    sizes: list[list[int] | None] = []
-    for layer in reversed([layer for layer in layers if layer["int8"] is not None]):
-        size = _picture_size(layer["shape"])
-        largest = size if largest is None or (size is not None and math.prod(size) > math.prod(largest)) else largest
-        sizes.append(None if size is None else largest)
-    for layer, size in zip((layer for layer in layers if layer["int8"] is not None), reversed(sizes), strict=True):
-        if not found or found[-1]["size"] != size:
-            found.append({"size": size, "channels": None, "macs": 0, "parameters": 0, "bytes": 0, "layers": []})
-        stage, shape = found[-1], layer["shape"]
-        channels = None if not shape else shape[1] if len(shape) > 2 else shape[-1]
-        stage["channels"] = channels
-        for key in ("macs", "parameters", "bytes"):
-            stage[key] = None if None in (stage[key], layer[key]) else stage[key] + layer[key]
-        is_depthwise = layer["groups"] is not None and layer["groups"] > 1 and layer["groups"] == channels
-        stage["layers"].append({
-            "channels": channels, "macs": layer["macs"], "is_depthwise": is_depthwise, "int8": layer["int8"],
+    counted: set[str] = set()
+    layers = []
+    for node in model.graph.node:
+        ways = [way_to(name) for name in node.input]
+        if node.op_type == "Constant" or (node.op_type in _QUANTISERS and ways[0][-1] in weights):
+            continue
+        own = dict.fromkeys(name for way in ways if way[-1] in weights for name in way if name not in counted)
+        counted.update(own)
+        parameters = [ways[i][-1] for i in _WEIGHT_INPUTS.get(node.op_type, ()) if i < len(ways)]
+        kernel = weights.get(parameters[0]) if parameters else None
+        if kernel is not None and len(kernel.dims) < 2:
+            kernel = None  # a scalar product with a vector: too little to be called a layer
+        is_convolution = kernel is not None and node.op_type in _CONVOLUTIONS
+        layers.append({
+            "name": node.name or node.output[0],
+            "op": node.op_type,
+            "shape": shapes.get(node.output[0]),
+            "macs": 0 if kernel is None else _macs(node, kernel, shapes),
+            "parameters": 0 if kernel is None else sum(_size(weights[name]) for name in parameters if name in own),
+            "bytes": sum(_num_bytes(weights[name]) for name in own),
+            "int8": None if kernel is None else kernel.data_type in _INT8,
+            "kernel": list(kernel.dims[2:]) if kernel is not None and is_convolution else None,
+            "groups": attribute_of(node, "group", 1) if is_convolution else None,
         })
-    return found
+    return layers
 
 
 def table(info: dict[str, Any]) -> Iterator[str]:
@@ -191,27 +162,17 @@ def table(info: dict[str, Any]) -> Iterator[str]:
     )
     shown = [layer for layer in info["layers"] if layer["int8"] is not None]
     width = max((len(layer["name"]) for layer in shown), default=0)
-    yield f"{'layer':{width}}  {'op':14} {'output':>18} {'multiply-adds':>14} {'parameters':>11} {'bytes':>10}"
+    row = "{:{width}}  {:14} {:>18} {:>14} {:>11} {:>10}"
+    yield row.format("layer", "op", "output", "multiply-adds", "parameters", "bytes", width=width)
     for layer in shown:
-        shape = "?" if layer["shape"] is None else "x".join(map(str, layer["shape"][1:]))
         op = layer["op"] + (" int8" if layer["int8"] else "")
-        yield (
-            f"{layer['name']:{width}}  {op:14} {shape:>18} {_number(layer['macs']):>14} {layer['parameters']:11,} "
-            f"{layer['bytes']:10,}"
-        )
+        shape = "?" if layer["shape"] is None else "x".join(map(str, layer["shape"][1:]))
+        numbers = (_number(layer[key]) for key in ("macs", "parameters", "bytes"))
+        yield row.format(layer["name"], op, shape, *numbers, width=width)
     kinds = {layer["op"] for layer in shown}
     others = [f"{count} {name}" for name, count in info["operators"].items() if name not in kinds]
     if others:
         yield f"besides: {', '.join(others)}"
-
-
-def _weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Stored tensors by name, those of Constant nodes as well."""
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            found[node.output[0]] = node.attribute[0].t
-    return found
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
@@ -237,23 +198,17 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     }
 
 
-def _macs(
-    node: onnx.NodeProto, kernel: onnx.TensorProto, output: list[int | None] | None, images: list[int | None] | None
-) -> int | None:
+def _macs(node: onnx.NodeProto, kernel: onnx.TensorProto, shapes: dict[str, list[int | None]]) -> int | None:
     """Multiply-adds: per output value (transposed convolution: per input value) one per weight that it meets."""
-    known = images if node.op_type == "ConvTranspose" else output
+    known = shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
     if known is None or None in known:
         return None
     num_values = math.prod(size for size in known if size is not None)
     dims: list[int] = list(kernel.dims)
     if node.op_type in _CONVOLUTIONS:
         return num_values * math.prod(dims[1:])
-    is_transposed = node.op_type == "Gemm" and _attribute(node, "transB", 0)
+    is_transposed = node.op_type == "Gemm" and attribute_of(node, "transB", 0) == 1
     return num_values * dims[1 if is_transposed else -2]
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
 def _size(tensor: onnx.TensorProto) -> int:
@@ -263,12 +218,6 @@ def _size(tensor: onnx.TensorProto) -> int:
 def _num_bytes(tensor: onnx.TensorProto) -> int:
     """Of the values, wherever they are stored."""
     return _size(tensor) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-
-
-def _picture_size(shape: list[int] | None) -> list[int] | None:
-    if shape is None or len(shape) < 2 or None in shape:
-        return None
-    return shape[2:] if len(shape) == 4 else [1, 1]
 
 
 def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:

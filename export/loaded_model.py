@@ -45,7 +45,7 @@ class Runner:
 
     path: Path
     kind: str
-    """"onnx" or "checkpoint"."""
+    """"onnx", "checkpoint" or "full decode"."""
     sha256: str
     """Of the file."""
     classes: tuple[str, ...]
@@ -54,9 +54,9 @@ class Runner:
     """None for a checkpoint, which takes that of the model file beside it."""
     logits: Callable[[np.ndarray], np.ndarray]
     """(N, S, S, 3) uint8 RGB -> (N, C) float32; may be called from several threads at once."""
-    clusters_sha256: str | None
-    """Of `cluster_marks` of what it was trained on, joined by line ends; None where that is not known."""
-    marks: frozenset[str] | None
+    marks_sha256: str | None
+    """Of the marks of all that it was trained on (`bench.provenance`); None where that is not known."""
+    marks: frozenset[str] | None = None
     """Those marks; None for a model file, which has only their hash."""
 
 
@@ -71,11 +71,9 @@ def open_model(path: Path) -> Runner:
       CheckpointError: no such checkpoint.
     """
     if path.suffix == ".onnx":
-        classifier = Classifier.load(path)
-        return Runner(
-            path, "onnx", classifier.sha256, classifier.classes, classifier.preprocess, classifier.temperature,
-            classifier.logits, trained_on(classifier.metadata), None,
-        )
+        model = Classifier.load(path)
+        known = model.sha256, model.classes, model.preprocess, model.temperature, model.logits
+        return Runner(path, "onnx", *known, trained_on(model.metadata))
     network, preprocess, classes, state = checkpoint.load_model(path)
     linear, scale = to_linear(network.head), scale_tensor(preprocess)
     torch.set_num_threads(1)  # one worker per core asks
@@ -86,11 +84,10 @@ def open_model(path: Path) -> Runner:
         return np.asarray(linear(network.embed(images)).numpy())
 
     file = path / checkpoint.NAME if path.is_dir() else path
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     marks = None if state.leaky else frozenset(state.clusters)
-    return Runner(
-        path, "checkpoint", hashlib.sha256(file.read_bytes()).hexdigest(), classes, preprocess, None,
-        logits, None if marks is None else marks_sha256(marks), marks,
-    )
+    digest = None if marks is None else marks_sha256(marks)
+    return Runner(path, "checkpoint", sha256, classes, preprocess, None, logits, digest, marks)
 
 
 def open_pair(pair: Pair) -> tuple[Runner, Runner]:
@@ -116,15 +113,15 @@ def remarks_on_leaks(
 ) -> Iterator[str]:
     """What is to be said of a model that was, or may have been, trained on images it is asked about."""
     marks, asked = runner.marks, cluster_marks(samples)
-    if marks is None and runner.clusters_sha256 is not None:  # a hash tells whether a guess is right
+    if marks is None and runner.marks_sha256 is not None:  # a hash shows whether a guess is right
         paths = {sample.path for sample in samples}
         others = {sample.path for sample in everything} - paths
         candidates = guesses(root, everything, [paths, (), others])
-        marks = known_marks(runner.clusters_sha256, chain([other.marks or ()], candidates))
+        marks = known_marks(runner.marks_sha256, chain([other.marks or ()], candidates))
     if marks is None:
-        what = "does not tell what it was trained on" if runner.clusters_sha256 is None else (
-            "was trained on another part of some data than any known here"
-        )
+        what = "was trained on another part of some data than any known here"
+        if runner.marks_sha256 is None:
+            what = "does not tell what it was trained on"
         yield f"{runner.path.name}: {what}; that it never saw these images is not checked"
     elif seen := len(marks.intersection(asked)):
         text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"
@@ -136,30 +133,27 @@ def remarks_on_leaks(
 
 def ask_both(
     root: Path, runners: tuple[Runner, Runner], samples: Sequence[Sample], classes: Sequence[str]
-) -> Iterator[tuple[list[str | None], list[np.ndarray]]]:
-    """Per batch why each image cannot be used, None if it can, and each model's (n, C) logits of those that can."""
-    pixel_rules = [replace(runner.preprocess, scale=1.0) for runner in runners]
+) -> Iterator[tuple[list[str | None], np.ndarray]]:
+    """Per batch why each image cannot be used, None if it can, and (2, n, C) logits, 0 where it cannot."""
+    pixels_of = [replace(runner.preprocess, scale=1.0) for runner in runners]
     orders = [[runner.classes.index(name) for name in classes] for runner in runners]
 
-    def ask(batch: Sequence[Sample]) -> tuple[list[str | None], list[np.ndarray]]:
+    def ask(batch: Sequence[Sample]) -> tuple[list[str | None], np.ndarray]:
         reasons: list[str | None] = []
-        pixels: list[list[np.ndarray]] = []
+        pictures: list[list[np.ndarray]] = []
         for sample in batch:
             try:
-                first = pixel_rules[0](str(root / sample.path))
-                same = pixel_rules[1] == pixel_rules[0]
-                pixels.append([first, first if same else pixel_rules[1](str(root / sample.path))])
+                first = pixels_of[0](str(root / sample.path))
+                same = pixels_of[1] == pixels_of[0]
+                pictures.append([first, first if same else pixels_of[1](str(root / sample.path))])
                 reasons.append(None)
             except DecodeError as error:
                 reasons.append(error.reason)
-        if not pixels:
-            return reasons, [np.empty((0, len(classes)), np.float32)] * 2
-        logits = [
-            runner.logits(np.stack(images))[:, order]
-            for runner, images, order in zip(runners, zip(*pixels, strict=True), orders, strict=True)
-        ]
-        for runner, values in zip(runners, logits, strict=True):
-            if not np.isfinite(values).all():
+        logits = np.zeros((2, len(batch), len(classes)), np.float32)
+        usable = [reason is None for reason in reasons]
+        for runner, images, order, own in zip(runners, zip(*pictures, strict=True), orders, logits, strict=False):
+            own[usable] = runner.logits(np.stack(images))[:, order]  # not at all where there are no pictures
+            if not np.isfinite(own).all():
                 raise ModelError(f"{runner.path}: gives logits that are not finite, near {batch[0].path}")
         return reasons, logits
 

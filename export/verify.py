@@ -22,7 +22,7 @@ from bench.metrics.fairness import MIN_CELL
 from bench.metrics.interval import DRAWS
 from bench.results import build, compare, join
 from edge.errors import EdgeError
-from edge.predictions import Prediction, path_text
+from edge.predictions import Prediction
 from edge.progress import Progress
 from train.after.fits import softmax
 from train.after.held_out import to_predictions
@@ -40,7 +40,6 @@ MIN_GROUP = 100
 
 _SHOWN = ("accuracy", "balanced_accuracy", "fairness.worst_group", "score.fairness", "score.total_of_two_thirds")
 _SHOWN_FLIPS = 10
-_ACCURACIES = ("accuracy", "balanced_accuracy")
 
 
 def verify(
@@ -76,42 +75,44 @@ def verify(
       CheckpointError, DatasetError (also of a subset), EdgeError: as where they come from.
     """
     everything = dataset.index(root, label_column=label_column, group_column=group_column)
-    chosen = choose_images(everything, pairs)
-    runners = [open_pair(pair) for pair in pairs]
-    classes = runners[0][0].classes
+    parts = choose_images(everything, pairs)
+    opened = [open_pair(pair) for pair in pairs]
+    classes = opened[0][0].classes
     remarks: list[str] = []
-    for both, samples in zip(runners, chosen, strict=True):
-        for runner in both:
+    for runners, samples in zip(opened, parts, strict=True):
+        for runner in runners:
             if sorted(runner.classes) != sorted(classes):
                 got, expected = ", ".join(runner.classes), ", ".join(classes)
                 raise EdgeError(f"{runner.path}: got the classes {got}, expected those of the others, {expected}")
-            remarks += remarks_on_leaks(runner, both[0], samples, everything, root, allow_leak=allow_leak)
+            remarks += remarks_on_leaks(runner, runners[0], samples, everything, root, allow_leak=allow_leak)
     described: list[dict[str, Any]] = []
     rows: tuple[list[Prediction], list[Prediction]] = ([], [])
-    progress = Progress(sum(map(len, chosen)), quiet=quiet)
-    for both, samples in zip(runners, chosen, strict=True):
+    progress = Progress(sum(map(len, parts)), quiet=quiet)
+    for runners, samples in zip(opened, parts, strict=True):
         reasons: list[str | None] = []
-        parts: list[list[np.ndarray]] = []
-        for batch_reasons, logits in ask_both(root, both, samples, classes):
+        batches = []
+        for batch_reasons, batch_logits in ask_both(root, runners, samples, classes):
             reasons += batch_reasons
-            parts.append(logits)
+            batches.append(batch_logits)
             progress.update(len(rows[0]) + len(reasons))
-        a, b = (np.concatenate(part) for part in zip(*parts, strict=True))  # (N, C) of the usable images
-        stated = [runner.temperature for runner in both if runner.temperature is not None]
-        for runner, logits_of, own in zip(both, (a, b), rows, strict=True):
+        logits = np.concatenate(batches, axis=1)  # (2, N, C)
+        stated = [runner.temperature for runner in runners if runner.temperature is not None]
+        for runner, own_logits, own_rows in zip(runners, logits, rows, strict=True):
             temperature = runner.temperature or (stated[0] if stated else 1.0)
-            own += _predictions(samples, reasons, softmax(logits_of / temperature), classes)
-        change, largest = (float(np.abs(x).max(initial=0)) for x in (b - a, a))
+            found = to_predictions(samples, softmax(own_logits / temperature), classes)
+            own_rows += [
+                row if reason is None else Prediction(row.path, status="error", error=reason)
+                for row, reason in zip(found, reasons, strict=True)
+            ]
+        change, largest = float(np.abs(logits[1] - logits[0]).max()), float(np.abs(logits[0]).max())
         described.append({
             **{side: {"name": runner.path.name, "kind": runner.kind, "sha256": runner.sha256}
-               for side, runner in zip("ab", both, strict=True)},
+               for side, runner in zip("ab", runners, strict=True)},
             "images": len(samples),
             "logits": {"max_change": change, "largest": largest, "relative": change / largest if largest else 0.0},
         })
     progress.close()
-    samples = [dataset.as_text(sample) for part in chosen for sample in part]
-    groups = [dataset.as_text(sample).group for sample in everything]
-    report = _compare(samples, rows, classes, groups, draws)
+    report = _compare([sample for part in parts for sample in part], rows, classes, everything, draws)
     result = {
         "schema": SCHEMA,
         "data": root.resolve().name,
@@ -145,10 +146,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     for pair in result["pairs"]:
         yield f"A {pair['a']['name']} ({pair['a']['kind']}), B {pair['b']['name']} ({pair['b']['kind']})"
     same, logits = result["agreement"], result["logits"]
-    yield (
-        f"{result['images']} images, the same answer on {same['value']:.2%} (95 % {same['low']:.2%} to "
-        f"{same['high']:.2%})"
-    )
+    interval = f"95 % {same['low']:.2%} to {same['high']:.2%}"
+    yield f"{result['images']} images, the same answer on {same['value']:.2%} ({interval})"
     yield f"largest change of a logit {logits['max_change']:.2g}, {logits['relative']:.2g} of the largest logit"
     shown = {name: result["comparison"]["metrics"][name] for name in _SHOWN}
     yield from compare.table({**result["comparison"], "metrics": shown})
@@ -159,31 +158,19 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         yield f"and {len(flips) - _SHOWN_FLIPS} flips of smaller margin"
 
 
-def _predictions(
-    samples: Sequence[Sample], reasons: Sequence[str | None], probabilities: np.ndarray, classes: Sequence[str]
-) -> Iterator[Prediction]:
-    """One row per image; (n, C) probabilities of those that can be used."""
-    usable = [sample for sample, reason in zip(samples, reasons, strict=True) if reason is None]
-    answered = iter(to_predictions(usable, probabilities, classes))
-    for sample, reason in zip(samples, reasons, strict=True):
-        failed = Prediction(path_text(sample.path), status="error", error=reason or "")
-        yield next(answered) if reason is None else failed
-
-
 def _compare(
-    samples: list[Sample],
-    rows: tuple[list[Prediction], list[Prediction]],
-    classes: Sequence[str],
-    groups: Sequence[str],
-    draws: int,
+    samples: Sequence[Sample], rows: tuple[list[Prediction], list[Prediction]], classes: Sequence[str],
+    everything: Sequence[Sample], draws: int,
 ) -> dict[str, Any]:
-    """What is to be said of the answers; `groups` are those of the whole data set."""
+    """What is to be said of the answers."""
+    samples = [dataset.as_text(sample) for sample in samples]
     is_usable = np.array([row.status == "ok" for row in rows[0]])
     if not is_usable.any():
         raise EdgeError(f"none of {len(samples)} images can be used, first {samples[0].path}: {rows[0][0].error}")
     both = [list(zip(samples, own, strict=True)) for own in rows]
     order = join.class_order({"classes": list(classes)}, dataset.classes_of(samples), both[0])
     sizes = Counter(sample.group for sample in samples)
+    groups = [dataset.as_text(sample).group for sample in everything]
     compared = sorted({*groups} - {dataset.NOT_STATED})
     small = tuple(name for name in compared if sizes[name] < MIN_CELL)
     excluded = small if len(small) < len(compared) else ()
@@ -192,10 +179,9 @@ def _compare(
     found = [build.metrics(pairs, order, Setting(profile, reference, excluded, draws=draws)) for pairs in both]
     difference = compare.compare(*found, draws=draws)
     data = Observations.of(
-        [sample.label for sample in samples], found[1]["samples"]["prediction"], [sample.group for sample in samples],
-        [sample.cluster for sample in samples], classes=order, reference=reference,
+        *(found[1]["samples"][name] for name in ("label", "prediction", "group", "cluster")),
+        classes=order, reference=reference,
     )
-    is_same = np.array([a.label == b.label for a, b in zip(*rows, strict=True)])
     remarks = [f"group {name} has {sizes[name]} images: not in the fairness that is compared" for name in excluded]
     if unstated := sizes[dataset.NOT_STATED]:
         remarks.append(f"the group of {unstated} images is not stated: they are compared with no other")
@@ -203,18 +189,19 @@ def _compare(
         remarks.append(f"{(~is_usable).sum()} images cannot be decoded: wrong in both")
     if difference["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:
         remarks.append("the total of two thirds has no interval on these images: the gate judges the groups alone")
+    answers = list(zip(samples, *rows, strict=True))
     return {
         "images": len(samples),
         "errors": [row.path for row in rows[0] if row.status == "error"],
-        "agreement": data.rate(is_same, is_usable),
+        "agreement": data.rate(np.array([a.label == b.label for _, a, b in answers]), is_usable),
         **{side: _figures(one) for side, one in zip("ab", found, strict=True)},
         "comparison": difference,
         "flips": [
             {
                 "path": sample.path, "group": sample.group, "label": sample.label, "a": a.label, "b": b.label,
-                "a_margin": _margin(a.probabilities),
+                "a_margin": float(np.diff(np.sort(a.probabilities)[-2:])[0]),
             }
-            for sample, a, b in zip(samples, *rows, strict=True)
+            for sample, a, b in answers
             if a.label != b.label and a.probabilities is not None
         ],
         "remarks": remarks,
@@ -223,13 +210,10 @@ def _compare(
 
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a model's results, each {value, low, high, n}."""
-    contest = {name: found["score"][name] for name in ("fairness", "total_of_two_thirds")}
-    by_group = {name: {key: group[key] for key in _ACCURACIES} for name, group in found["by_group"].items()}
-    plain = {name: found[name] for name in _ACCURACIES}
-    return {**plain, **contest, "ece": found["calibration"]["ece"], "by_group": by_group}
-
-
-def _margin(probabilities: np.ndarray) -> float:
-    """Probability of the answer minus that of the second, of (C,) probabilities."""
-    second, first = np.sort(probabilities)[-2:]
-    return float(first - second)
+    names = ("accuracy", "balanced_accuracy")
+    return {
+        **{name: found[name] for name in names},
+        **{name: found["score"][name] for name in ("fairness", "total_of_two_thirds")},
+        "ece": found["calibration"]["ece"],
+        "by_group": {group: {name: part[name] for name in names} for group, part in found["by_group"].items()},
+    }

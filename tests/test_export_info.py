@@ -12,7 +12,7 @@ from torch import nn
 from edge.classifier import Classifier
 from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
-from export.info import describe, read, stages, table
+from export.info import describe, read, table
 from export.to_onnx import to_onnx
 from train.networks.head import Head
 from train.networks.network import Network
@@ -57,22 +57,20 @@ def test_a_file_of_ours_by_hand():
     assert info["totals"] == {
         "macs": first["macs"] + 24, "parameters": 635, "weight_bytes": 4 * 635, "layers": 2, "int8_layers": 0,
     }
-    assert [stage["size"] for stage in info["stages"]] == [[7, 7], [1, 1]]
     lines = list(table(info))
     assert any("Conv" in line and "8x7x7" in line for line in lines)
     assert lines[-1] == "besides: 1 Transpose, 1 Cast, 1 Relu, 1 GlobalAveragePool, 1 Flatten"
 
 
 def test_totals_are_those_that_the_export_writes():
-    file, _ = to_onnx(random_network(num_classes=6), preprocess=Preprocess(size_px=128), metadata=CLASSES | {
-        "classes": json.dumps([*"abcdef"])})
+    model = random_network(num_classes=6, num_conv_branches=1)
+    metadata = {"classes": json.dumps([*"abcdef"])}
+    file, _ = to_onnx(model, preprocess=Preprocess(size_px=128), metadata=metadata, variant="mobileone_s0")
     found = describe(file)
+    described = json.loads({entry.key: entry.value for entry in file.metadata_props}["model"])
+    assert described == {"variant": "mobileone_s0", "parameters": 1_059_654, "macs": 89_503_744}
     assert (found["totals"]["macs"], found["totals"]["parameters"]) == (89_503_744, 1_059_654)
     assert [(o["name"], o["shape"]) for o in found["outputs"]] == [("logits", ["N", 6]), ("features", ["N", 1024])]
-    assert [(s["size"], s["channels"], len(s["layers"])) for s in found["stages"]] == [
-        ([64, 64], 48, 1), ([32, 32], 48, 4), ([16, 16], 128, 16), ([8, 8], 256, 20), ([4, 4], 1024, 2), ([1, 1], 6, 1),
-    ]
-    assert sum(s["macs"] for s in found["stages"]) == 89_503_744
 
 
 def test_weights_behind_dequantisers_are_counted_in_their_layer():
@@ -83,14 +81,6 @@ def test_weights_behind_dequantisers_are_counted_in_their_layer():
     assert first["bytes"] == 4 * 27 + 4 + 1 + 4 * 4  # int8 weights, their scale and zero point, float bias
     assert second["bytes"] == 4 * 20
     assert [layer["op"] for layer in found["layers"]] == ["QuantizeLinear", "DequantizeLinear", "Conv", "Conv"]
-
-
-def test_a_squeeze_belongs_to_the_stage_around_it():
-    def layer(channels, side):
-        return {"shape": [1, channels, side, side], "macs": 1, "parameters": 1, "bytes": 4, "int8": False, "groups": 1}
-
-    found = stages([layer(8, 16), layer(2, 1), layer(8, 1), layer(16, 16), layer(32, 8), layer(4, 1), layer(3, 1)])
-    assert [(stage["size"], len(stage["layers"])) for stage in found] == [([16, 16], 4), ([8, 8], 1), ([1, 1], 2)]
 
 
 def test_a_file_without_metadata_is_described_with_the_reason(tmp_path):
@@ -121,7 +111,6 @@ def test_unknown_shapes_are_said_not_guessed():
         dim.dim_param = "H"
     info = describe(model)
     assert info["totals"]["macs"] is None and info["totals"]["parameters"] == 132
-    assert info["stages"][0]["macs"] is None
     everything = {"file": "m", "bytes": 9, "sha256": "0", "metadata": {}, "opset": {}, "ir_version": 9, "remarks": []}
     assert "?" in "".join(table(everything | info))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from sample_networks import COLOURS, dataset, random_network
+from sample_networks import COLOURS, dataset, random_network, small_lite
 from test_train_loop import MOBILEONE, blank
 
 from bench.dataset import DatasetError, index
@@ -20,14 +20,21 @@ from train.checkpoint import CheckpointError, save
 NETWORK = {"num_conv_branches": 1}
 
 
-def write_onnx(path, model, *, size_px=32, marks=None, temperature="1.0", **training):
-    metadata = {"classes": json.dumps([*COLOURS]), "temperature": temperature}
-    if marks is not None:
-        training["cluster_sha256"] = hashlib.sha256("\n".join(marks).encode()).hexdigest()
-    metadata["training"] = json.dumps(training)
-    file, _ = to_onnx(model, preprocess=Preprocess(size_px=size_px), metadata=metadata)
+def export(path, model):
+    metadata = {"classes": json.dumps([*COLOURS])}
+    onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], path)
+
+
+def with_metadata(source, path, **changed):
+    """A copy of a model file with other metadata."""
+    file = onnx.load(source)
+    onnx.helper.set_model_props(file, {entry.key: entry.value for entry in file.metadata_props} | changed)
     onnx.save(file, path)
     return path
+
+
+def trained_on(marks, **more):
+    return json.dumps({"cluster_sha256": hashlib.sha256("\n".join(marks).encode()).hexdigest(), **more})
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +46,9 @@ def folder(tmp_path_factory):
     model = random_network(**NETWORK)
     (root / "run").mkdir()
     save(replace(blank(MOBILEONE), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
-    write_onnx(root / "same.onnx", model, marks=seen)
-    write_onnx(root / "other.onnx", random_network(seed=1, **NETWORK))
+    export(root / "plain.onnx", model)
+    with_metadata(root / "plain.onnx", root / "same.onnx", training=trained_on(seen))
+    export(root / "other.onnx", small_lite())
     return root
 
 
@@ -93,7 +101,7 @@ def test_images_trained_on_are_refused(folder, held_out):
 
 def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
     save(replace(blank(MOBILEONE), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
-    write_onnx(tmp_path / "leaky.onnx", random_network(**NETWORK), marks=[], leaky=True)
+    with_metadata(folder / "plain.onnx", tmp_path / "leaky.onnx", training=trained_on([], leaky=True))
     result = check(folder, (tmp_path, tmp_path / "leaky.onnx", held_out))
     assert sum("does not tell" in line for line in result["remarks"]) == 2
 
@@ -122,29 +130,28 @@ def test_folds_are_pooled(folder, held_out):
 
 
 def test_a_checkpoint_takes_the_temperature_of_the_model_file(folder, tmp_path, held_out):
-    write_onnx(tmp_path / "warm.onnx", random_network(**NETWORK), temperature="3.5")
+    with_metadata(folder / "plain.onnx", tmp_path / "warm.onnx", temperature="3.5")
     result = check(folder, (folder / "run", tmp_path / "warm.onnx", held_out))
     assert result["a"]["ece"]["value"] == pytest.approx(result["b"]["ece"]["value"], abs=1e-4)
     assert open_model(tmp_path / "warm.onnx").temperature == 3.5
 
 
 def test_classes_in_another_order_are_brought_to_one(folder, tmp_path, held_out):
-    model = random_network(**NETWORK)
     names = ["Cedar", "ash", "birch"]
-    order = [[*COLOURS].index(name) for name in names]
-    for parameter in (model.head.fc.weight, model.head.fc.bias):
-        parameter.data = parameter.data[order]
-    metadata = {"classes": json.dumps(names)}
-    onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], tmp_path / "turned.onnx")
+    with_metadata(folder / "plain.onnx", tmp_path / "turned.onnx", classes=json.dumps(names))
+    file = onnx.load(tmp_path / "turned.onnx")
+    for tensor in [tensor for tensor in file.graph.initializer if tensor.name.startswith("classifier.")]:
+        rows = onnx.numpy_helper.to_array(tensor)[[[*COLOURS].index(name) for name in names]]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(rows, tensor.name))
+    onnx.save(file, tmp_path / "turned.onnx")
     result = check(folder, (folder / "run", tmp_path / "turned.onnx", held_out))
     assert result["agreement"]["value"] == 1 and result["logits"]["relative"] < 1e-4
-    metadata = {"classes": json.dumps(["ash", "birch", "oak"])}
-    onnx.save(to_onnx(model, preprocess=Preprocess(size_px=32), metadata=metadata)[0], tmp_path / "oak.onnx")
+    with_metadata(folder / "plain.onnx", tmp_path / "oak.onnx", classes=json.dumps(["ash", "birch", "oak"]))
     with pytest.raises(EdgeError, match="oak.onnx: got the classes ash, birch, oak, expected"):
         check(folder, (folder / "run", tmp_path / "oak.onnx", held_out))
 
 
-def test_a_full_decode_differs_where_photos_are_large(tmp_path):
+def test_a_full_decode_differs_where_photos_are_large(folder, tmp_path):
     from sample_images import encoded, photo
 
     for i in range(12):
@@ -152,15 +159,14 @@ def test_a_full_decode_differs_where_photos_are_large(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(photo(320, 240, seed=i)))
     (tmp_path / "data" / "g1" / "ash" / "broken.jpg").write_bytes(b"no picture")
-    write_onnx(tmp_path / "m.onnx", random_network(**NETWORK))
-    result = check(tmp_path, (tmp_path / "m.onnx", None, None))
+    result = check(tmp_path, (folder / "plain.onnx", None, None))
     assert result["pairs"][0]["b"]["kind"] == "full decode"
     assert result["logits"]["max_change"] > 0
     assert result["errors"] == ["g1/ash/broken.jpg"] and result["images"] == 13 and result["agreement"]["n"] == 12
     assert "1 images cannot be decoded: wrong in both" in result["remarks"]
     assert any("gate judges the groups alone" in line for line in result["remarks"])  # one group: no fairness
     with pytest.raises(EdgeError, match="none of 1 images can be used"):
-        check(tmp_path, (tmp_path / "m.onnx", None, ["g1/ash/broken.jpg"]))
+        check(tmp_path, (folder / "plain.onnx", None, ["g1/ash/broken.jpg"]))
 
 
 def test_bad_input(folder, tmp_path, held_out):

@@ -10,7 +10,7 @@ from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output
 
-from .arguments import report
+from . import report
 
 HELP = "tell what a model file says of itself, layer by layer"
 

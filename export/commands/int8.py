@@ -12,7 +12,7 @@ from edge.exit import DONE, say
 from edge.output_files import check_output
 from train.commands.arguments import add_columns
 
-from .arguments import PROGRAM, write_model
+from . import PROGRAM, write_model
 
 HELP = "quantise a model file"
 

@@ -12,7 +12,7 @@ from edge.errors import EdgeError
 from edge.exit import DONE, say
 from edge.output_files import check_output
 
-from .arguments import PROGRAM, add_run, write_model
+from . import PROGRAM, add_run, write_model
 
 HELP = "write the model file of the runtime"
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from train.checkpoint import IMAGENET, load_model
     from train.networks.weights import describe
 
-    from ..to_onnx import describe_model, to_onnx
+    from ..to_onnx import to_onnx
     from ..to_safetensors import origin_of
 
     if arguments.run.suffix == ".onnx":
@@ -47,7 +47,6 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
     metadata = {
         "classes": json.dumps(state.classes, ensure_ascii=False),
-        "model": describe_model(model, variant=state.config["model"]["network"], size_px=preprocess.size_px),
         "training": json.dumps(training, ensure_ascii=False),
         "temperature": str(calibration.get("temperature", 1.0)),
         "license": arguments.license,
@@ -56,7 +55,9 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
     if state.profile is not None:
         metadata["profile"] = state.profile
-    exported, remark = to_onnx(model, preprocess=preprocess, metadata=metadata)
+    exported, remark = to_onnx(
+        model, preprocess=preprocess, metadata=metadata, variant=state.config["model"]["network"]
+    )
     if remark and not arguments.quiet:
         say(PROGRAM, remark)
     write_model(arguments, exported.SerializeToString(), state.classes)

@@ -11,7 +11,7 @@ from edge.exit import DONE, GATE, say
 from edge.output_files import check_output
 from train.commands.arguments import add_columns
 
-from .arguments import PROGRAM, report
+from . import PROGRAM, report
 
 HELP = "compare two forms of a model on the same images; exit 6 where the second loses"
 

@@ -9,7 +9,7 @@ from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output
 
-from .arguments import add_run, write_model
+from . import add_run, write_model
 
 HELP = "write the weights in training form (safetensors)"
 

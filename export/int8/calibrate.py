@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+
+from ..graph import readers_of, session_of
 
 PERCENTILE = 99.999
 _NUM_BINS = 2048
 _BATCH = 4  # every activation of a batch is in memory at once: 300 MB with the largest network at 224 px
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """All values of one activation tensor."""
-
-    low: float
-    """Smallest value, at most 0: a quantised tensor must hold zero exactly, because convolutions pad with it."""
-    high: float
-    """Largest value, at least 0."""
-    counts: np.ndarray
-    """(2048,) int64 values in equal bins from `low` to `high`."""
-
-    def centres(self) -> np.ndarray:
-        """(2048,) float64 middles of the bins."""
-        edges = np.linspace(self.low, self.high, _NUM_BINS + 1)
-        return np.asarray((edges[:-1] + edges[1:]) / 2)
 
 
 def choose_calibration(labels: Sequence[str], groups: Sequence[str], count: int, seed: int) -> np.ndarray:
@@ -55,109 +38,88 @@ def choose_calibration(labels: Sequence[str], groups: Sequence[str], count: int,
     return np.array(sorted(i for _, _, i in sorted(turns)[:count]), np.int64)
 
 
-def session_of(model: onnx.ModelProto, outputs: Sequence[str] = (), *, optimize: bool = True) -> ort.InferenceSession:
-    """A session of one thread that also returns inner tensors.
+def measure(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    images: np.ndarray,
+    figure: Callable[[int, np.ndarray], np.ndarray],
+    combine: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.add,
+) -> list[np.ndarray]:
+    """A figure of each inner tensor over all images.
 
     Args:
-      model: Not changed.
-      outputs: Names of inner tensors, returned after the model's own outputs.
-      optimize: False keeps every node as written, and so computes with integers as floats: without the saturation of
-        some processors' int8 instructions, and with every tensor of the file in place.
+      model: Input `images`.
+      names: Of the tensors.
+      images: (N, S, S, 3) uint8 RGB.
+      figure: Of a tensor's index in `names` and its values for a few images.
+      combine: Makes one figure of those of two parts of the images.
     """
-    if outputs:
-        model = _with_outputs(model, outputs)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def batches(session: ort.InferenceSession, outputs: Sequence[str], images: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The outputs of these names of a session, a few images at a time."""
+    if not names:
+        return []  # onnxruntime takes no name for all
+    session = session_of(model, names)
+    found: list[np.ndarray] = []
     for start in range(0, len(images), _BATCH):
-        batch = np.ascontiguousarray(images[start : start + _BATCH])
-        yield session.run(outputs, {"images": batch}) if outputs else []  # onnxruntime takes no name for all
+        values = session.run(names, {"images": images[start : start + _BATCH]})
+        figures = [figure(i, value) for i, value in enumerate(values)]
+        found = [combine(a, b) for a, b in zip(found, figures, strict=True)] if found else figures
+    return found
 
 
-def collect(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
-    """The histogram of every float tensor but constants, in the order of the graph.
+def activation_ranges(model: onnx.ModelProto, images: np.ndarray) -> dict[str, tuple[float, float]]:
+    """The (low, high) that int8 gives every float tensor but constants and outputs, by name, low <= 0 <= high.
+
+    A tensor that goes into a ReLU or a Clip only has that one's: what is cut off afterwards needs no room.
 
     Args:
       model: float32, input `images`.
       images: (N, S, S, 3) uint8 RGB.
-
-    Returns:
-      Histogram by name. A tensor that goes into a ReLU or a Clip alone has that one's: what is cut off afterwards needs
-      no room.
     """
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
-    consumers = consumers_of(model)
+    readers = readers_of(model)
     clipped = {
         node.input[0]: node.output[0]
         for node in nodes
-        if node.op_type in ("Relu", "Clip") and len(consumers[node.input[0]]) == 1
+        if node.op_type in ("Relu", "Clip") and len(readers[node.input[0]]) == 1
     }
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {info.name: info.type.tensor_type.elem_type for info in (*inferred.value_info, *inferred.output)}
     names = [name for node in nodes for name in node.output if types.get(name) == onnx.TensorProto.FLOAT]
     own = {output.name for output in model.graph.output}
     inner = [name for name in names if name not in clipped and name not in own]
-    session = session_of(model, inner)
-    bounds = {name: (0.0, 0.0) for name in inner}
-    for values in batches(session, inner, images):
-        for name, value in zip(inner, values, strict=True):
-            low, high = bounds[name]
-            bounds[name] = min(low, float(value.min())), max(high, float(value.max()))
-    counts = {name: np.zeros(_NUM_BINS, np.int64) for name in inner}
-    for values in batches(session, inner, images):
-        for name, value in zip(inner, values, strict=True):
-            low, high = bounds[name]
-            place = (value.ravel() - np.float32(low)) * np.float32(_NUM_BINS / max(high - low, 1e-30))
-            bins = np.minimum(place, _NUM_BINS - 1).astype(np.int32)
-            counts[name] += np.bincount(bins, minlength=_NUM_BINS)
-    histograms = {name: Histogram(*bounds[name], counts[name]) for name in inner}
+
+    def ends(_: int, values: np.ndarray) -> np.ndarray:
+        # A quantised tensor must hold zero exactly, because convolutions pad with it.
+        return np.array([min(0.0, float(values.min())), max(0.0, float(values.max()))])
+
+    bounds = measure(model, inner, images, ends, lambda a, b: np.array([min(a[0], b[0]), max(a[1], b[1])]))
+
+    def histogram(index: int, values: np.ndarray) -> np.ndarray:
+        low, high = bounds[index]
+        place = (values.ravel() - np.float32(low)) * np.float32(_NUM_BINS / max(high - low, 1e-30))
+        return np.bincount(np.minimum(place, _NUM_BINS - 1).astype(np.int32), minlength=_NUM_BINS)
+
+    counts = measure(model, inner, images, histogram)
+    found = {name: clipped_range(low, high, n) for name, (low, high), n in zip(inner, bounds, counts, strict=True)}
     for name in reversed(names):  # backwards: a Clip may follow a ReLU
-        if name in clipped and clipped[name] in histograms:
-            histograms[name] = histograms[clipped[name]]
-    return {name: histograms[name] for name in names if name in histograms}
+        if clipped.get(name) in found:
+            found[name] = found[clipped[name]]
+    return found
 
 
-def mean_outputs(session: ort.InferenceSession, outputs: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
-    """The mean over images and positions of the outputs of these names of a session, float64, one (D,) each."""
-    sums: list[np.ndarray] = []
-    for values in batches(session, outputs, images):
-        means = [value.mean(axis=tuple(range(2, value.ndim)), dtype=np.float64).sum(axis=0) for value in values]
-        sums = [a + b for a, b in zip(sums, means, strict=True)] if sums else means
-    return [total / len(images) for total in sums]
-
-
-def consumers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor."""
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    return consumers
-
-
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
-    own = {output.name for output in model.graph.output}
-    extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
-    return extended
-
-
-def clipped_range(histogram: Histogram) -> tuple[float, float]:
-    """The (low, high) that int8 gives a tensor, low <= 0 <= high: 99.999 % of its values, the others are clipped.
+def clipped_range(low: float, high: float, counts: np.ndarray) -> tuple[float, float]:
+    """The ends between which 99.999 % of a tensor's values lie; the others are clipped.
 
     As onnxruntime's percentile: half of what is cut lies at either end, where there are values of either sign.
+
+    Args:
+      low: Smallest value, at most 0.
+      high: Largest value, at least 0.
+      counts: (2048,) values in equal bins from `low` to `high`.
     """
-    share = np.cumsum(histogram.counts) / max(1, histogram.counts.sum())
+    share = np.cumsum(counts) / max(1, counts.sum())
     cut = (1 - PERCENTILE / 100) / 2
-    centres = histogram.centres()
-    low = centres[np.searchsorted(share, cut)] if histogram.low < 0 else 0.0
-    high = centres[min(int(np.searchsorted(share, 1 - cut)), _NUM_BINS - 1)]
-    return min(0.0, float(low)), max(0.0, float(high))
+    edges = np.linspace(low, high, _NUM_BINS + 1)
+    centres = (edges[:-1] + edges[1:]) / 2
+    first = centres[np.searchsorted(share, cut)] if low < 0 else 0.0
+    last = centres[min(int(np.searchsorted(share, 1 - cut)), _NUM_BINS - 1)]
+    return min(0.0, float(first)), max(0.0, float(last))
