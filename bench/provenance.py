@@ -1,4 +1,4 @@
-"""Marks of what a model was trained on: by them its past is compared with the images it is to be measured on.
+"""Marks of what a model was trained on, by which images are known again, and the commit of the code that made it.
 
 A checkpoint carries the marks; a model file has one hash of those of its clusters, by which a guess can be checked.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,3 +82,15 @@ def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         found = json.loads(metadata.get(name, "null"))
     return found if isinstance(found, dict) else {}
+
+
+def source_commit(folder: Path) -> str:
+    """Commit of the checkout that a folder is of, with "+" where files below the folder differ; "unknown" in none."""
+    try:
+        head, status = (
+            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if status else "")

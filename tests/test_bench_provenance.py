@@ -1,6 +1,7 @@
 """What a model file tells of the clusters it was trained on."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,9 @@ def test_a_hash_tells_whether_a_guess_is_right(tmp_path):
     (tmp_path / "1.jpg").unlink()  # what cannot be read is not guessed about
     assert list(provenance.guesses(tmp_path, everything, [{"0.jpg"}])) == guesses[:1]
     assert provenance.marks_sha256(["b", "a"]) == provenance.marks_sha256(["a", "b"])
+
+
+def test_commit_is_a_hash_or_unknown(tmp_path):
+    commit = provenance.source_commit(Path(__file__).parent)
+    assert commit == "unknown" or len(commit.rstrip("+")) == 40
+    assert provenance.source_commit(tmp_path) == "unknown"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sample_submission import build
 
-from bench.metrics.profiles import PROFILES
+from bench.commands.arguments import PROFILES as PROFILE_NAMES
+from bench.metrics.contest import PROFILES
 from edge.exit import GATE, INPUT, MODEL, USAGE
 from export.submission import rules, trial
 from export.submission.archive import files_below
@@ -195,6 +196,10 @@ def test_pack_writes_and_says_what_is_broken(submission, tmp_path, capsys, monke
     said = capsys.readouterr().err
     assert "edge-submit: E01 model/weights.safetensors: is missing; to mend it: " in said
     assert (tmp_path / "out.zip").is_file()
+
+
+def test_profile_names_are_those_of_the_contest():
+    assert PROFILE_NAMES == tuple(PROFILES)
 
 
 def test_every_rule_says_what_and_how_to_mend_it():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,15 +183,3 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_commit(folder: Path = Path(__file__).parent) -> str:
-    """Commit of the checkout that a folder is of, with "+" where files below the folder differ; "unknown" in none."""
-    try:
-        head, status = (
-            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if status else "")

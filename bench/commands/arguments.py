@@ -13,6 +13,8 @@ from edge.arguments import ArgumentParser
 from edge.output_files import check_output, refuse_input
 
 PROGRAM = "edge-bench"
+PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
+"""The names in bench.metrics.contest, which needs numpy; --help does not."""
 
 
 def add_output(
@@ -53,3 +55,9 @@ def check_files(arguments: argparse.Namespace, inputs: Iterable[str | os.PathLik
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
         refuse_input(arguments.output, inputs)
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Adds --profile."""
+    text = f"reading of the rules (default {PROFILES[0]})"
+    parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0], help=text)

@@ -12,14 +12,11 @@ from edge.arguments import ArgumentParser, fraction, got, natural
 from edge.exit import DONE, GATE, say
 
 from ..results.gates import GATES, WITH_LATENCY
-from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
+from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice
 
 if TYPE_CHECKING:
     from ..dataset import Sample
     from ..metrics.evaluation import Setting
-
-# As in bench.metrics.contest, which is imported when the arguments are known to be good.
-_PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 
 HELP = "compare predictions with a data set"
 DESCRIPTION = (
@@ -38,7 +35,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
     add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
     add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
-    add("--profile", choices=_PROFILES, default=_PROFILES[0], help=f"reading of the rules (default {_PROFILES[0]})")
+    add_profile(parser)
     add("--latency", type=Path, metavar="FILE", help="results of edge-bench latency: adds the third part and the total")
     add("--reference", metavar="GROUP", help="group compared against (default G10, else the one with fewest images)")
     add("--exclude-group", action="append", default=[], metavar="GROUP", help="leave GROUP out of what compares groups")

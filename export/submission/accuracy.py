@@ -29,7 +29,7 @@ def run(data: Path, model: Path, output: Path, *, profile: str, reference: str, 
     """Classifies a folder of images and scores it; returns the exit status.
 
     The folder `output` gets predictions.csv and, with labels, results.json, scored by a `profile` of
-    `bench.metrics.profiles`; both are replaced. `tell` takes each line for people.
+    `bench.metrics.contest`; both are replaced. `tell` takes each line for people.
 
     Raises:
       InputError: no such folder, or a class that the model does not know beside some that it knows.

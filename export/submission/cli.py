@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.metrics.profiles import DEFAULT, PROFILES
+from bench.commands.arguments import add_profile
 from edge.arguments import ArgumentParser, got, positive
 from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 
@@ -52,7 +52,7 @@ def build_parser() -> ArgumentParser:
     add("data", type=Path, metavar="DATA", help="ROOT/<group>/<class>/; without labels ROOT/<group>/, or a folder")
     add("-m", "--model", type=Path, required=True, metavar="FILE", help="model file (.onnx)")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder; its files are replaced")
-    add("--profile", choices=PROFILES, default=DEFAULT, help=f"reading of the rules (default {DEFAULT})")
+    add_profile(accuracy)
     add("--reference", default="G10", metavar="GROUP", help="the contest's group of reference (default G10)")
     return parser
 

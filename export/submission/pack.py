@@ -21,12 +21,12 @@ from typing import Any
 
 from bench.photos.images import encode
 from bench.photos.scene import draw
+from bench.provenance import source_commit
 from edge import __version__, device
 from edge.classifier import Classifier
 from edge.errors import InputError, ModelError
 from edge.exit import DONE
 from edge.output_files import naming
-from train.checkpoint import source_commit
 
 from . import accuracy, sources, weights
 from .archive import MANIFEST, write_manifest, write_zip

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.dataset import DatasetError, Sample, classes_of, index
-from bench.provenance import cluster_marks, picture_marks
+from bench.provenance import cluster_marks, picture_marks, source_commit
 from bench.results.text import interval_text
 from edge import device
 from edge.output_files import write_output
@@ -252,7 +252,7 @@ def _blank(
         sources=digests,
         folds_sha256=parts.folds_sha256,
         hold_out=plan.hold_out,
-        commit=checkpoints.source_commit(),
+        commit=source_commit(Path(__file__).parents[1]),
     )
 
 
