@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from .photo.decode import SUFFIXES
 from .predictions import path_text
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inputs:
     """The images of a run."""
 
-    paths: list[str] = field(default_factory=list)
+    paths: list[str]
     """What to open, in order, each directory entry once."""
-    names: list[str] = field(default_factory=list)
+    names: list[str]
     """The same in the output: relative to the root, "/"-separated, valid UTF-8."""
-    root: str = ""
+    root: str
     """Name (not path) of the folder the names are relative to."""
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str]
     """One line for each thing a person should know: files met twice, folders without images."""
 
 
@@ -39,8 +39,8 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
     Raises:
       InputError: nothing to do: no such path at all, or folders without images, or an unreadable list.
     """
-    inputs = Inputs()
-    found = inputs.paths
+    found: list[str] = []
+    remarks: list[str] = []
     anchors: list[str] = []  # absolute folders whose deepest common one is the root
     seen: set[tuple[str, str]] = set()
     real_path = cache(os.path.realpath)
@@ -51,7 +51,7 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
             files = list(_images_below(argument, recursive))
             if not files:
                 hint = "" if recursive else " (-r searches its subfolders)"
-                inputs.remarks.append(f"no images in {path_text(argument)}{hint}")
+                remarks.append(f"no images in {path_text(argument)}{hint}")
         else:
             anchors.append(os.path.dirname(os.path.abspath(argument)))
             files = [argument]
@@ -65,16 +65,15 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
                 seen.add(entry)
                 found.append(path)
     if not found:
-        raise InputError("; ".join(inputs.remarks) or "no images given, expected at least one path")
+        raise InputError("; ".join(remarks) or "no images given, expected at least one path")
     if num_missing == len(found):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"no such path: {path_text(found[0])}{more}")
     if num_twice:
-        inputs.remarks.append(f"{num_twice} of the paths lead to a file met before: one row for each file")
+        remarks.append(f"{num_twice} of the paths lead to a file met before: one row for each file")
     root = os.path.commonpath(anchors)
-    inputs.names = [_relative(path, root) for path in found]
-    inputs.root = path_text(os.path.basename(root))
-    return inputs
+    names = [path_text(os.path.relpath(os.path.abspath(path), root)).replace(os.sep, "/") for path in found]
+    return Inputs(found, names, path_text(os.path.basename(root)), remarks)
 
 
 def natural_key(text: str) -> tuple[list[object], str]:
@@ -128,7 +127,3 @@ def _images_below(folder: str, recursive: bool) -> Iterator[str]:
             if real not in visited and not name.startswith("."):
                 visited.add(real)
                 folders.insert(0, name)
-
-
-def _relative(path: str, root: str) -> str:
-    return path_text(os.path.relpath(os.path.abspath(path), root)).replace(os.sep, "/")

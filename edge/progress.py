@@ -69,8 +69,7 @@ class Summary:
         self.errors = 0
         self._profile, self._preprocess = profile, preprocess
         self._answers: Counter[str] = Counter()
-        self._outside: Counter[str] = Counter()
-        self._num_judged = self._num_outside = self._num_unsized = 0
+        self._photos: Counter[str] = Counter()  # by what is unlike; "images": by either, "of": all judged
 
     def add(self, row: Prediction) -> None:
         """Counts a row."""
@@ -81,12 +80,10 @@ class Summary:
         if self._profile is None:
             return
         if row.width is None or row.height is None:  # a row of the esfair form, left by an interrupted run
-            self._num_unsized += 1
+            self._photos["unsized"] += 1
             return
         found = self._profile.outside(row.width, row.height, self._preprocess)
-        self._outside.update(found)
-        self._num_outside += bool(found)
-        self._num_judged += 1
+        self._photos.update(("of", "images", *found) if found else ("of",))
 
     def lines(self, num_images: int) -> Iterator[str]:
         """The last lines of a run: errors, photos unlike the model's, and how often each answer."""
@@ -94,7 +91,7 @@ class Summary:
             yield f"{self.errors} of {num_images} images could not be used; their rows say why"
         if self._profile is None:
             yield "the model does not say what pictures it was trained on: nothing tells whether these are like them"
-        elif self._num_outside:
+        elif self._photos["images"]:
             yield self._unlike(self._profile)
         if self._answers:
             ordered = sorted(self._answers.most_common(), key=lambda answer: answer[0] == UNCERTAIN)
@@ -105,9 +102,8 @@ class Summary:
         """What the meta says of all rows together, JSON-ready; null where the model has no profile."""
         if self._profile is None:
             return {"outside_profile": None}
-        counts = {name: self._outside[name] for name in ("aspect_ratio", "short_side_px")}
-        images = {"images": self._num_outside, "of": self._num_judged}
-        return {"outside_profile": {**images, **counts, "profile": asdict(self._profile)}}
+        counts = {name: self._photos[name] for name in ("images", "of", "aspect_ratio", "short_side_px")}
+        return {"outside_profile": {**counts, "profile": asdict(self._profile)}}
 
     def _unlike(self, profile: Profile) -> str:
         low, high = profile.aspect_ratio
@@ -115,8 +111,8 @@ class Summary:
             "aspect_ratio": f"aspect ratio (longer to shorter side; trained on {low:.2f} to {high:.2f})",
             "short_side_px": f"short side (trained on {profile.short_side_px[0]:.0f} px and more)",
         }
-        parts = [f"{self._outside[name]} by {text}" for name, text in known.items() if self._outside[name]]
-        photos = f"{self._num_outside} of {self._num_judged} photos"
-        if self._num_unsized:
-            photos += f" (of {self._num_unsized} more the rows do not tell)"
+        parts = [f"{self._photos[name]} by {text}" for name, text in known.items() if self._photos[name]]
+        photos = f"{self._photos['images']} of {self._photos['of']} photos"
+        if self._photos["unsized"]:
+            photos += f" (of {self._photos['unsized']} more the rows do not tell)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"

@@ -207,18 +207,6 @@ def test_check_reports_an_onnxruntime_that_dies_on_this_processor(monkeypatch):
     assert "importing onnxruntime dies with signal 4" in (selftest.environment_problem() or "")
 
 
-def test_help_and_version_import_nothing_heavy():
-    code = (
-        "import sys; from edge.cli import main\n"
-        "try: main(['--version'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'numpy', 'onnxruntime', 'PIL'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert result.stdout.splitlines()[1] == "[]"
-    assert result.stdout.startswith("fairedge 0.")
-
-
 def test_a_closed_pipe_ends_quietly(tmp_path):
     folder = linked(tmp_path / "many", encoded(photo(8, 8)), 300)
     pipe = subprocess.run(

@@ -77,11 +77,8 @@ class Decoded:
 
 
 def decode(
-    source: Source,
-    *,
-    needed_size: Callable[[int, int], tuple[int, int]] | None = None,
-    limits: PixelLimits = PixelLimits(),
-    admit: Admit | None = None,
+    source: Source, *, needed_size: Callable[[int, int], tuple[int, int]] | None = None,
+    limits: PixelLimits = PixelLimits(), admit: Admit | None = None,
 ) -> Decoded:
     """Decodes one image.
 

@@ -106,11 +106,7 @@ class Preprocess:
         return self.load(source).pixels
 
     def load(
-        self,
-        source: Source,
-        *,
-        out: np.ndarray | None = None,
-        limits: PixelLimits = PixelLimits(),
+        self, source: Source, *, out: np.ndarray | None = None, limits: PixelLimits = PixelLimits(),
         admit: Admit | None = None,
     ) -> Loaded:
         """Decodes and resizes one image.
