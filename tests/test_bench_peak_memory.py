@@ -15,6 +15,8 @@ def test_kinds_are_what_they_claim(monkeypatch):
         image = Image.open(io.BytesIO(memory.photo(kind)))
         assert image.format == ("PNG" if "PNG" in kind else "JPEG")
         assert ("progressive" in image.info) == ("progressive" in kind)
+        if image.format == "JPEG":  # how often the chroma is halved
+            assert image.layer[0][1:3] == ((1, 1) if "4:4:4" in kind else (2, 2))
 
 
 def test_growth_watches_a_run():

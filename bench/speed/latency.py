@@ -292,16 +292,10 @@ def _by_size(runs: Sequence[Timing]) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     lower = 0.0
     for name, upper in SIZE_CLASSES:
-        costs = [
-            [
-                (p.decode_ms or 0) + (p.infer_ms or 0)
-                for p in timing.predictions
-                if lower <= (p.width or 0) * (p.height or 0) < upper
-            ]
-            for timing in runs
-        ]
-        if costs[0]:
-            p50, p90, p99 = np.percentile(np.concatenate(costs), (50, 90, 99)).tolist()
-            rows[name] = {"images": len(costs[0]), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
+        found = [p for t in runs for p in t.predictions if lower <= (p.width or 0) * (p.height or 0) < upper]
+        if found:
+            costs = [(p.decode_ms or 0) + (p.infer_ms or 0) for p in found]
+            p50, p90, p99 = np.percentile(costs, (50, 90, 99)).tolist()
+            rows[name] = {"images": len(found) // len(runs), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
         lower = upper
     return rows
