@@ -163,7 +163,7 @@ def test_counting_is_given_up_after_a_time_that_grows_with_the_work(monkeypatch,
     one = Spec(("a.jpg",), models=("m",), batches=(1, 4))
     for spec in (Spec(), one, replace(one, winners=True)):
         with pytest.raises(Pi4bError, match="stop"):
-            count.count_regions(Tree(tmp_path / "root", "3.11", ()), spec, {})
+            count.count_regions(Tree(tmp_path / "root", "3.11", ()), spec)
     assert limits == [60, 60 + 2 * 60 + 5 * 150, 60 + 3 * 60 + 5 * 150]
 
 
@@ -278,7 +278,6 @@ def test_a_report_that_says_nothing_of_photos_is_named(monkeypatch, tmp_path, ca
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--images", "nowhere"], 3, "nowhere"),
         (["-o", "there.json"], 2, "exists already"),
         (["-m", "{model}", "-m", "{copy}"], 3, "copy.onnx has the same content as tiny.onnx"),
         (["-m", "{model}", "-m", "{model}"], 3, "got the name tiny.onnx twice"),

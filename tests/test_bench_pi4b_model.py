@@ -324,9 +324,9 @@ def test_validate_prints_the_errors(capsys):
     [
         (["--calibrate", "b.json"], "calibrate"),
         (["-o", "out.json", "--force"], "output, force"),
-        (["--sample", "3"], "sample"),
+        (["-b", "3"], "batch_size"),
         (["-m", "x.onnx", "--python", "3.13"], "model, python"),
-        (["--no-photos", "--peer", "winners"], "--no-photos: got --images or --peer"),
+        (["--no-photos", "--peer", "winners"], "--no-photos: got --peer"),
     ],
 )
 def test_validate_takes_no_other_option(options, named, capsys):

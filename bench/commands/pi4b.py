@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.arguments import ArgumentParser, natural, positive
-from edge.errors import DecodeError, EdgeError, InputError
-from edge.exit import DONE, ENVIRONMENT, GATE, SOME_FAILED, fail, say
+from edge.arguments import ArgumentParser, positive
+from edge.errors import EdgeError, InputError
+from edge.exit import DONE, ENVIRONMENT, GATE, fail, say
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 
@@ -29,9 +28,6 @@ def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("-m", "--model", type=Path, action="append", metavar="FILE", help="model (.onnx), repeatable; default: bundled")
-    add("--images", type=Path, metavar="PATH", help="your photos instead of the contest's sizes: a folder or a file")
-    add("--sample", type=positive, default=12, metavar="N", help="photos drawn from --images (default 12)")
-    add("--seed", type=natural, default=0, metavar="N", help="of the draw (default 0)")
     add("--no-photos", action="store_true", help="the networks alone")
     add("-b", "--batch-size", type=positive, action="append", metavar="N", help="repeatable (default 1 and 4)")
     add("--peer", action="append", default=[], choices=("winners",), help="also what the contest's winners run")
@@ -58,7 +54,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         print("\n".join(decoding.validation(published)))
         return DONE
     models, reports = arguments.model or [DEFAULT_MODEL], arguments.calibrate or []
-    check_files(arguments, [*models, *reports, *filter(None, [arguments.baseline, arguments.images])])
+    check_files(arguments, [*models, *reports, *filter(None, [arguments.baseline])])
     before, old = (None, []) if arguments.baseline is None else count.read_costs(arguments.baseline)
     boards = [(path, board.read(path)) for path in reports]
     loaded = [Classifier.load(path) for path in models]
@@ -68,7 +64,6 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         board.check(path, report, digests, batches)
     folder = (arguments.cache or rootfs.default_folder()).resolve()
     rootfs.check_folder(folder)
-    photos, num_unusable = _users_photos(arguments, loaded[0])
     programs.require(*programs.NEEDED)
     peers = ["opencv-python-headless"] if arguments.peer else []
     requirements = rootfs.pinned([*rootfs.RUNTIME, *peers], python=arguments.python)
@@ -77,18 +72,15 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         _refuse_other_inputs(arguments.baseline, before, inputs)
     tree = rootfs.build_tree(folder, python=arguments.python, site_requirements=requirements)
     count.check(tree)
-    if arguments.images is None and not arguments.no_photos:
-        photos = [(str(path), path.name, share) for path, share in estimate.write_photos(folder / "photos")]
-    names = {str(path.resolve()): path.name for path in models}
-    paths = [path for path, _, _ in photos]
-    spec = Spec(paths, loaded[0].preprocess.to_json(), [*names], batches, winners=bool(arguments.peer))
-    costs = count.count_regions(tree, spec, names | {path: name for path, name, _ in photos})
-    contents = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, name, _ in photos}
+    photos = {} if arguments.no_photos else dict(estimate.write_photos(folder / "photos"))
+    places = [str(path.absolute()) for path in models]
+    spec = Spec([*map(str, photos)], loaded[0].preprocess.to_json(), places, batches, winners=bool(arguments.peer))
+    costs, contents = count.count_regions(tree, spec), board.digests(spec.photos)
     scale = board.calibrated(published, [report for _, report in boards], costs, digests, contents)
     for path, report in boards if photos else ():
         if board.photo_ratios([report], costs, scale.formula, contents) is None:
             say(PROGRAM, f"{path}: says nothing of photos: none that the board measured has the content of one counted")
-    estimates = estimate.estimates(costs, {name: share for _, name, share in photos}, scale)
+    estimates = estimate.estimates(costs, {path.name: share for path, share in photos.items()}, scale)
     result = {
         "schema": count.SCHEMA,
         "note": estimate.MODELLED,
@@ -101,9 +93,9 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     }
     if arguments.output is not None:
         write_json(arguments.output, result)
-    print("\n".join(estimate.table(costs, scale, estimates, is_mix=arguments.images is None)))
+    print("\n".join(estimate.table(costs, scale, estimates)))
     if before is None:
-        return SOME_FAILED if num_unusable else DONE
+        return DONE
     # By the published times only, so that no board's report moves what matters.
     if worse := [*count.compare(old, costs, time_model.fit(published))]:
         return _fail(arguments.baseline, worse, before, result)
@@ -113,8 +105,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
 def _check_usage(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """An option that would do nothing is a mistake."""
-    if arguments.no_photos and (arguments.images is not None or arguments.peer):
-        parser.error("--no-photos: got --images or --peer as well, expected one or the other")
+    if arguments.no_photos and arguments.peer:
+        parser.error("--no-photos: got --peer as well, expected one or the other")
     if not arguments.validate:
         return
     plain = {**vars(parser.parse_args(["pi4b", "--validate"])), "quiet": arguments.quiet, "verbose": arguments.verbose}
@@ -133,31 +125,6 @@ def _digests(loaded: Sequence[Classifier]) -> dict[str, str]:
             raise InputError(f"models: {name} has the same content as {names[digest]}, expected different models")
         names[digest] = name
     return {name: digest for digest, name in names.items()}
-
-
-def _users_photos(
-    arguments: argparse.Namespace, classifier: Classifier
-) -> tuple[list[tuple[str, str, float]], int]:
-    """(path, name, share) of each of the user's photos, if any, and how many cannot be used."""
-    if arguments.images is None:
-        return [], 0
-    import numpy as np
-
-    from edge.image_list import collect
-
-    inputs = collect([str(arguments.images)], recursive=True)
-    order = np.random.default_rng(arguments.seed).permutation(len(inputs.paths))[: arguments.sample]
-    usable: list[int] = []
-    for i in sorted(order.tolist()):
-        try:
-            classifier.preprocess.load(inputs.paths[i])
-            usable.append(i)
-        except DecodeError as error:
-            say(PROGRAM, f"left out: {error}")
-    if not usable:
-        raise InputError(f"{arguments.images}: none of {len(order)} images can be used")
-    found = [(str(Path(inputs.paths[i]).resolve()), inputs.names[i], 1 / len(usable)) for i in usable]
-    return found, len(order) - len(usable)
 
 
 def _refuse_other_inputs(path: Path, before: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:

@@ -62,10 +62,8 @@ class Cost:
         return {"kind": self.kind, "name": self.name, "batch": self.batch, **self.counted}
 
 
-def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost]:
+def count_regions(tree: Tree, spec: Spec) -> list[Cost]:
     """Counts the regions of a spec in a tree, once each, with the packages that run here.
-
-    `names`: what each photo and model is called in the results, by its path.
 
     Raises:
       Pi4bError: a program is absent, or a region failed, or all took far longer than they should.
@@ -83,7 +81,7 @@ def count_regions(tree: Tree, spec: Spec, names: Mapping[str, str]) -> list[Cost
             raise Pi4bError(f"counting failed under emulation with {result.returncode}: {said}")
         counts = read_counts(counted)
     regions = map(json.loads, result.stdout.splitlines())
-    return [Cost(kind, names[path], batch, counts[tag]) for tag, (kind, path, batch) in enumerate(regions)]
+    return [Cost(kind, Path(path).name, batch, counts[tag]) for tag, (kind, path, batch) in enumerate(regions)]
 
 
 def check(tree: Tree) -> None:

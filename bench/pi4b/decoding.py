@@ -104,8 +104,8 @@ def main() -> int:
     for source, width, height, quality, low_ms, high_ms in PUBLISHED:
         path = folder / "photos" / f"decoding-{width}x{height}-q{quality}.jpg"
         draw_photo(path, width, height, quality=quality)
-        rows[str(path)] = [f"{source} {width}x{height}", f"{low_ms:.4g}", f"{high_ms:.4g}"]
-    costs = count_regions(tree, Spec(photos=tuple(rows), winners=True), {path: path for path in rows})
+        rows[path.name] = [f"{source} {width}x{height}", f"{low_ms:.4g}", f"{high_ms:.4g}"]
+    costs = count_regions(tree, Spec([str(folder / "photos" / name) for name in rows], winners=True))
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["photo", "ms_low", "ms_high", *(term.name for term in fields(Counts))])
     table.writerows([*rows[cost.name], *map(int, astuple(cost.counts))] for cost in costs if cost.kind == "winners")

@@ -110,7 +110,7 @@ def estimates(costs: Sequence[Cost], shares: Mapping[str, float], scale: Scale) 
     return found
 
 
-def table(costs: Sequence[Cost], scale: Scale, found: Sequence[Estimate], *, is_mix: bool) -> Iterator[str]:
+def table(costs: Sequence[Cost], scale: Scale, found: Sequence[Estimate]) -> Iterator[str]:
     """The lines a person reads."""
     yield MODELLED
     width = max(len(each.label) for each in costs)
@@ -133,7 +133,7 @@ def table(costs: Sequence[Cost], scale: Scale, found: Sequence[Estimate], *, is_
         low, high = scale.winners
         yield f"photos of the winners: between {low:.2f} and {high:.2f} times, as published"
     if found:
-        yield f"100 photos of {'the contest mix' if is_mix else 'these'}, modelled seconds:"
+        yield "100 photos of the contest mix, modelled seconds:"
     for one in found:
         (low, high), (low4, high4), (worst, best) = one.one_thread_s, one.four_cores_s, one.score
         yield (
