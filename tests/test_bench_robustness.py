@@ -253,7 +253,7 @@ def test_one_group_has_no_worst(classifier, data, tmp_path):
 # The command
 
 
-def test_the_table_the_file_and_the_page(few, data, result, tmp_path, capsys):
+def test_the_table_the_file_and_the_page(few, data, result, tmp_path, capsys, monkeypatch):
     assert command(data, "-m", TINY_MODEL, "-o", tmp_path / "r.json", "--fail-under", "unchanged=0") == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -268,6 +268,7 @@ def test_the_table_the_file_and_the_page(few, data, result, tmp_path, capsys):
     assert command(data, "-m", TINY_MODEL, "-o", tmp_path / "r.json") == 2  # nothing is written over
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("bench.report.plots._svg", lambda name, *_, **__: f'<svg id="{name}"></svg>')  # drawing is slow
     page = report.render(report.load([tmp_path / "r.json"]))
     assert page["index.html"].count("a-robustness-") and "edge-bench robustness -m tiny.onnx" in page["index.html"]
     assert "turn-mirror-270" in page["index.html"] and "noise-25" in page["summary.md"]

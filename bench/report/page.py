@@ -10,8 +10,10 @@ import math
 import shlex
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,10 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
     differences = _differences(list(results.values()))
     context = {
         "version": __version__,
-        "results": [_view(letter, *named) for letter, named in zip(by_letter, results.items(), strict=True)],
+        "results": [
+            {"letter": letter, "name": name, "r": result}
+            for letter, (name, result) in zip(by_letter, results.items(), strict=True)
+        ],
         "planes": _planes(by_letter) if len(results) > 1 and not differences else [],
         "differences": differences,
     }
@@ -119,69 +124,35 @@ def _environment() -> jinja2.Environment:
         autoescape=lambda name: name is not None and "html" in name,
     )
     environment.filters |= {"num": number, "span": span, "cell": markdown_cell}
-    environment.tests |= {"small": _is_small, "other": is_other}
-    environment.globals |= {"why_undefined": why_undefined, "plots": plots, "half_width": HALF_WIDTH}
+    environment.tests |= {"small": plots.is_small, "other": is_other}
+    environment.globals |= {
+        "worst_group": _worst_group, "why_undefined": why_undefined, "columns_of": document.columns_of,
+        "costliest": _costliest, "board_of": _board_of, "command": _command, "plots": plots, "half_width": HALF_WIDTH,
+    }
     return environment
 
 
 # One result
 
 
-def _view(letter: str, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """What the templates show of a result besides the file itself, `r`."""
-    prefix, sizes = letter.lower(), {label: own["recall"]["n"] for label, own in result["by_class"].items()}
-    view = {
-        "letter": letter,
-        "name": name,
-        "r": result,
-        "columns": document.columns_of(result),
-        "groups": _groups(f"{prefix}-groups", result, result["accuracy"]),
-        "further": {
-            column: _groups(f"{prefix}-groups-{index}", part, result["accuracy"])
-            for index, (column, part) in enumerate(result.get("groupings", {}).items(), start=1)
-        },
-        "largest_class": max(sizes, key=lambda label: sizes[label]),
-        "matrices": [("all groups", _shades(result["confusion_matrix"], sizes))] + [
-            (group, _shades(own["confusion_matrix"], {label: recall["n"] for label, recall in own["recall"].items()}))
-            for group, own in result["by_group"].items()
-        ],
-        "board": _board(result),
-        "command": _command(result),
-    }
-    if "robustness" in result:
-        view["robustness"] = plots.robustness(f"{prefix}-robustness", result["robustness"])
-    return view
+def _worst_group(part: dict[str, Any]) -> str | None:
+    """Of a part with `fairness`: the compared group with the lowest accuracy."""
+    by_group = part["fairness"]["worst_group"]["by_group"]
+    known = {group: metric["value"] for group, metric in by_group.items() if metric["value"] is not None}
+    return min(known, key=lambda group: known[group], default=None)
 
 
-def _groups(name: str, part: dict[str, Any], whole: Metric) -> dict[str, Any]:
-    """The groups of one column, of a part with `fairness` and `by_group`."""
-    by_group = part["by_group"]
-    worst = {g: m["value"] for g, m in part["fairness"]["worst_group"]["by_group"].items() if m["value"] is not None}
-    small = [group for group, own in by_group.items() if _is_small(own["accuracy"])]
-    return {
-        "part": part,
-        "worst": min(worst, key=lambda group: worst[group], default=None),
-        "figure": plots.accuracies(name, by_group, small, whole),
-    }
+def _costliest(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of `robustness`: the row with the lowest accuracy of each kind of change."""
+
+    def cost(row: dict[str, Any]) -> tuple[bool, float | None]:
+        value = row["accuracy"]["value"]
+        return value is None, value
+
+    return [min(rows, key=cost) for _, rows in groupby(part["changes"], key=itemgetter("kind"))]
 
 
-def _is_small(accuracy: Metric) -> bool:
-    """Whether a group's accuracy is not known to `HALF_WIDTH`."""
-    return accuracy["low"] is None or bool((accuracy["high"] - accuracy["low"]) / 2 > HALF_WIDTH)
-
-
-def _shades(matrix: list[list[int]], sizes: Mapping[str, int]) -> list[tuple[str, int, int, list[tuple[int, int]]]]:
-    """Rows (class, images, without an answer, [(count, shade)]).
-
-    A shade is the share of the row in per cent, so that all matrices have one scale.
-    """
-    return [
-        (name, n, n - sum(counts), [(count, round(100 * count / n) if n else 0) for count in counts])
-        for (name, n), counts in zip(sizes.items(), matrix, strict=True)
-    ]
-
-
-def _board(result: dict[str, Any]) -> str:
+def _board_of(result: dict[str, Any]) -> str:
     before = (result["machine"] or {}).get("before") or {}
     cores = f"{before['usable_cores']} cores" if before.get("usable_cores") else None
     parts = (before.get("board") or before.get("cpu"), cores, before.get("system"))

@@ -22,8 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-Metric = dict[str, Any]
-"""{value, low, high, n} as in a results file."""
+from ..metrics.evaluation import Metric
+from ..results.build import HALF_WIDTH
+from ..robustness.changes import KINDS
 
 FEW = 10
 """Images under which a bin of the reliability diagram is drawn hollow."""
@@ -45,23 +46,6 @@ _SETTINGS: Any = {  # matplotlib types its settings by a list of all their names
 }
 _DASHED: Any = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
 
-_KINDS = {
-    "border-black": "Black border, to a frame of",
-    "border-white": "White border, to a frame of",
-    "border-edge": "Border of the picture's own edge colour, to a frame of",
-    "crop": "Centre crop to",
-    "short-side": "Short side, px; a larger one holds no new detail",
-    "shift": "Shift, by a share of the side",
-    "turn": "Turned against the clock, or mirrored and turned",
-    "jpeg": "JPEG quality",
-    "blur": "Gaussian blur, sigma in px of a short side of 224",
-    "noise": "Shot noise, photons at white",
-    "exposure": "Exposure, EV",
-    "white-balance": "White balance, K: taken under this light, developed for daylight",
-    "saturation": "Saturation, times",
-}
-"""Kind of change -> what stands under its picture."""
-
 _WEAKER_FIRST = {"exposure": 3, "white-balance": 3, "saturation": 3}
 """Kinds that go both ways: how many strengths stand before the picture as it is."""
 
@@ -70,12 +54,17 @@ _SIGNS = {"o": "\N{WHITE CIRCLE}", "s": "\N{WHITE SQUARE}", "^": "\N{WHITE UP-PO
 """Marker of matplotlib -> the sign for it in text: so many groups are drawn, those with the most images."""
 
 
-def accuracies(name: str, by_group: Mapping[str, dict[str, Any]], small: Collection[str], whole: Metric) -> str:
-    """Accuracy of each group as a bar, hatched for the `small` ones; dashed: of all images, `whole`."""
+def is_small(accuracy: Metric) -> bool:
+    """Whether a group's accuracy is not known to `HALF_WIDTH`."""
+    return accuracy["low"] is None or bool((accuracy["high"] - accuracy["low"]) / 2 > HALF_WIDTH)
+
+
+def accuracies(name: str, by_group: Mapping[str, dict[str, Any]], whole: Metric) -> str:
+    """Accuracy of each group as a bar, hatched where it is not known well; dashed: of all images, `whole`."""
     metrics = {group: own["accuracy"] for group, own in by_group.items()}
     labels = [(group, f"n = {metric['n']}") for group, metric in metrics.items()]
     texts = ["no images" if m["value"] is None else f"{m['value']:.3f}" for m in metrics.values()]
-    hatched = [row for row, group in enumerate(metrics) if group in small]
+    hatched = [row for row, metric in enumerate(metrics.values()) if is_small(metric)]
     title = "Accuracy of each group with its 95 % interval; the table below has the same numbers"
     return _bars(name, title, labels, list(metrics.values()), texts, hatched=hatched, line=whole["value"])
 
@@ -204,8 +193,8 @@ def robustness(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy against the strength of each kind of change, from `robustness` of a results file.
 
     Returns:
-      `plots`, one for each kind: `svg`, its `text`, and `worst`, the row that costs most; `line`, the dashed line of
-      all; `groups`, sign and name of those that are drawn; `not_drawn`, names.
+      `plots`, one for each kind: `svg` and its `text`; `line`, the dashed line of all; `groups`, sign and name of those
+      that are drawn; `not_drawn`, names.
     """
     clean, rows = part["clean"], part["changes"]
     sizes = {group: metric["n"] for group, metric in clean["by_group"].items()}
@@ -218,11 +207,10 @@ def robustness(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     plots = []
     for number, kind in enumerate(dict.fromkeys(row["kind"] for row in rows)):
         own = [row for row in rows if row["kind"] == kind]
-        text, at = _KINDS.get(kind, kind), _WEAKER_FIRST.get(kind, 0)
+        text, at = KINDS.get(kind, kind), _WEAKER_FIRST.get(kind, 0)
         points = [*own[:at], {**clean, "strength": "as\N{NO-BREAK SPACE}is"}, *own[at:]]
         svg = _strengths(f"{name}-{number}", text, points, drawn, line=clean["accuracy"]["value"], limits=limits)
-        worst = min(own, key=lambda row: (row["accuracy"]["value"] is None, row["accuracy"]["value"]))
-        plots.append({"svg": svg, "text": text, "worst": worst})
+        plots.append({"svg": svg, "text": text})
     return {
         "plots": plots,
         "line": clean["accuracy"]["value"],

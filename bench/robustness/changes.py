@@ -261,6 +261,23 @@ CHANGES = (
 )
 """Every change that is measured, the strengths of a kind in the order in which they are drawn."""
 
+KINDS = {
+    "border-black": "Black border, to a frame of",
+    "border-white": "White border, to a frame of",
+    "border-edge": "Border of the picture's own edge colour, to a frame of",
+    "crop": "Centre crop to",
+    "short-side": "Short side, px; a larger one holds no new detail",
+    "shift": "Shift, by a share of the side",
+    "turn": "Turned against the clock, or mirrored and turned",
+    "jpeg": "JPEG quality",
+    "blur": "Gaussian blur, sigma in px of a short side of 224",
+    "noise": "Shot noise, photons at white",
+    "exposure": "Exposure, EV",
+    "white-balance": "White balance, K: taken under this light, developed for daylight",
+    "saturation": "Saturation, times",
+}
+"""Kind of change -> its name for people, before the strength."""
+
 TURN = "turn"
 """The kind that also has a mean: no way to hold a camera is stronger than another."""
 
