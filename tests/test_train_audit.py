@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from sample_networks import COLOURS, dataset, small_body
+from sample_networks import COLOURS, dataset
 
 from bench.dataset import Sample, index
 from export.cli import main as export_main
 from train.cli import main
 from train.leakage.audit import audit as audit_of
 from train.leakage.audit import load, probe
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 FAST = ["--num-conv-branches", "1", "--sizes-px", "32", "--batch-size", "6", "--epochs", "1", "--recipe", "smoke"]
 FAST += ["--network", "mobilenet_v3_small"]
@@ -131,8 +133,7 @@ def test_probe_sees_no_shortcut_in_noise():
     assert not result.is_shortcut and result.n == 300
 
 
-def test_fit_refuses_a_leak_and_allow_leak_marks_every_artifact(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("train.networks.network.MobileNetV3Small", small_body)
+def test_fit_refuses_a_leak_and_allow_leak_marks_every_artifact(tmp_path, capsys):
     data = dataset(tmp_path / "data")
     folds, out = tmp_path / "folds.csv", tmp_path / "run"
     assert main(["folds", str(data), "-o", str(folds), "--folds", "2", "-q"]) == 0

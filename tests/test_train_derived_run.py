@@ -7,20 +7,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from sample_networks import dataset, small_body
+from sample_networks import dataset
 
 from train import checkpoint as checkpoints
 from train.cli import main
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_network():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.networks.network.MobileNetV3Small", small_body)
-        yield
 
 
 @pytest.fixture(scope="module")
