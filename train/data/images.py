@@ -93,19 +93,21 @@ def load_images(
     """
     unusable: dict[str, str] = {}
     decoded = _decode(root, samples, preprocess, unusable, quiet=quiet)  # a generator: nothing happens yet
-    side = preprocess.size_px
+    shape = (len(samples), preprocess.size_px, preprocess.size_px, 3)
     if cache is None:
-        pixels = np.fromiter(decoded, np.dtype((np.uint8, (side, side, 3))))
-        return _image_set(samples, pixels, unusable)
+        pixels = np.empty(shape, np.uint8)
+        for image, place in zip(decoded, pixels):  # the unusable leave places at the end
+            place[...] = image
+        return _image_set(samples, pixels[: len(samples) - len(unusable)], unusable)
     key = _key(root, samples, preprocess)
-    path = cache / f"{side}px-{key[:16]}.npy"
+    path = cache / f"{preprocess.size_px}px-{key[:16]}.npy"
     if path.exists():
         pixels, failed = _open(path, key)
         # What could not be read then may be readable now: an unplugged disk must not thin out a data set for good.
         if all(isinstance(_load(root / name, preprocess), str) for name in failed):
             return _image_set(samples, pixels, failed)
     cache.mkdir(parents=True, exist_ok=True)
-    _store(path, key, (len(samples), side, side, 3), decoded, unusable)
+    _store(path, key, shape, decoded, unusable)
     return _image_set(samples, *_open(path, key))
 
 
