@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,42 @@ def add_data(to: argparse.ArgumentParser) -> None:
     add_columns(to)
 
 
-def add_recipe(to: argparse.ArgumentParser) -> None:
-    """Adds --cache, --recipe, --set, and a flag for every field of `TrainConfig` that has one."""
-    to.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
-    to.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the flags (default)")
-    text = "any setting of the recipe, also one of those below; repeatable"
+def add_finished_run(to: argparse.ArgumentParser) -> None:
+    """Adds DATA, --label, --group and RUN."""
+    add_data(to)
+    to.add_argument("run", type=Path, metavar="RUN", help="a finished run")
+
+
+def add_new_run(to: argparse.ArgumentParser) -> None:
+    """Adds --out and --force of a command that makes a run from finished ones."""
+    to.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
+    to.add_argument("--force", action="store_true", help="replace the run in NEW")
+
+
+def check_new_run(arguments: argparse.Namespace) -> None:
+    """Raises FileExistsError where NEW has a run that --force does not replace."""
+    checkpoint = arguments.out / "checkpoint.pt"
+    if checkpoint.exists() and not arguments.force:
+        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(checkpoint))
+
+
+def add_recipe(to: argparse.ArgumentParser, *, has_flags: bool) -> None:
+    """Adds --recipe and --set, and where the command has them a flag for every field of `TrainConfig` that has one."""
+    to.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the settings (default)")
+    text = "any setting of the recipe, also one with a flag; repeatable" if has_flags else "any setting; repeatable"
     to.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=text)
     lines = ["settings of --set, with their values in the recipe default:"]
     for section in dataclasses.fields(TrainConfig):
         default = getattr(RECIPES["default"], section.name)
         title = (type(default).__doc__ or "").splitlines()[0]
-        group = to.add_argument_group(section.name, f"{title} Values shown are those of the recipe default.")
+        group = None
+        if has_flags:
+            group = to.add_argument_group(section.name, f"{title} Values shown are those of the recipe default.")
         for field in dataclasses.fields(default):
             value = getattr(default, field.name)
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            if not field.metadata["is_flag"]:
-                lines.append(f"  {field.name:15} {field.metadata['help']} ({str(shown).lower()})")
+            if group is None or not field.metadata["is_flag"]:
+                lines.append(f"  {field.name:17} {field.metadata['help']} ({str(shown).lower()})")
                 continue
             options: dict[str, Any] = {"help": f"{field.metadata['help']} ({shown})".replace("%", "%%")}
             if isinstance(value, bool):

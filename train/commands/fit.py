@@ -28,7 +28,8 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--resume", action="store_true", help="continue RUN; everything else as in the first command")
     add("--force", action="store_true", help="start over in RUN")
     add("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
-    add_recipe(parser)
+    add("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+    add_recipe(parser, has_flags=True)
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:

@@ -1,0 +1,53 @@
+"""edge-train audit: leaks and shortcuts of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.commands.arguments import add_output
+from edge.arguments import ArgumentParser
+from edge.exit import DONE, GATE
+from edge.output_files import check_output, write_output
+
+from .arguments import add_data
+
+HELP = "look for leaks and shortcuts"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add_data(parser)
+    add_output(parser, "write everything as JSON")
+    text = "a further data set"
+    parser.add_argument("--external", type=Path, action="append", default=[], metavar="MORE", help=text)
+    parser.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else the manifest's column split)")
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Looks for leaks and shortcuts."""
+    if arguments.output is not None:
+        check_output(arguments.output, force=arguments.force)
+    from bench.dataset import index
+
+    from ..data.folds import read_folds
+    from ..leakage import audit as auditing
+
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
+    others = [(root, index(root)) for root in arguments.external]  # before the decoding: it may be another's mistake
+    part_of: dict[str, Any] | None = None
+    if arguments.folds is not None:
+        part_of, _sha256 = read_folds(arguments.folds, samples)
+    elif any(sample.split for sample in samples):
+        part_of = {sample.path: sample.split for sample in samples}
+    sets = [(arguments.data, samples), *others]
+    data, *more = (auditing.load(root, own, quiet=arguments.quiet) for root, own in sets)
+    found = auditing.audit(data, part_of, more)
+    print("\n".join(found.lines))
+    if arguments.output is not None:
+        text = json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1)
+        write_output(arguments.output, text + "\n")
+    return GATE if any(finding.is_leak for finding in found.findings) else DONE

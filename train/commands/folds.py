@@ -1,0 +1,42 @@
+"""edge-train folds: folds that cut no patient or lesion."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from functools import partial
+
+from bench.commands.arguments import add_output
+from edge.arguments import ArgumentParser, natural, whole
+from edge.exit import DONE, say
+from edge.output_files import check_output, write_output
+
+from .arguments import PROGRAM, add_data
+
+HELP = "split a data set into folds"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add_data(parser)
+    add_output(parser, "the folds file (CSV) to write", required=True)
+    parser.add_argument("--folds", type=partial(whole, least=2), default=5, metavar="K", help="how many (5)")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (0)")
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Splits a data set into folds that cut no patient or lesion."""
+    check_output(arguments.output, force=arguments.force)
+    from bench.dataset import index
+
+    from ..data.folds import encode_folds, make_folds
+
+    samples = index(arguments.data, label_column=arguments.label, group_column=arguments.group)
+    fold_of = make_folds(samples, num_folds=arguments.folds, seed=arguments.seed)
+    write_output(arguments.output, encode_folds(samples, fold_of))
+    if not arguments.quiet:
+        sizes = Counter(fold_of.values())
+        per_fold = ", ".join(str(sizes[fold]) for fold in range(arguments.folds))
+        num_clusters = len({sample.cluster for sample in samples})
+        say(PROGRAM, f"{len(samples)} images, {num_clusters} clusters; images per fold: {per_fold}")
+    return DONE

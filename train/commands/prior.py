@@ -1,0 +1,34 @@
+"""edge-train prior: a prior correction for a finished run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge.arguments import ArgumentParser
+from edge.exit import DONE
+
+from .arguments import add_finished_run, add_new_run, check_new_run
+
+HELP = "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add_finished_run(parser)
+    text = "finished runs of other folds: what they held out is fitted on"
+    parser.add_argument("others", type=Path, nargs="+", metavar="OTHER", help=text)
+    add_new_run(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Fits a prior correction for a finished run and adds it."""
+    check_new_run(arguments)
+    from ..after import derived_run
+
+    columns = {"label_column": arguments.label, "group_column": arguments.group}
+    found = derived_run.correct(arguments.data, arguments.run, arguments.others, arguments.out, **columns)
+    print(f"accuracy {found['before']:.4f}, with the number fitted on other folds {found['after']:.4f}")
+    for name, value in zip(["tau", *found["classes"]], [found["tau"], *found["offsets"]], strict=True):
+        print(f"{name:16} {value:+z.3f}")
+    return DONE

@@ -1,0 +1,31 @@
+"""edge-train refit: a new last layer for a finished run."""
+
+from __future__ import annotations
+
+import argparse
+
+from edge.arguments import ArgumentParser
+from edge.exit import DONE
+
+from .arguments import add_finished_run, add_new_run, check_new_run
+
+HELP = "fit the last layer anew, for the run's classes or other ones"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add_finished_run(parser)
+    text = "every class and group alike (cells), or every image (none)"
+    parser.add_argument("--balance", choices=("cells", "none"), default="cells", help=text)
+    add_new_run(parser)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Fits a new last layer for a finished run."""
+    check_new_run(arguments)
+    from ..after import derived_run
+
+    columns = {"label_column": arguments.label, "group_column": arguments.group}
+    is_balanced = arguments.balance == "cells"
+    derived_run.refit(arguments.data, arguments.run, arguments.out, balance=is_balanced, **columns)
+    return DONE
