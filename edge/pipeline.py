@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from queue import SimpleQueue
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,8 +29,11 @@ from .device import memory_mb, usable_cores
 from .errors import DecodeError
 from .memory_gate import MemoryGate, MemoryPlan, plan_memory
 from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
-from .photo.preprocess import Loaded, Preprocess
+from .photo.preprocess import Loaded
 from .predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 _END = object()
 """After the last source."""
@@ -53,21 +56,8 @@ class RunOptions:
     cannot fit. None: all workers; large photos share at most 160 MB or a quarter of the available memory."""
 
 
-class Model(Protocol):
-    """What a run needs of a `Classifier`."""
-
-    classes: tuple[str, ...]
-    preprocess: Preprocess
-
-    def logits(self, batch: np.ndarray) -> np.ndarray:
-        """(N, S, S, 3) uint8 RGB -> (N, C) float32."""
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C) logits -> (N, C) float32."""
-
-
 def run(
-    model: Model, sources: Iterable[Source], options: RunOptions = RunOptions()
+    classifier: Classifier, sources: Iterable[Source], options: RunOptions = RunOptions()
 ) -> Generator[Prediction, None, None]:
     """Classifies `sources`; results as of `Classifier.predict`.
 
@@ -83,7 +73,7 @@ def run(
     available_mb = memory_mb().get("MemAvailable")
     available_bytes = None if available_mb is None else available_mb * 1_000_000
     plan = plan_memory(num_workers, max_bytes=options.max_memory_bytes, available_bytes=available_bytes)
-    return _Run(model, sources, options, plan).results()
+    return _Run(classifier, sources, options, plan).results()
 
 
 def _file_bytes(source: Source) -> int:
@@ -99,8 +89,10 @@ def _file_bytes(source: Source) -> int:
 class _Run:
     """The state that workers and consumer share; everything below `_changed` is guarded by it."""
 
-    def __init__(self, model: Model, sources: Iterable[Source], options: RunOptions, plan: MemoryPlan) -> None:
-        self._model, self._options = model, options
+    def __init__(
+        self, classifier: Classifier, sources: Iterable[Source], options: RunOptions, plan: MemoryPlan
+    ) -> None:
+        self._classifier, self._options = classifier, options
         self._gate = MemoryGate(plan.gate_bytes, is_strict=plan.is_strict)
         self._window = plan.workers * max(2 * options.batch_size, 16)
         # Each worker holds its own while it is inside the network.
@@ -186,7 +178,7 @@ class _Run:
         self._changed.notify_all()
 
     def _work(self, busy: threading.RLock) -> None:
-        preprocess, options = self._model.preprocess, self._options
+        preprocess, options = self._classifier.preprocess, self._options
         side = preprocess.size_px
         buffer = np.empty((options.batch_size, side, side, 3), np.uint8)
         held: list[tuple[int, str, Loaded]] = []
@@ -253,9 +245,9 @@ class _Run:
 
     def _infer(self, batch: np.ndarray, held: list[tuple[int, str, Loaded]]) -> dict[int, Prediction]:
         start = perf_counter()
-        logits = self._model.logits(batch)
+        logits = self._classifier.logits(batch)
         infer_ms = 1e3 * (perf_counter() - start) / len(held)
-        probabilities = self._model.probabilities(logits)
+        probabilities = self._classifier.probabilities(logits)
         return {
             index: self._prediction(name, loaded, infer_ms, row)
             for (index, name, loaded), row in zip(held, probabilities, strict=True)
@@ -270,7 +262,7 @@ class _Run:
         is_certain = confidence >= self._options.min_confidence
         return Prediction(
             path=name,
-            label=self._model.classes[best] if is_certain else UNCERTAIN,
+            label=self._classifier.classes[best] if is_certain else UNCERTAIN,
             label_index=best if is_certain else UNCERTAIN_INDEX,
             confidence=confidence,
             width=loaded.width,
