@@ -30,6 +30,7 @@ _BOM = b"\xef\xbb\xbf"
 
 _PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")
 _TIMING = ("decode_ms", "infer_ms")
+_FIELDS = (*_PLAIN, *_TIMING)
 
 
 @dataclass(slots=True)  # not frozen, which takes four times as long to make: there are a million of them
@@ -100,7 +101,7 @@ class Layout:
         if self.format == "esfair":
             index = UNCERTAIN_INDEX if prediction.label_index is None else prediction.label_index
             return f"{self.written_path(prediction.path)} {index}\n".encode()
-        values: dict[str, object] = {name: getattr(prediction, name) for name in (*_PLAIN, *_TIMING)}
+        values: dict[str, object] = {name: getattr(prediction, name) for name in _FIELDS}
         probabilities = prediction.probabilities
         if probabilities is not None:
             order = (-probabilities).argsort(kind="stable")
@@ -119,7 +120,7 @@ class Layout:
         return path.replace("\n", r"\x0a").replace("\r", r"\x0d") if self.format == "esfair" else path
 
     def parse(self, records: Iterable[bytes], where: str) -> Iterator[Prediction]:
-        """The inverse of `encode`, as far as the form has the fields, for the complete rows of a file.
+        """The inverse of `encode` for the complete rows of a file: path, label, status and what else the form has.
 
         Raises:
           PredictionsError: a damaged row, with `where` and its number.
@@ -129,7 +130,7 @@ class Layout:
             return _predictions(where, self.columns, csv.reader(text))
         if self.format == "jsonl":
             objects = (json_object(record, f"{where}: row {n}") for n, record in enumerate(records, 1))
-            return _predictions(where, self.columns, _json_rows(where, self.columns, objects))
+            return _predictions(where, _FIELDS, _json_rows(where, _FIELDS, objects))
         return self._parse_esfair(records, where)
 
     def _parse_esfair(self, records: Iterable[bytes], where: str) -> Iterator[Prediction]:
@@ -226,7 +227,7 @@ def _predictions(where: str, columns: Sequence[str], rows: Iterable[list[str]]) 
     place = {column: i for i, column in enumerate(columns)}
     nothing = len(columns)  # index of a "" put behind every row
     path, label, index, confidence, status, error, width, height, decode_ms, infer_ms = (
-        place.get(name, nothing) for name in (*_PLAIN, *_TIMING)
+        place.get(name, nothing) for name in _FIELDS
     )
     probs = [i for column, i in place.items() if column.startswith("prob_")]
     intern = sys.intern  # a handful of classes: each name is held once
