@@ -30,7 +30,6 @@ from .results import build
 from .results import compare as comparison
 from .results import text
 from .results.document import SCHEMA
-from .speed.latency import latency_score
 
 ONE_GROUP = "all"
 """Group of every image where no sensitive features are given."""
@@ -195,7 +194,7 @@ def contest_score(
     data = Observations.of(*columns[:4], classes=columns.classes, reference=setting.reference)
     parts = Frame(data.counts, data.groups, setting).parts_of_data(data)
     accuracy, fairness = float(parts.accuracy), None if np.isnan(parts.fairness) else float(parts.fairness)
-    latency = None if seconds_per_100 is None else latency_score(seconds_per_100)
+    latency = None if seconds_per_100 is None else contest.latency_score(seconds_per_100)
     total = None if fairness is None or latency is None else (accuracy + fairness + latency) / 3
     return ContestScore(accuracy, fairness, latency, total)
 

@@ -29,7 +29,7 @@ MAX_GROUPS = 100
 """Groups that a column of a manifest may have; one with more holds names or numbers, and each value a few images."""
 
 MALIGNANT = ("BCC", "malignant", "MEL")
-"""Malignant classes where no column `coarse` tells: of the contest's six, and of labels that are coarse themselves."""
+"""Malignant classes without a column `coarse`: of the contest's six, and of labels that are coarse themselves."""
 
 
 class DatasetError(EdgeError, ValueError):

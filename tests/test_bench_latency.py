@@ -15,6 +15,7 @@ from make_tiny import add_outputs
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
 from bench.cli import main
+from bench.metrics.contest import latency_score
 from bench.speed import latency, peers
 from edge import Classifier
 from edge.errors import EdgeError
@@ -35,7 +36,7 @@ def timing(wall_s, *, bound_s=0.5, cpu_s=1.0, costs=(1.0, 2.0)):
 
 @pytest.mark.parametrize(("seconds", "score"), [(0, 1), (12, 0.88), (100, 0), (250, 0)])
 def test_score_is_the_contests_formula(seconds, score):
-    assert latency.latency_score(seconds) == pytest.approx(score)
+    assert latency_score(seconds) == pytest.approx(score)
 
 
 def test_seconds_are_the_mean_scaled_to_100_images(tmp_path):

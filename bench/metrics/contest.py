@@ -76,6 +76,11 @@ def fairness_score(spd: np.ndarray, *, has_floor: bool = True) -> np.ndarray:
     return np.asarray(np.maximum(score, 0)) if has_floor else score
 
 
+def latency_score(seconds_per_100: float) -> float:
+    """1 - L / 100, held in 0 to 1: the problem page does not say what L above 100 s gives."""
+    return min(1.0, max(0.0, 1 - seconds_per_100 / 100))
+
+
 def parts(
     hits: np.ndarray, sizes: np.ndarray, *, reference: int, compared: Sequence[int], profile: Profile
 ) -> Parts:

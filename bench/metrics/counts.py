@@ -71,16 +71,12 @@ def false_positive_rates(counts: np.ndarray) -> np.ndarray:
 
 
 class Calibration(NamedTuple):
-    """Confidence and accuracy, bin by bin; None for what has no samples."""
+    """The error, 0 to 1, and of each bin its samples, mean confidence and accuracy; None for what has no samples."""
 
     error: float | None
-    """Expected calibration error, 0 to 1."""
     sizes: list[int]
-    """Samples of each bin."""
     confidences: list[float | None]
-    """Mean confidence of each bin."""
     accuracies: list[float | None]
-    """Accuracy of each bin."""
 
 
 def calibration(confidences: np.ndarray, is_right: np.ndarray) -> Calibration:

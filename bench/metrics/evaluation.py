@@ -50,19 +50,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Observations:
-    """The samples as numbers."""
+    """The samples as numbers, each array (N,) int64."""
 
     classes: list[str]
     groups: list[str]
     """Sorted; the reference is there even where none of its images is scored."""
     y_true: np.ndarray
-    """(N,) int64."""
     y_pred: np.ndarray
-    """(N,) int64, -1 for no answer."""
+    """-1 for no answer."""
     group: np.ndarray
-    """(N,) int64. Index into `groups`."""
+    """Index into `groups`."""
     cluster: np.ndarray
-    """(N,) int64, 0 to M - 1."""
+    """0 to M - 1."""
 
     @classmethod
     def of(

@@ -216,7 +216,7 @@ def parity(
       reference: Index of the group that SPD compares against.
       cells: (G, C) bool. Cells whose recall counts; default: those with at least `MIN_CELL` images. A bootstrap
         passes those of the observed data, so that every draw is of the same metric.
-      names: These alone; default: all.
+      names: Only these; default: all.
     """
     cells = counts.sum(-1) >= MIN_CELL if cells is None else cells
     acc, selected = accuracies(counts), selection_rates(counts)

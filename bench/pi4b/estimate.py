@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..metrics.contest import latency_score
 from ..photos.images import ESFAIR, encode
 from ..photos.scene import draw
-from ..speed.latency import latency_score
 from . import layers
 from .count import Cost
 from .time_model import GAIN_OF_4_CORES, Formula, Range, Validation, percents

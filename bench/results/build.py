@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 from edge.predictions import Prediction
 
 from ..dataset import NOT_STATED, Sample
-from ..metrics.contest import left_out, over_permutations, scored_sizes
+from ..metrics.contest import latency_score, left_out, over_permutations, scored_sizes
 from ..metrics.counts import EDGES, NO_ANSWER, calibration, hits
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting, as_metric
 from ..metrics.fairness import MIN_CELL
@@ -150,8 +150,6 @@ def add_latency(result: dict[str, Any], measured: dict[str, Any]) -> None:
     The latency stands without an interval: its runs differ far less than accuracy and fairness do, and the score
     holds for the machine it was measured on.
     """
-    from ..speed.latency import latency_score  # onnxruntime, which scoring without a latency does without
-
     latency, contest = measured["latency"], result["score"]
     value = latency_score(latency["seconds_per_100"])
     contest["latency"] = as_metric(value, None, latency["images"])

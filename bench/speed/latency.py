@@ -32,6 +32,7 @@ from edge.errors import EdgeError
 from edge.pipeline import RunOptions, run
 from edge.predictions import Prediction
 
+from ..metrics.contest import latency_score
 from .peers import bare_network
 
 SIZE_CLASSES = (("small", 1_000_000), ("medium", 9_000_000), ("large", math.inf))
@@ -65,11 +66,6 @@ class NullClassifier(Classifier):
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 -> (N, C) float32 zeros."""
         return np.zeros((len(batch), len(self.classes)), np.float32)
-
-
-def latency_score(seconds_per_100: float) -> float:
-    """1 - L / 100, held in 0 to 1: the problem page does not say what L above 100 s gives."""
-    return min(1.0, max(0.0, 1 - seconds_per_100 / 100))
 
 
 def draw(classifier: Classifier, paths: Sequence[str], protocol: Protocol) -> tuple[list[str], list[Prediction], float]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.speed.latency import latency_score
+from bench.metrics.contest import latency_score
 from edge.errors import EdgeError
 from edge.image_list import collect
 from edge.predictions import Prediction, read
