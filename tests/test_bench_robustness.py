@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -193,11 +194,16 @@ def test_a_difference_is_known_better_than_its_ends():
     assert 0 < row["changed"]["value"] < 0.06
 
 
-def test_an_unusable_picture_is_wrong_everywhere(classifier, data, tmp_path, capsys):
-    samples = dataset.index(data)
-    for sample in samples[:23]:
-        (tmp_path / sample.group / sample.label).mkdir(parents=True, exist_ok=True)
-        (tmp_path / sample.group / sample.label / Path(sample.path).name).write_bytes((data / sample.path).read_bytes())
+def arrange(root, data, samples, group=None):
+    """Copies images into a tree, all into one group where it is given."""
+    for sample in samples:
+        folder = root / (group or sample.group) / sample.label
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / Path(sample.path).name).write_bytes((data / sample.path).read_bytes())
+
+
+def test_an_unusable_picture_is_wrong_everywhere(classifier, data, tmp_path):
+    arrange(tmp_path, data, dataset.index(data)[:23])
     (tmp_path / "g1" / "ash" / "broken.jpg").write_bytes(b"\xff\xd8\xff cut")
     found = robustness(classifier, tmp_path, FEW[:2], draws=200)
     assert found["errors"] == {"policy": "wrong", "images": 1} and found["accuracy"]["n"] == 24
@@ -210,10 +216,9 @@ def test_an_unusable_picture_is_wrong_everywhere(classifier, data, tmp_path, cap
 
 
 def test_small_groups_are_not_the_worst(classifier, data, tmp_path):
-    for i, sample in enumerate(dataset.index(data)):
-        group = "few" if i < 2 else sample.group
-        (tmp_path / group / sample.label).mkdir(parents=True, exist_ok=True)
-        (tmp_path / group / sample.label / Path(sample.path).name).write_bytes((data / sample.path).read_bytes())
+    samples = dataset.index(data)
+    arrange(tmp_path, data, samples[:2], "few")
+    arrange(tmp_path, data, samples[2:])
     part = robustness(classifier, tmp_path, FEW[:1], draws=200)["robustness"]
     assert part["clean"]["by_group"]["few"]["n"] == 2
     assert part["clean"]["worst_group"]["n"] == 22 and part["clean"]["worst_group"]["low"] is not None
@@ -221,14 +226,12 @@ def test_small_groups_are_not_the_worst(classifier, data, tmp_path):
 
 
 def test_groups_of_another_column(classifier, data, tmp_path):
-    text_of_manifest = (data / "manifest.csv").read_text().splitlines()
+    root = shutil.copytree(data, tmp_path / "data")
     sexes = ["sex", *("" if i < 4 else "male" if i % 2 else "female" for i in range(24))]
-    for sample in dataset.index(data):
-        (tmp_path / sample.label).mkdir(exist_ok=True)
-        (tmp_path / sample.path).write_bytes((data / sample.path).read_bytes())
-    rows = [f"{line},{sex}\n" for line, sex in zip(text_of_manifest, sexes, strict=True)]
-    (tmp_path / "manifest.csv").write_text("".join(rows))
-    found = robustness(classifier, tmp_path, FEW[:1], draws=200, group_column="sex")
+    lines = (root / "manifest.csv").read_text().splitlines()
+    rows = [f"{line},{sex}\n" for line, sex in zip(lines, sexes, strict=True)]
+    (root / "manifest.csv").write_text("".join(rows))
+    found = robustness(classifier, root, FEW[:1], draws=200, group_column="sex")
     clean = found["robustness"]["clean"]
     assert {group: metric["n"] for group, metric in clean["by_group"].items()} == {
         "female": 10, "male": 10, "not stated": 4
@@ -237,9 +240,7 @@ def test_groups_of_another_column(classifier, data, tmp_path):
 
 
 def test_one_group_has_no_worst(classifier, data, tmp_path):
-    for sample in dataset.index(data)[:12]:
-        (tmp_path / "all" / sample.label).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "all" / sample.label / Path(sample.path).name).write_bytes((data / sample.path).read_bytes())
+    arrange(tmp_path, data, dataset.index(data)[:12], "all")
     found = robustness(classifier, tmp_path, FEW[:1], draws=200)
     part = found["robustness"]
     assert part["clean"]["worst_group"] == {"value": None, "low": None, "high": None, "n": 12}

@@ -23,10 +23,10 @@ from .scene import draw, falling, grid, to_bytes
 def encode(
     image: Image.Image, *, quality: int = 90, progressive: bool = False, is_turned: bool = False, comment: str = ""
 ) -> bytes:
-    """A picture as a JPEG file with its chroma halved (4:2:0), as cameras write it.
+    """An upright picture of mode RGB, L or CMYK as a JPEG file with its chroma halved (4:2:0), as cameras write it.
 
     Args:
-      image: Mode RGB, L or CMYK, upright.
+      image: The picture.
       quality: 1 to 100.
       progressive: Whether the file is progressive; otherwise it is baseline.
       is_turned: Whether the pixels are stored as phones do whose camera is held upright: turned by a quarter, with the

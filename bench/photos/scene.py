@@ -29,18 +29,14 @@ _HAIR_CHROMA = (118.0, 136.0)  # Cb, Cr of dark brown
 def draw(width: int, height: int, *, seed: int = 0, index: int = 0) -> Image.Image:
     """One close-up of skin with a lesion: mode RGB, of 16 to 20000 pixels a side.
 
-    Args:
-      width: Pixels.
-      height: Pixels.
-      seed: Not negative. Equal seeds give equal pictures.
-      index: Not negative. Number of the picture under this seed; skin, lesion, hairs and noise all depend on it.
+    Equal seeds give equal pictures; skin, lesion, hairs and noise all depend on `index`, the number under this seed.
 
     Raises:
       ValueError: a number out of range.
     """
-    for name, value, low, high in (("width", width, 16, 20000), ("height", height, 16, 20000)):
-        if not low <= value <= high:
-            raise ValueError(f"{name}: got {value}, expected {low} to {high} pixels")
+    for name, value in (("width", width), ("height", height)):
+        if not 16 <= value <= 20000:
+            raise ValueError(f"{name}: got {value}, expected 16 to 20000 pixels")
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index: got {seed} and {index}, expected none below 0")
     rng = np.random.Generator(np.random.PCG64((seed, index)))
@@ -63,10 +59,8 @@ def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
 
 def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (1, W) and (H, 1) float32: 0 in the middle, the short side from -1 to 1."""
-    width, height = size
     half = np.float32(min(size) / 2)
-    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / half
-    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / half
+    x, y = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) / half for side in size)
     return x[None, :], y[:, None]
 
 
@@ -86,16 +80,14 @@ def _clouds(
         noise = rng.standard_normal((rows, columns), np.float32) * np.float32(cell**rise)
         noise += np.asarray(field.resize((columns, rows), Image.Resampling.BICUBIC))
         field = Image.fromarray(noise)
-    clouds: np.ndarray = np.asarray(field if field.size == size else field.resize(size, Image.Resampling.BICUBIC))
-    clouds = clouds / (clouds.std() + np.float32(1e-6))
-    return clouds
+    clouds = np.asarray(field if field.size == size else field.resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(clouds / (clouds.std() + np.float32(1e-6)))
 
 
 def falling(value: np.ndarray, middle: float, half_width: float) -> np.ndarray:
     """1 below `middle`, 0 above it, with a smooth edge."""
-    t: np.ndarray = np.clip((middle + half_width - value) / (2 * half_width), 0, 1)
-    t = t * t * (3 - 2 * t)
-    return t
+    t = np.clip((middle + half_width - value) / (2 * half_width), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 def _mix(under: np.ndarray, over: np.ndarray | float, cover: np.ndarray | float) -> np.ndarray:
@@ -181,9 +173,7 @@ def _hair(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     return layer
 
 
-def _luma(
-    rng: np.random.Generator, scene: Image.Image, hair: Image.Image, size: tuple[int, int]
-) -> Image.Image:
+def _luma(rng: np.random.Generator, scene: Image.Image, hair: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scene and hair enlarged, with grain and sensor noise of the full size: mode L."""
     width, height = size
     megapixels = width * height / 1e6

@@ -48,17 +48,8 @@ def robustness(
 ) -> dict[str, Any]:
     """Asks a model about pictures and their changed copies, and measures what the changes cost; JSON-ready.
 
-    Args:
-      classifier: The model.
-      root: Folder of the data set.
-      changes: What is done to each picture.
-      subset: Paths of the pictures; None: all.
-      label_column: Of the manifest, with the class.
-      group_column: Of the manifest, with the group.
-      allow_seen: Also pictures that the model was trained on.
-      workers: As for `ask`.
-      draws: Of the bootstrap.
-      quiet: No progress is shown.
+    `subset` has the paths of the pictures, default: all; `allow_seen` takes also those that the model was trained on;
+    `draws` are of the bootstrap.
 
     Raises:
       DatasetError: no data set, a subset that is not of it, fewer pictures than say anything, none that can be used,
@@ -119,7 +110,8 @@ def ask(
 
     A picture is decoded at full size and changed; each copy becomes a photo file in memory, and the runtime reads that
     file as it reads any other: scaled decoding and resizing are a part of what is measured. Equal pictures get equal
-    answers. `samples` are consumed as needed, at most two per worker ahead of what is taken from here.
+    answers. `samples` are consumed as needed, at most two per worker (default: one worker per usable core) ahead of
+    what is taken from here.
 
     Yields:
       Per picture, in order, (1 + K, C) float32 probabilities, of the file itself and of its K changed copies; or why
@@ -234,8 +226,8 @@ def _remarks(
     if seen is None:
         yield f"{model.name}: which images it was trained on is not known; that it never saw these is not checked"
     elif seen:
-        text = f"was trained on {seen} of these images, or on others of their clusters: the figures flatter it"
-        yield f"{model.name}: {text}"
+        what = f"{seen} of these images, or on others of their clusters"
+        yield f"{model.name}: was trained on {what}: the figures flatter it"
     if errors:
         yield f"{len(errors)} images cannot be used: wrong in every row, first {errors[0].path}: {errors[0].error}"
     for name in frame.setting.excluded:
