@@ -151,7 +151,7 @@ def _ladder(arguments: argparse.Namespace) -> int:
     steps, held_out = LADDERS[arguments.recipe], arguments.hold_out or [0]
     plan = Plan(
         data=arguments.data, out=arguments.out, config=next(iter(steps.steps.values())), recipe=arguments.recipe,
-        label_column=arguments.label, group_column=arguments.group, folds=folds, weights=arguments.weights,
+        label=arguments.label, group=arguments.group, folds=folds, weights=arguments.weights,
         cache=arguments.cache or arguments.out / "cache",
     )
 

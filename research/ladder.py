@@ -76,11 +76,11 @@ def climb(
         teachers = [folder_of(plan.out, replace(part, step=_TEACHER))] if config.distill.distill != "none" else []
         one = replace(
             plan, out=out, config=config.changed(seed=part.seed), recipe=f"{plan.recipe} {part.step}",
-            hold_out=part.fold, teachers=teachers,
-            weights=teacher_weights if part.step == _TEACHER else plan.weights,
+            hold_out=part.fold, teacher=teachers,
+            weights=teacher_weights if part.step == _TEACHER else plan.weights, resume=True, quiet=True,
         )
         is_done = (out / METRICS).exists()
-        outcome = run(one, ranks, resume=True, force=False, quiet=True, say=say)  # checks one that is done
+        outcome = run(one, ranks, say=say)  # checks one that is done
         num_unusable, metrics = max(num_unusable, outcome.num_unusable), outcome.metrics
         if metrics is not None and not is_done:
             figures = ", ".join(f"{name} {metrics[name]['value']:.3f}" for name in ("accuracy", "balanced_accuracy"))
@@ -105,7 +105,7 @@ def evaluate(
     Raises:
       EdgeError: no such reference group.
     """
-    indexed = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
+    indexed = index(plan.data, label_column=plan.label, group_column=plan.group)
     samples = [as_text(sample) for sample in indexed]
     profile = contest.PROFILES["esfair2023"]
     reference = contest.reference_group((sample.group for sample in samples), profile=profile, wanted=reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -49,23 +50,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     from ..loop.run import Plan
     from ..loop.run import run as train
 
-    plan = Plan(
-        data=arguments.data,
-        out=arguments.out,
-        config=config,
-        recipe=arguments.recipe,
-        label_column=arguments.label,
-        group_column=arguments.group,
-        folds=arguments.folds,
-        hold_out=arguments.hold_out,
-        search=arguments.search,
-        weights=arguments.weights,
-        teachers=arguments.teacher,
-        cache=arguments.cache,
-        allow_leak=arguments.allow_leak,
-        checkpoint_s=60.0 * arguments.checkpoint_minutes,
-    )
-    options = {"resume": arguments.resume, "force": arguments.force, "quiet": arguments.quiet}
+    values = vars(arguments) | {"config": config}
+    plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
     with distributed.start() as ranks:
-        outcome = train(plan, ranks, **options, say=partial(say, PROGRAM))
+        outcome = train(plan, ranks, say=partial(say, PROGRAM))
     return SOME_FAILED if outcome.num_unusable else DONE

@@ -166,13 +166,9 @@ def symmetric_kl(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def group_weights(groups: torch.Tensor) -> torch.Tensor:
-    """Weights that make the groups of a batch equal, for `cross_entropy`.
+    """(N,) int64 groups -> (N,) float32 weights that make the groups of a batch equal, for `cross_entropy`.
 
-    Args:
-      groups: (N,) int64, 0 or more. Group of each image.
-
-    Returns:
-      (N,) float32, 1 or more. max_j o_j / o_i, where o are the groups' shares of the batch and i is the image's own.
+    They are max_j o_j / o_i, where o are the groups' shares of the batch and i is the image's own.
 
     Source: BiaslessNAS, 2024, arXiv 2407.13896. Differs: the paper prints argmax for max; `cross_entropy` divides by
     the sum of weights.

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,23 +45,25 @@ _NUM_NAMED = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made from; all except `config` are places and permissions."""
+    """What a run is made from, and how it is run: `config`, and the flags of edge-train fit by their names."""
 
     data: Path
     out: Path
     config: TrainConfig
     recipe: str
-    label_column: str = "class"
-    group_column: str = "group"
+    label: str = "class"
+    group: str = "group"
     folds: Path | None = None
     hold_out: int | None = None
     search: int | None = None
-    """A second fold kept from training, to choose by."""
     weights: Path | None = None
-    teachers: Sequence[Path] = field(default_factory=tuple)
+    teacher: Sequence[Path] = ()
     cache: Path | None = None
     allow_leak: bool = False
-    checkpoint_s: float = 300.0
+    checkpoint_minutes: int = 5
+    resume: bool = False
+    force: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,33 +88,28 @@ class Outcome:
     """Images that could not be used, of those to train on and those held out."""
 
 
-def run(
-    plan: Plan, ranks: Ranks, *, resume: bool, force: bool, quiet: bool, say: Callable[[str], None]
-) -> Outcome:
+def run(plan: Plan, ranks: Ranks, *, say: Callable[[str], None]) -> Outcome:
     """Trains, then measures once on the held-out part.
 
     Args:
       plan: What to do.
       ranks: This process among those that train together; only the first writes and talks.
-      resume: Whether to continue the run that is in the folder, if there is one.
-      force: Whether to start over where there is one.
-      quiet: Whether nothing but warnings is said.
-      say: Takes each remark.
+      say: Takes each remark; of a quiet plan only the warnings.
 
     Raises:
       DatasetError: the data cannot be used.
       LeakError: training and held-out part overlap, or the teacher has seen the held-out part.
       CheckpointError: a run of other settings.
       TrainingError: the loss is no longer finite.
-      FileExistsError: a run is there, without `resume` or `force`.
+      FileExistsError: a run is there, and the plan neither resumes nor forces.
     """
     exists = (plan.out / NAME).exists()
-    if exists and not resume and not force:
+    if exists and not plan.resume and not plan.force:
         hint = "--resume continues that run, --force starts over"
         raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(plan.out / NAME))
     warn = say if ranks.is_first else _silence
-    remark = _silence if quiet else warn
-    quiet = quiet or not ranks.is_first
+    remark = _silence if plan.quiet else warn
+    quiet = plan.quiet or not ranks.is_first
     config, parts = plan.config, _divide(plan)
     preprocess = config.input.preprocess
     load = partial(load_images, plan.data, cache=plan.cache, quiet=quiet)
@@ -127,13 +124,13 @@ def run(
     labels = np.array([parts.classes.index(sample.label) for sample in seen.samples])
     groups = np.array([parts.groups.index(sample.group) for sample in seen.samples])
     check_config(config, classes=parts.classes, labels=labels, groups=groups, num_ranks=ranks.size)
-    teacher = load_teacher(plan.teachers, classes=parts.classes).to(ranks.device) if plan.teachers else None
+    teacher = load_teacher(plan.teacher, classes=parts.classes).to(ranks.device) if plan.teacher else None
     network, origin = _network(plan, preprocess, parts.classes, remark)
     sources: dict[str, Teacher | Report | None] = {"teacher": teacher, "weights": origin}
     apart = [*(held_out.samples if held_out is not None else []), *parts.search]
     leaks = find_leaks(plan, seen.samples, apart, sources, load)
     state = _blank(plan, parts, seen.samples, preprocess, network, sources)
-    if resume and exists:
+    if plan.resume and exists:
         blank, state = state, checkpoints.load(plan.out)
         _check_same_run(state, blank)
     elif ranks.is_first:
@@ -146,7 +143,7 @@ def run(
     names, load_seen = [sample.path for sample in seen.samples], partial(load, seen.samples)
     lessons = _lessons(plan, teacher, seen, load_seen, quiet=quiet)
     data = TrainingData(_with_margins(config, preprocess, seen, load_seen), labels, groups, names, **lessons)
-    for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=plan.checkpoint_s, quiet=quiet):
+    for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=60.0 * plan.checkpoint_minutes, quiet=quiet):
         rate = f"{row.seconds:.0f} s, {row.images_per_second:.0f} images/s, {row.input_share:.0%} waiting for them"
         remark(f"epoch {row.epoch}/{config.optim.epochs} {row.size_px} px loss {row.loss:.4f} {rate}")
     if held_out is None or not ranks.is_first:
@@ -187,7 +184,7 @@ def _silence(_: str) -> None:
 
 def _divide(plan: Plan) -> Parts:
     """Reads the data set and divides it by the folds."""
-    samples = index(plan.data, label_column=plan.label_column, group_column=plan.group_column)
+    samples = index(plan.data, label_column=plan.label, group_column=plan.group)
     classes, groups = list(classes_of(samples)), sorted({sample.group for sample in samples})
     if len(classes) < 2:
         raise DatasetError(f"got images of {samples[0].label} alone, expected at least two classes")
