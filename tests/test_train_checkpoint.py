@@ -4,6 +4,8 @@ from test_train_loop import blank
 
 from train.checkpoint import CheckpointError, load, save
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def test_round_trip_from_file_and_folder(tmp_path):
     saved = blank()

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import errno
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def with_packages(program: str, extra: str, action: Callable[[], int]) -> int:
 def _type_of(name: str, value: object) -> Callable[[str], Any]:
     """The reader of a field's text, by its default."""
     if isinstance(value, tuple):
-        return {"sizes_px": _integers, "noise_std": _numbers}.get(name, _words)
+        return partial(_values, {"sizes_px": int, "noise_std": float}.get(name, str))
     return _truth if isinstance(value, bool) else type(value)
 
 
@@ -125,19 +126,10 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def _values(kind: type, text: str) -> tuple[Any, ...]:
+    """Values with commas between them; of words the empty ones are left out."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(",") if part or kind is not str)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas, as 64,96,128") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas, as 0.01,0.01,0.01") from None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
+        numbers = "whole numbers with commas, as 64,96,128" if kind is int else "numbers with commas, as 0.01,0.01,0.01"
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {numbers}") from None

@@ -123,7 +123,7 @@ def batch_hard_triplet(embeddings: torch.Tensor, labels: torch.Tensor, *, margin
         distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
         positive = distances.masked_fill(~same, -math.inf).argmax(1)
         negative = distances.masked_fill(same, math.inf).argmin(1)
-    # Measured again for the chosen alone: (N, D) instead of (N, N, D) in the graph, and a gradient of 0 at distance 0.
+    # Measured again, only for the chosen: (N, D) instead of (N, N, D) in the graph, and a gradient of 0 at distance 0.
     positive_distance = torch.linalg.vector_norm(embeddings - embeddings[positive], dim=1)
     negative_distance = torch.linalg.vector_norm(embeddings - embeddings[negative], dim=1)
     losses = functional.relu(margin + positive_distance - negative_distance)

@@ -45,7 +45,7 @@ _NUM_NAMED = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made from, and how it is run: `config`, and the flags of edge-train fit by their names."""
+    """Order for a run: its configuration, and the flags of edge-train fit by their names."""
 
     data: Path
     out: Path
@@ -262,8 +262,8 @@ def _begin(plan: Plan, parts: Parts, is_leaky: bool, ranks: Ranks) -> None:
     machine = f"{device.record()['cpu'] or 'unknown processor'}, {device.usable_cores()} cores"
     if ranks.device.type == "cuda":
         machine = f"{torch.cuda.get_device_name(ranks.device)}; {machine}"
-    told = {"recipe": plan.recipe, **mark, "machine": machine, "pytorch": str(torch.__version__)}
-    write_json(plan.out / CONFIG, {**told, **plan.config.to_dict()})
+    head = {"recipe": plan.recipe, **mark, "machine": machine, "pytorch": str(torch.__version__)}
+    write_json(plan.out / CONFIG, {**head, **plan.config.to_dict()})
     for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
         if samples or name == "heldout.txt":
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))

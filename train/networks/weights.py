@@ -80,7 +80,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file of weights. Of the body every tensor was loaded, or there would be no report."""
+    """Outcome of loading a file of weights. Of the body every tensor was loaded, or there would be no report."""
 
     naming: str
     """Whose names the file has: apple, timm, torchvision, lite or ours."""
