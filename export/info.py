@@ -107,6 +107,7 @@ def _layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     """Every node but those that only bring a weight into its layer, where the weight is counted."""
     constants = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
     weights = stored(model) | {node.output[0]: node.attribute[0].t for node in constants}
+    sizes = {name: math.prod(tensor.dims) for name, tensor in weights.items()}
     shapes = _shapes(model)
     made_by = {output: node for node in model.graph.node for output in node.output}
 
@@ -136,8 +137,8 @@ def _layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
             "op": node.op_type,
             "shape": shapes.get(node.output[0]),
             "macs": 0 if kernel is None else _macs(node, kernel, shapes),
-            "parameters": 0 if kernel is None else sum(_size(weights[name]) for name in parameters if name in own),
-            "bytes": sum(_num_bytes(weights[name]) for name in own),
+            "parameters": 0 if kernel is None else sum(sizes[name] for name in parameters if name in own),
+            "bytes": sum(sizes[name] * _itemsize(weights[name]) for name in own),
             "int8": None if kernel is None else kernel.data_type in _INT8,
             "kernel": list(kernel.dims[2:]) if kernel is not None and is_convolution else None,
             "groups": attribute_of(node, "group", 1) if is_convolution else None,
@@ -211,13 +212,8 @@ def _macs(node: onnx.NodeProto, kernel: onnx.TensorProto, shapes: dict[str, list
     return num_values * dims[1 if is_transposed else -2]
 
 
-def _size(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims)
-
-
-def _num_bytes(tensor: onnx.TensorProto) -> int:
-    """Of the values, wherever they are stored."""
-    return _size(tensor) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+def _itemsize(tensor: onnx.TensorProto) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -61,14 +61,10 @@ class Runner:
 
 
 def open_model(path: Path) -> Runner:
-    """Loads a model of either kind.
+    """Loads a model of either kind; raises ModelError or CheckpointError.
 
     A checkpoint answers by the layer its head folds into, as its export does: of a cosine head that is the trained
     head's answer with other probabilities.
-
-    Raises:
-      ModelError: a model file that the runtime refuses, or a checkpoint of another version.
-      CheckpointError: no such checkpoint.
     """
     if path.suffix == ".onnx":
         model = Classifier.load(path)
@@ -91,7 +87,7 @@ def open_model(path: Path) -> Runner:
 
 
 def open_pair(pair: Pair) -> tuple[Runner, Runner]:
-    """Both models of a pair; raises what `open_model` raises."""
+    """Both models of a pair, as `open_model`."""
     a = open_model(pair.a)
     if pair.b is not None:
         return a, open_model(pair.b)

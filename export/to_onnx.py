@@ -1,9 +1,8 @@
 """A trained network -> the model file the runtime reads, proven equal before it appears.
 
 The graph is Transpose, Cast, then convolutions with ReLU, global average pooling, the classifier as a 1x1
-convolution, Flatten; the pooled layer is a second output, which `edge-infer` leaves alone. A convolution computes each
-image by itself, so an image's logits are the same bits whatever the batch it is in; a matrix product over the batch
-(Gemm) may choose its kernel by the batch size.
+convolution, Flatten; the pooled layer is a second output. A convolution computes each image by itself, so an image's
+logits are the same bits in any batch; a matrix product (Gemm) may choose its kernel by the batch size.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ class InferenceGraph(nn.Module):
 def fold_scale(body: nn.Module, scale: float | tuple[float, float, float]) -> None:
     """Multiplies the first convolution's weights by the input scale, so that the graph begins with the pixels.
 
-    Exact, because the scale has no mean beside it: a padded zero stays zero. It saves an elementwise pass over the
-    input, which costs an int8 network a quarter to two fifths of its time.
+    Exact: without a mean, a padded zero stays zero. An elementwise pass over the input would cost an int8 network a
+    quarter to two fifths of its time.
     """
     weight = next(module for module in body.modules() if isinstance(module, nn.Conv2d)).weight
     scales = torch.tensor(scale if isinstance(scale, tuple) else (scale,) * 3, dtype=torch.float64)
@@ -115,15 +114,14 @@ def to_onnx(
             dynamo=False,
         )
     exported, remark = simplify(onnx.load_from_string(file.getvalue()))
-    nodes, tensors, values = exported.graph.node, exported.graph.initializer, exported.graph.value_info
-    for entry in (exported, exported.graph, *nodes, *tensors, *values):
+    parts = exported.graph
+    for entry in (exported, parts, *parts.node, *parts.initializer, *parts.value_info):
         entry.doc_string = ""  # an exporter's has paths of this machine
         del entry.metadata_props[:]
     properties = {"fairedge.schema": SCHEMA, "preprocess": preprocess.to_json(), "classes": metadata["classes"]}
     if variant is not None:
         totals = describe(exported)["totals"]
-        described = {"variant": variant, "parameters": totals["parameters"], "macs": totals["macs"]}
-        properties["model"] = json.dumps(described)
+        properties["model"] = json.dumps({"variant": variant, **{key: totals[key] for key in ("parameters", "macs")}})
     onnx.helper.set_model_props(exported, {**properties, **metadata})
     _verify(exported, model, preprocess)
     return exported, remark
@@ -167,15 +165,16 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
     model = clean_up(model)
     try:
         import onnxsim
-    except ImportError:
-        return model, "onnxsim is not installed: graph left as exported"
-    try:
+
         simplified, is_same = onnxsim.simplify(model)
+        if is_same:
+            return simplified, None
+        problem = "changed the outputs"
+    except ImportError:
+        problem = "is not installed"
     except Exception as error:  # a C++ library: any failure leaves a model that already works
-        return model, f"onnxsim failed ({str(error).strip().splitlines()[0][:120]}): graph left as exported"
-    if not is_same:
-        return model, "onnxsim changed the outputs: graph left as exported"
-    return simplified, None
+        problem = f"failed ({str(error).strip().splitlines()[0][:120]})"
+    return model, f"onnxsim {problem}: graph left as exported"
 
 
 def clean_up(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -57,8 +57,8 @@ def verify(
     Args:
       root: Folder of the data set.
       pairs: At least one, all of the same classes; no image in two of them.
-      label_column: Column of the manifest that holds the class.
-      group_column: Column of the manifest that holds the group.
+      label_column: Of the manifest.
+      group_column: Of the manifest.
       allow_leak: Whether figures are given on images that a model was trained on.
       draws: Of the bootstrap.
       quiet: Whether no progress is shown.
@@ -69,10 +69,8 @@ def verify(
       `remarks`.
 
     Raises:
-      EdgeError: a model was trained on an image, an image is in two pairs, models of other classes, or no usable
-        image.
-      ModelError: a model cannot be loaded or run, or gives logits that are not finite.
-      CheckpointError, DatasetError (also of a subset), EdgeError: as where they come from.
+      EdgeError: a model was trained on an image, an image is in two pairs, models of other classes, no usable image.
+      CheckpointError, DatasetError, ModelError: a run, the data set or a subset, a model file cannot be used.
     """
     everything = dataset.index(root, label_column=label_column, group_column=group_column)
     parts = choose_images(everything, pairs)

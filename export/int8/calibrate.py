@@ -26,7 +26,7 @@ def choose_calibration(labels: Sequence[str], groups: Sequence[str], count: int,
       seed: Of the drawing.
 
     Returns:
-      min(count, N) indices, ascending.
+      (min(count, N),) int64 indices, ascending.
     """
     rng = np.random.default_rng(seed)
     cells: dict[tuple[str, str], list[int]] = {}
@@ -45,14 +45,14 @@ def measure(
     figure: Callable[[int, np.ndarray], np.ndarray],
     combine: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.add,
 ) -> list[np.ndarray]:
-    """A figure of each inner tensor over all images.
+    """A figure of each of some inner tensors over all images.
 
     Args:
       model: Input `images`.
       names: Of the tensors.
       images: (N, S, S, 3) uint8 RGB.
       figure: Of a tensor's index in `names` and its values for a few images.
-      combine: Makes one figure of those of two parts of the images.
+      combine: Of the figures of two parts of the images.
     """
     if not names:
         return []  # onnxruntime takes no name for all
@@ -68,38 +68,31 @@ def measure(
 def activation_ranges(model: onnx.ModelProto, images: np.ndarray) -> dict[str, tuple[float, float]]:
     """The (low, high) that int8 gives every float tensor but constants and outputs, by name, low <= 0 <= high.
 
-    A tensor that goes into a ReLU or a Clip only has that one's: what is cut off afterwards needs no room.
-
-    Args:
-      model: float32, input `images`.
-      images: (N, S, S, 3) uint8 RGB.
+    A tensor that only goes into a ReLU or a Clip has that one's: what is cut off afterwards needs no room.
     """
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
     readers = readers_of(model)
-    clipped = {
-        node.input[0]: node.output[0]
-        for node in nodes
-        if node.op_type in ("Relu", "Clip") and len(readers[node.input[0]]) == 1
-    }
+    clips = [node for node in nodes if node.op_type in ("Relu", "Clip") and len(readers[node.input[0]]) == 1]
+    clipped = {node.input[0]: node.output[0] for node in clips}
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {info.name: info.type.tensor_type.elem_type for info in (*inferred.value_info, *inferred.output)}
     names = [name for node in nodes for name in node.output if types.get(name) == onnx.TensorProto.FLOAT]
     own = {output.name for output in model.graph.output}
     inner = [name for name in names if name not in clipped and name not in own]
 
-    def ends(_: int, values: np.ndarray) -> np.ndarray:
-        # A quantised tensor must hold zero exactly, because convolutions pad with it.
-        return np.array([min(0.0, float(values.min())), max(0.0, float(values.max()))])
-
-    bounds = measure(model, inner, images, ends, lambda a, b: np.array([min(a[0], b[0]), max(a[1], b[1])]))
+    # A quantised tensor must hold zero exactly, because convolutions pad with it.
+    ends = measure(  # (-low, high)
+        model, inner, images,
+        lambda _, values: np.array([-values.min(), values.max()], np.float64).clip(0), np.maximum,
+    )
 
     def histogram(index: int, values: np.ndarray) -> np.ndarray:
-        low, high = bounds[index]
+        low, high = -ends[index][0], ends[index][1]
         place = (values.ravel() - np.float32(low)) * np.float32(_NUM_BINS / max(high - low, 1e-30))
         return np.bincount(np.minimum(place, _NUM_BINS - 1).astype(np.int32), minlength=_NUM_BINS)
 
     counts = measure(model, inner, images, histogram)
-    found = {name: clipped_range(low, high, n) for name, (low, high), n in zip(inner, bounds, counts, strict=True)}
+    found = {name: clipped_range(-low, high, n) for name, (low, high), n in zip(inner, ends, counts, strict=True)}
     for name in reversed(names):  # backwards: a Clip may follow a ReLU
         if clipped.get(name) in found:
             found[name] = found[clipped[name]]

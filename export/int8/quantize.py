@@ -2,9 +2,6 @@
 
 Static quantisation in ONNX's QDQ form: activations uint8 with one step per tensor, weights int8 and symmetric with one
 step per output channel, biases int32. The runtime turns each convolution with the nodes around it into one of integers.
-
-Weights are kept from saturating: without VNNI, x86 adds two neighbouring products u8 x s8 in 16 bits, which overflow
-where two weights of one sign sum to more than 128. A channel's step is therefore as large as neighbours need.
 """
 
 from __future__ import annotations
@@ -134,7 +131,7 @@ def insert(
     Args:
       model: With rounded weights.
       ranges: Of each activation.
-      scales: Name of a convolution -> (D,) float32 steps of its weights, one per output channel; the others stay float.
+      scales: Name of a convolution -> (D,) float32 steps of its weights; other convolutions stay float.
 
     Raises:
       EdgeError: onnxruntime refuses the model.

@@ -1,18 +1,4 @@
-"""The weights of a float network, made fit for int8: channels of equal ranges, steps, and rounding to these.
-
-Fusing branches and BatchNorms leaves the channels of a layer with very different ranges, and all of them share one
-step of their activations. Between two convolutions with a ReLU, a channel may be scaled by 1 / s and the next layer's
-weights for it by s without any change, since relu(x / s) = relu(x) / s for s > 0. Here s is a power of two: floats are
-scaled by it without rounding, so the equalised network gives the same bits, and int8 gains as much.
-
-Rounding to the nearest step is best for one weight and poor for a sum of them: the errors of a convolution's first
-weights add up to a shift wherever its input is not centred, as after a ReLU or in the pixels themselves. With the
-second moments H = E[x x^T] of its inputs known from calibration images, the expected squared error of an output is
-e^T H e, and minimising it one weight after the other needs no training.
-
-Source: Xiao et al., SmoothQuant, 2022, arXiv 2211.10438, and for pairs of convolutions Nagel et al., 2019, arXiv
-1906.04721; Frantar et al., GPTQ, 2022, arXiv 2210.17323, section 3 (there for language models).
-"""
+"""The weights of a float network, made fit for int8: channels of equal ranges, steps, and rounding to these."""
 
 from __future__ import annotations
 
@@ -34,14 +20,15 @@ _MAX_SUM = 128  # of two neighbouring weights of one sign: 255 * 128 fits in 16 
 
 
 def equalize(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """A copy of a float model whose activations have channels of equal ranges; it computes the same.
+    """A copy of a float32 model whose activations have channels of equal ranges; it computes the same bits.
 
-    Only pairs Conv-ReLU-Conv whose tensors between go nowhere else are touched: with another activation, a sum or a
-    squeeze-and-excitation between, scaling would change the result. A model without such a pair is returned as it was.
+    Fusing branches and BatchNorms leaves channels of very different ranges, and all of a layer share one step. Between
+    two convolutions with a ReLU, a channel may be scaled by 1 / s and the next layer's weights for it by s, since
+    relu(x / s) = relu(x) / s for s > 0; s is a power of two, which rounds no float. With a sum, say, between them,
+    scaling would change the result.
 
-    Args:
-      model: float32.
-      images: (N, S, S, 3) uint8 RGB calibration images.
+    Source: Xiao et al., SmoothQuant, 2022, arXiv 2211.10438; for pairs of convolutions Nagel et al., 2019, arXiv
+    1906.04721.
     """
     equalized = onnx.ModelProto()
     equalized.CopyFrom(model)
@@ -106,18 +93,11 @@ def _bounded(ranges: np.ndarray) -> np.ndarray:
 
 
 def weight_scales(weight: np.ndarray, *, num_groups: int) -> np.ndarray:
-    """The steps of a convolution's int8 weights, so large that neighbouring products cannot saturate.
+    """(D,) float32 steps of a convolution's (D, C / groups, k, k) weights, so large that no neighbours can saturate.
 
     Where a processor lacks VNNI, x86 adds two neighbouring products u8 x s8 in 16 bits. Neighbours are the inputs 2i
     and 2i+1 of a pointwise convolution. The order of a larger kernel's weights differs from engine to engine, so there
     any two count, as in groups of several channels. A depthwise convolution multiplies in 16 bits and adds in 32.
-
-    Args:
-      weight: (D, C / groups, k, k).
-      num_groups: Of the convolution.
-
-    Returns:
-      (D,) float32, positive: one per output channel.
     """
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     largest = np.abs(flat).max(axis=1)
@@ -136,21 +116,26 @@ def weight_scales(weight: np.ndarray, *, num_groups: int) -> np.ndarray:
 def model_scales(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """The steps of the weights of each convolution but the last, the classifier, by its name."""
     tensors = stored(model)
-    return {
-        node.name: weight_scales(
-            numpy_helper.to_array(tensors[node.input[1]]), num_groups=attribute_of(node, "group", 1)
-        )
-        for node in [node for node in model.graph.node if node.op_type == "Conv"][:-1]
-    }
+    layers = [node for node in model.graph.node if node.op_type == "Conv"][:-1]
+    weights = [numpy_helper.to_array(tensors[node.input[1]]) for node in layers]
+    groups = [attribute_of(node, "group", 1) for node in layers]
+    return {n.name: weight_scales(w, num_groups=g) for n, w, g in zip(layers, weights, groups, strict=True)}
 
 
 def round_weights(model: onnx.ModelProto, images: np.ndarray, scales: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A copy of a float model whose weights lie on the steps of int8.
+    """A copy of a float32 model whose weights lie on the steps of int8.
+
+    Rounding to the nearest step is best for one weight and poor for a sum of them: the errors add up to a shift where
+    the input is not centred, as after a ReLU or in the pixels themselves. With the second moments H = E[x x^T] of the
+    inputs known from images, the expected squared error of an output is e^T H e, which is minimised one weight after
+    the other, without training.
+
+    Source: Frantar et al., GPTQ, 2022, arXiv 2210.17323, section 3 (there for language models).
 
     Args:
       model: float32.
-      images: (N, S, S, 3) uint8 RGB calibration images.
-      scales: (D,) steps of the weights of each convolution to round, by its name.
+      images: (N, S, S, 3) uint8 RGB.
+      scales: Name of a convolution -> (D,) steps of its weights.
     """
     rounded = onnx.ModelProto()
     rounded.CopyFrom(model)

@@ -115,13 +115,14 @@ def of_run(checkpoint: Path | None, classifier: Classifier) -> bytes | None:
     try:
         from train.checkpoint import load
 
-        from ..to_safetensors import to_safetensors
+        from ..commands.model_files import to_safetensors
+
+        return to_safetensors(load(checkpoint))
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "safetensors"):
             raise
         hint = "where PyTorch is: edge-export weights RUN -o FILE.safetensors, then --checkpoint FILE.safetensors"
         raise ModelError(f"{checkpoint}: takes PyTorch to read; {hint}") from error
-    return to_safetensors(load(checkpoint))
 
 
 def stated(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
