@@ -13,7 +13,7 @@ from make_tiny import PATH as TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sample_networks import COLOURS, dataset, labelled_images, random_network
-from test_train_loop import MOBILEONE, blank
+from test_train_loop import CONFIG, blank
 
 from bench.dataset import index
 from edge.classifier import Classifier
@@ -26,16 +26,20 @@ from train.config import ModelConfig
 from train.networks.network import build
 from train.networks.weights import PUBLISHED
 
+NETWORK = CONFIG.model.network
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
 PROFILE = Profile(aspect_ratio=(1.0, 1.333), short_side_px=(150, 450), padding=(0.0, 0.25)).to_json()
 
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(small_networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    ema = random_network(num_conv_branches=1).state_dict()
+    ema = random_network(NETWORK).state_dict()
     told = {"metrics": METRICS, "hold_out": 2, "commit": "c0ffee", "profile": PROFILE}
-    save(replace(blank(MOBILEONE), ema=ema, **told), folder / "checkpoint.pt")
+    save(replace(blank(), ema=ema, **told), folder / "checkpoint.pt")
     return folder
 
 
@@ -62,7 +66,7 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, exported)
     output, said = exported
     lines = said.splitlines()
     assert "no held-out images to fit a temperature on" in lines[0]
-    assert lines[1:] == [f"edge-export: {output}: 4.26 MB, classes ash, birch, Cedar"]
+    assert lines[1:] == [f"edge-export: {output}: 0.03 MB, classes ash, birch, Cedar"]
     classifier = Classifier.load(output)
     assert classifier.classes == tuple(COLOURS)
     assert classifier.preprocess == Preprocess(size_px=32)
@@ -77,10 +81,10 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, exported)
         "data": "colours", "recipe": "smoke", "commit": "c0ffee", "hold_out": 2,
         "cluster_sha256": hashlib.sha256(b"0123456789abcdef").hexdigest(),
     }
-    assert json.loads(metadata["model"])["variant"] == "mobileone_s0"
+    assert json.loads(metadata["model"])["variant"] == NETWORK
     images = labelled_images(2)[0]
     with torch.no_grad():
-        expected = random_network(num_conv_branches=1)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+        expected = random_network(NETWORK)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     assert classifier.logits(images) == pytest.approx(expected.numpy(), abs=1e-4)
     assert [path.name for path in (*run_folder.iterdir(), *output.parent.iterdir())] == ["checkpoint.pt", "model.onnx"]
 
@@ -101,13 +105,13 @@ def test_published_weights_and_the_temperature_are_named_in_what_comes_of_them(r
 def test_weights_load_back(run_folder, tmp_path):
     output = tmp_path / "model.safetensors"
     assert main(["weights", str(run_folder / "checkpoint.pt"), "-o", str(output), "-q"]) == 0
-    network = build(ModelConfig(num_conv_branches=1), 3)
+    network = build(ModelConfig(NETWORK), 3)
     network.load_state_dict(load_file(output))
     with safe_open(output, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == list(COLOURS)
     assert json.loads(metadata["training"])["cluster_sha256"] == hashlib.sha256(b"0123456789abcdef").hexdigest()
-    assert json.loads(metadata["config"])["model"]["num_conv_branches"] == 1
+    assert json.loads(metadata["config"])["model"]["network"] == NETWORK
     assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
 
 
@@ -131,7 +135,7 @@ def test_verify_and_info(run_folder, model, data, tmp_path, capsys):
     assert main(["verify", str(run_folder), str(model), *where, "-o", str(tmp_path / "v.json"), "-q"]) == 0
     assert "48 images, the same answer on 100.00%" in capsys.readouterr().out
     assert json.loads((tmp_path / "v.json").read_text())["failures"] == []
-    save(replace(blank(MOBILEONE), ema=random_network(num_conv_branches=1, seed=5).state_dict()), tmp_path / "other.pt")
+    save(replace(blank(), ema=random_network(NETWORK, seed=5).state_dict()), tmp_path / "other.pt")
     by_class = [*where, "--group", "class", "-o", str(tmp_path / "v.json"), "--force", "-q"]
     assert main(["verify", str(run_folder), str(model), *by_class]) == 0
     assert set(json.loads((tmp_path / "v.json").read_text())["comparison"]["by_group"]) == {*COLOURS}
@@ -140,7 +144,7 @@ def test_verify_and_info(run_folder, model, data, tmp_path, capsys):
     status = main(["verify", str(run_folder), str(tmp_path / "other.pt"), *where, "-q"])
     assert (status == 6) == ("gate failed" in capsys.readouterr().err)
     assert main(["info", str(model), "-o", str(tmp_path / "i.json")]) == 0
-    assert json.loads((tmp_path / "i.json").read_text())["layers"] and "mobileone_s0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "i.json").read_text())["layers"] and NETWORK in capsys.readouterr().out
     for arguments in ([str(model)], [str(model), str(model), "--against-full-decode"]):
         with pytest.raises(SystemExit) as caught:
             main(["verify", *arguments, *where])
@@ -153,7 +157,7 @@ def test_int8_of_a_model_file(model, data, tmp_path, capsys):
     held_out.write_text("".join(f"{sample.path}\n" for sample in index(data)[:12]))
     command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(held_out), "--images", "24"]
     assert main([*command, "-o", str(tmp_path / "int8.onnx"), "-q"]) == 0
-    assert (tmp_path / "int8.onnx").stat().st_size < 1.3e6
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.6 * model.stat().st_size
     classifier = Classifier.load(tmp_path / "int8.onnx")
     assert json.loads(classifier.metadata["quantization"]) and classifier.classes == tuple(COLOURS)
     assert classifier.metadata["profile"] == PROFILE

@@ -18,15 +18,15 @@ SIDE = 64
 
 
 @cache
-def float_model(variant="mobileone_s0", *, side=SIDE):
+def float_model(variant):
     """Made once, to be read only."""
     model = small_lite() if variant == "lite" else random_network(variant)
-    return to_onnx(model, preprocess=Preprocess(size_px=side), metadata=CLASSES)[0]
+    return to_onnx(model, preprocess=Preprocess(size_px=SIDE), metadata=CLASSES)[0]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return float_model()
+    return float_model("mobileone_s0")
 
 
 def copied(model):

@@ -13,13 +13,15 @@ from export.submission.pack import write_card
 from train import checkpoint as checkpoints
 from train.cli import main as train
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST = ["--recipe", "smoke", "--network", "mobilenet_v3_small", "--batch-size", "6", "--epochs", "1"]
 FAST += ["--steps-per-epoch", "2", "-q"]
 SQUARES = Profile(aspect_ratio=(1.0, 1.0), short_side_px=(32, 32), padding=(0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_networks, tmp_path_factory):
     """A network after two steps on 24 squares of 32 px."""
     folder = tmp_path_factory.mktemp("squares")
     assert train(["fit", str(dataset(folder / "data")), "--out", str(folder / "run"), *FAST]) == 0

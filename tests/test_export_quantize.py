@@ -23,7 +23,7 @@ IMAGES = pictures(32, SIDE)
 
 @pytest.fixture(scope="module")
 def model():
-    return float_model()
+    return float_model("mobileone_s0")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_logits_do_not_depend_on_batch_or_threads(quantized):
 
 @pytest.mark.parametrize("variant", [pytest.param("mobilenet_v2", marks=pytest.mark.slow), "mobilenet_v3_small"])
 def test_other_networks(variant):
-    other, images = float_model(variant, side=32), pictures(16, 32)
+    other, images = float_model(variant), IMAGES[:16]
     logits, reference = (run(session_of(file), images) for file in (quantize(other, images), other))
     assert sqnr_db(reference, logits) > 3
 

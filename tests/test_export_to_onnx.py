@@ -79,8 +79,7 @@ def test_metadata_is_ours_alone(exported):
     ("variant", "head"),
     [
         ("mobileone_s0", {"head": "cosine"}),
-        *(pytest.param(f"mobileone_s{i}", {}, marks=pytest.mark.slow) for i in (1, 2, 3)),
-        ("mobileone_s4", {"neck": True}),
+        *(pytest.param(f"mobileone_s{i}", {"neck": True}, marks=pytest.mark.slow) for i in (1, 2, 3, 4)),
         ("mobilenet_v2", {"distill_head": True}),
         ("mobilenet_v3_small", {"head": "cosine", "neck": True, "distill_head": True}),
         ("efficientnet_lite0", {"neck": True}),
@@ -124,7 +123,7 @@ def test_padding_and_clipping_survive_with_and_without_onnxsim(has_onnxsim, monk
         assert [float(numpy_helper.to_array(stored[name])) for name in clip.input[1:]] == [0, 6]
 
 
-@pytest.mark.parametrize("side", [64, 128])
+@pytest.mark.parametrize("side", [pytest.param(64, marks=pytest.mark.slow), 128])
 def test_logits_do_not_depend_on_batch_or_threads(side):
     model = random_network(num_classes=6, num_conv_branches=1)
     file, _ = to_onnx(model, preprocess=Preprocess(size_px=side), metadata=CLASSES)

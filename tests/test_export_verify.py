@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from sample_networks import COLOURS, dataset, random_network, small_lite
-from test_train_loop import MOBILEONE, blank
+from sample_networks import COLOURS, dataset, random_network
+from test_train_loop import CONFIG, blank
 
 from bench.dataset import DatasetError, index
 from bench.provenance import cluster_marks
@@ -17,7 +17,9 @@ from export.to_onnx import to_onnx
 from export.verify import gate, table, verify
 from train.checkpoint import CheckpointError, save
 
-NETWORK = {"num_conv_branches": 1}
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+NETWORK = {"variant": CONFIG.model.network}
 
 
 def export(path, model):
@@ -38,17 +40,17 @@ def trained_on(marks, **more):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(small_networks, tmp_path_factory):
     """A data set, a run that was trained on its first 24 images, its export, and one with other weights."""
     root = tmp_path_factory.mktemp("verify")
     data = dataset(root / "data", 72)
     seen = cluster_marks(index(data)[:24])
     model = random_network(**NETWORK)
     (root / "run").mkdir()
-    save(replace(blank(MOBILEONE), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
+    save(replace(blank(), ema=model.state_dict(), clusters=seen), root / "run" / "checkpoint.pt")
     export(root / "plain.onnx", model)
     with_metadata(root / "plain.onnx", root / "same.onnx", training=trained_on(seen))
-    export(root / "other.onnx", small_lite())
+    export(root / "other.onnx", random_network(seed=1, **NETWORK))
     return root
 
 
@@ -100,7 +102,7 @@ def test_images_trained_on_are_refused(folder, held_out):
 
 
 def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
-    save(replace(blank(MOBILEONE), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
+    save(replace(blank(), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
     with_metadata(folder / "plain.onnx", tmp_path / "leaky.onnx", training=trained_on([], leaky=True))
     result = check(folder, (tmp_path, tmp_path / "leaky.onnx", held_out))
     assert sum("does not tell" in line for line in result["remarks"]) == 2
