@@ -278,7 +278,7 @@ def test_pins_are_those_of_the_constraints(submission):
         assert {line.split("==")[0] for line in lines} == {
             "flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf", "psutil"}
         for python in sources.PYTHONS:
-            chosen = sources.for_python(submission / f"requirements-{machine}.txt", python)
+            chosen = [line.split(" ;")[0] for line in lines if " ;" not in line or f'"{python}"' in line]
             constraints = (sources.CHECKOUT / f"constraints/py{python.replace('.', '')}-{machine}.txt").read_text()
             assert len(chosen) == 7
             assert set(chosen) <= set(constraints.splitlines())
@@ -301,9 +301,7 @@ def test_a_card_is_written_of_what_the_model_says():
 def test_pip_says_why_in_one_line(monkeypatch, tmp_path):
     done = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: Could not find numpy\nERROR: more\n")
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
-    path = tmp_path / "requirements-x86_64.txt"
-    path.write_text("numpy==1\n")
     with pytest.raises(EdgeError) as caught:
-        sources.download_wheels(tmp_path, path, "x86_64")
+        sources.download_wheels(tmp_path, "x86_64")
     assert str(caught.value).startswith("the wheels for Python 3.11 on x86_64 cannot be fetched: ERROR: Could not find")
     assert "\n" not in str(caught.value)

@@ -161,7 +161,7 @@ def _write_code(folder: Path, machines: Sequence[str], tell: Callable[[str], Non
     for machine in machines:
         tell(f"fetching the wheels for {machine}")
         (folder / "wheels").mkdir(exist_ok=True)
-        sources.download_wheels(folder / "wheels", folder / f"requirements-{machine}.txt", machine)
+        sources.download_wheels(folder / "wheels", machine)
 
 
 def _write_samples(folder: Path) -> list[str]:

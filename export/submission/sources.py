@@ -125,28 +125,21 @@ def write_requirements(folder: Path) -> None:
     (folder / "requirements-train.txt").write_text(header + _pins(training, "x86_64"), encoding="utf-8")
 
 
-def download_wheels(folder: Path, requirements: Path, machine: str) -> None:
-    """Fetches the wheels of a requirements file for both Pythons of a machine.
+def download_wheels(folder: Path, machine: str) -> None:
+    """Fetches the wheels of the runtime for both Pythons of a machine.
 
     Raises:
       EdgeError: the package index cannot be reached, or lacks one.
     """
+    names = runtime_packages()
     for python in WHEEL_PYTHONS:
+        versions = _constraints(python, machine)
+        pins = [f"{name}=={versions[name]}" for name in sorted(names & versions.keys())]
         platforms = [part for glibc in _MANYLINUX for part in ("--platform", f"manylinux_{glibc}_{machine}")]
         target = ["--implementation", "cp", "--python-version", python, *platforms]
         target += ["--platform", f"manylinux2014_{machine}", "--only-binary=:all:"]
         what = f"the wheels for Python {python} on {machine} cannot be fetched"
-        _pip("download", "-d", str(folder), "--no-deps", *target, *for_python(requirements, python), what=what)
-
-
-def for_python(requirements: Path, python: str) -> list[str]:
-    """The pins that hold for a Python, without their markers: pip would judge those by the Python it runs in."""
-    lines = []
-    for line in requirements.read_text(encoding="utf-8").splitlines():
-        pin, _, marker = line.partition(";")
-        if pin and not pin.startswith("#") and (not marker or f'"{python}"' in marker):
-            lines.append(pin.strip())
-    return lines
+        _pip("download", "-d", str(folder), "--no-deps", *target, *pins, what=what)
 
 
 def licences() -> str:
