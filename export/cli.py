@@ -6,14 +6,14 @@ Standard error is talk. Heavy imports happen after the arguments are known to be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from edge.arguments import ArgumentParser
 from edge.exit import STATUSES
 from edge.exit import run as run_command
 from train.commands.arguments import with_packages
 
-from .commands import PROGRAM, model_files, reports
+from .commands import info, int8, onnx, verify, weights
+from .commands.arguments import PROGRAM
 
 _EPILOG = f"""\
 examples:
@@ -27,26 +27,16 @@ RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
 
 {STATUSES}"""
 
-_COMMANDS = {
-    "onnx": ("write the model file of the runtime", model_files.add_onnx, model_files.onnx),
-    "weights": ("write the weights in training form (safetensors)", model_files.add_weights, model_files.weights),
-    "int8": ("quantise a model file", model_files.add_int8, model_files.int8),
-    "verify": (
-        "compare two forms of a model on the same images; exit 6 where the second loses",
-        reports.add_verify,
-        reports.verify,
-    ),
-    "info": ("tell what a model file says of itself, layer by layer", reports.add_info, reports.info),
-}
-"""Name -> its help, what adds its flags, and what runs it; in the order of the help."""
+_COMMANDS = {"onnx": onnx, "weights": weights, "int8": int8, "verify": verify, "info": info}
+"""In the order of the help."""
 
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-export."""
     parser = ArgumentParser(prog=PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
-    add_command = parser.add_commands()
-    for name, (text, add_flags, _) in _COMMANDS.items():
-        add_flags(add_command(name, text))
+    command = parser.add_commands()
+    for name, module in _COMMANDS.items():
+        module.add_flags(command(name, module.HELP))
     return parser
 
 
@@ -54,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs edge-export; returns its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    _, _, run = _COMMANDS[arguments.command]
-    action = partial(with_packages, PROGRAM, "export", partial(run, arguments, parser))
-    return run_command(PROGRAM, action, verbose=arguments.verbose)
+    command = _COMMANDS[arguments.command]
+    return run_command(
+        PROGRAM,
+        lambda: with_packages(PROGRAM, "export", lambda: command.run(arguments, parser)),
+        verbose=arguments.verbose,
+    )

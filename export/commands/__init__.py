@@ -1,3 +1,1 @@
-"""The commands of edge-export: those that write a model file, and those that look at one."""
-
-PROGRAM = "edge-export"
+"""The commands of edge-export: each file has its flags and its body."""

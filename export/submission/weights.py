@@ -115,7 +115,7 @@ def of_run(checkpoint: Path | None, classifier: Classifier) -> bytes | None:
     try:
         from train.checkpoint import load
 
-        from ..commands.model_files import to_safetensors
+        from ..to_safetensors import to_safetensors
 
         return to_safetensors(load(checkpoint))
     except ModuleNotFoundError as error:

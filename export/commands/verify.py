@@ -1,24 +1,23 @@
-"""edge-export verify and info: what looks at model files."""
+"""edge-export verify: two forms of a model on the same images."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser
 from edge.exit import DONE, GATE, say
-from edge.output_files import check_output, write_output
+from edge.output_files import check_output
 from train.commands.arguments import add_columns
 
-from . import PROGRAM
+from .arguments import PROGRAM, report
+
+HELP = "compare two forms of a model on the same images; exit 6 where the second loses"
 
 
-def add_verify(parser: ArgumentParser) -> None:
-    """Adds the flags of edge-export verify."""
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="a model file, or a run")
     add("b", type=Path, metavar="B", nargs="?", help="another")
@@ -34,13 +33,7 @@ def add_verify(parser: ArgumentParser) -> None:
     add_output(parser, "write everything as JSON")
 
 
-def add_info(parser: ArgumentParser) -> None:
-    """Adds the flags of edge-export info."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model file")
-    add_output(parser, "write everything as JSON")
-
-
-def verify(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
+def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Compares two forms of a model."""
     if (arguments.b is None) != arguments.against_full_decode:
         parser.error("verify: expected either B or --against-full-decode")
@@ -63,29 +56,7 @@ def verify(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         allow_leak=arguments.allow_leak,
         quiet=arguments.quiet,
     )
-    _report(arguments, result, table)
+    report(arguments, result, table)
     for failure in result["failures"]:
         say(PROGRAM, f"gate failed: {failure}")
     return GATE if result["failures"] else DONE
-
-
-def info(arguments: argparse.Namespace, _: ArgumentParser) -> int:
-    """Describes a model file."""
-    if arguments.output is not None:
-        check_output(arguments.output, force=arguments.force)
-    from ..info import read, table
-
-    _report(arguments, read(arguments.model), table)
-    return DONE
-
-
-def _report(
-    arguments: argparse.Namespace, result: dict[str, Any], table: Callable[[dict[str, Any]], Iterator[str]]
-) -> None:
-    """Writes a result as JSON where asked to, prints its table, and says its remarks."""
-    if arguments.output is not None:
-        write_output(arguments.output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    print("\n".join(table(result)))
-    if not arguments.quiet:
-        for remark in result["remarks"]:
-            say(PROGRAM, remark)

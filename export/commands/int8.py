@@ -1,0 +1,71 @@
+"""edge-export int8: a quantised model file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench.commands.arguments import add_output
+from edge.arguments import ArgumentParser, natural, whole
+from edge.errors import EdgeError
+from edge.exit import DONE, say
+from edge.output_files import check_output
+from train.commands.arguments import add_columns
+
+from .arguments import PROGRAM, write_model
+
+HELP = "quantise a model file"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="a float model file")
+    add("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
+    add_columns(parser)
+    add("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
+    add("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
+    add_output(parser, "the file to write", required=True)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Quantises a model file."""
+    import onnx
+
+    from bench.dataset import index, read_subset
+    from bench.provenance import cluster_marks, marks_sha256
+    from edge.classifier import Classifier
+    from edge.predictions import path_text
+    from train.data.images import load_images
+
+    from ..int8.calibrate import choose_calibration
+    from ..int8.quantize import quantize
+
+    check_output(arguments.output, force=arguments.force)
+    classifier = Classifier.load(arguments.model)
+    samples = index(arguments.calibrate, label_column=arguments.label, group_column=arguments.group)
+    others = sorted({sample.label for sample in samples} - {*classifier.classes})
+    if others:
+        expected = ", ".join(classifier.classes)
+        raise EdgeError(f"{arguments.calibrate}: got images of {', '.join(others)}, expected {expected}")
+    held_out = {*read_subset(arguments.held_out)} if arguments.held_out is not None else set()
+    if unknown := sorted(held_out - {path_text(sample.path) for sample in samples}):
+        got = f"{len(unknown)} paths that are no image of the data, first {unknown[0]}"
+        raise EdgeError(f"{arguments.held_out}: got {got}")
+    if not held_out and not arguments.quiet:
+        say(PROGRAM, "no --held-out: images of all of the data serve, so none of it can judge the result")
+    free = [sample for sample in samples if path_text(sample.path) not in held_out]
+    places = choose_calibration([s.label for s in free], [s.group for s in free], arguments.images, arguments.seed)
+    chosen = [free[i] for i in places]
+    calibration = load_images(arguments.calibrate, chosen, classifier.preprocess, quiet=arguments.quiet)
+    if calibration.unusable and not arguments.quiet:
+        say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
+    digest = marks_sha256(cluster_marks(chosen))
+    quantized = quantize(onnx.load(arguments.model), calibration.pixels, marks_sha256=digest)
+    write_model(arguments, quantized.SerializeToString(), [*classifier.classes])
+    return DONE
+
+
+def _calibration_size(text: str) -> int:
+    return whole(text, least=16)

@@ -1,0 +1,64 @@
+"""edge-export onnx: the model file of the runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from bench.commands.arguments import add_output
+from edge.arguments import ArgumentParser
+from edge.errors import EdgeError
+from edge.exit import DONE, say
+from edge.output_files import check_output
+
+from .arguments import PROGRAM, add_run, write_model
+
+HELP = "write the model file of the runtime"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
+    add_run(parser)
+    add_output(parser, "the file to write", required=True)
+
+
+def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+    """Writes the model file of the runtime."""
+    check_output(arguments.output, force=arguments.force)
+    from train.checkpoint import IMAGENET, load_model
+    from train.networks.weights import describe
+
+    from ..to_onnx import to_onnx
+    from ..to_safetensors import origin_of
+
+    if arguments.run.suffix == ".onnx":
+        raise EdgeError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint", exit_status=4)
+    model, preprocess, _classes, state = load_model(arguments.run)
+    training: dict[str, Any] = {
+        "data": state.data_name,
+        **origin_of(state),
+        **({"weights": weights} if (weights := describe(state.sources.get(IMAGENET, ""))) else {}),
+        **({"leaky": True} if state.leaky else {}),
+    }
+    calibration = (state.metrics or {}).get("calibration") or {}
+    if not calibration and not arguments.quiet:
+        say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
+    metadata = {
+        "classes": json.dumps(state.classes, ensure_ascii=False),
+        "training": json.dumps(training, ensure_ascii=False),
+        "temperature": str(calibration.get("temperature", 1.0)),
+        "license": arguments.license,
+    }
+    if state.metrics is not None:
+        metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
+    if state.profile is not None:
+        metadata["profile"] = state.profile
+    exported, remark = to_onnx(
+        model, preprocess=preprocess, metadata=metadata, variant=state.config["model"]["network"]
+    )
+    if remark and not arguments.quiet:
+        say(PROGRAM, remark)
+    write_model(arguments, exported.SerializeToString(), state.classes)
+    return DONE
