@@ -8,9 +8,8 @@ fair classifier, a gap is held against what such a classifier would show on as m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -115,20 +114,6 @@ def spread(draws: np.ndarray, n: int) -> dict[str, float]:
     return {"value": float(draws.mean()), "low": low, "high": high, "n": n}
 
 
-def fair_hits(support: np.ndarray, recalls: np.ndarray, *, num_draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(B, G, C) correct predictions of classifiers that are perfectly fair: only noise sets the groups apart.
-
-    Args:
-      support: (G, C) integer. Images, or what they are worth (`effective_n`), of each group and class.
-      recalls: (C,) float, 0 to 1. True accuracy on each class, the same in every group. With one "class" for all
-        images it is the null of equal accuracy; with the classes apart that of equal recall, where groups may still
-        differ by their mix of classes.
-      num_draws: B.
-      seed: Of the draws.
-    """
-    return np.random.default_rng(seed).binomial(support, recalls, (num_draws, *support.shape))
-
-
 def p_value(value: float, null: np.ndarray) -> float:
     """Probability of at least `value` under the null (B,): (1 + #{draws >= value}) / (B + 1), never 0.
 
@@ -139,8 +124,7 @@ def p_value(value: float, null: np.ndarray) -> float:
     return float(1 + (null >= value - 1e-12).sum()) / (len(null) + 1)
 
 
-@dataclass(frozen=True)
-class Null:
+class Null(NamedTuple):
     """What perfectly fair classifiers would show on as many images."""
 
     report: dict[str, Any]
@@ -150,10 +134,11 @@ class Null:
 
 
 def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> Null | None:
-    """The two nulls of fairness; None where the SPD is not defined.
+    """The two nulls of fairness, where only noise sets the groups apart; None where the SPD is not defined.
 
     `equal_accuracy` gives every group the pooled accuracy. `equal_recall` gives every group the pooled recall of each
-    class: groups that have more of the difficult classes then fare worse with a classifier that treats all alike.
+    class: groups that have more of the difficult classes then fare worse with a classifier that treats all alike. In
+    both an image counts as much as it is worth (`effective_n`).
     """
     measured = {name: float(value) for name, value in values.items() if value.ndim == 0}
     if np.isnan(measured["score.spd"]):
@@ -163,10 +148,13 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
     sizes, compared = support.sum(-1), np.isin(data.group, frame.compared)
     hits = np.bincount(data.y_true[compared & data.is_right], minlength=len(data.classes))
     recalls = np.nan_to_num(ratio(hits, frame.support.sum(0)))
-    pooled = np.array([data.is_right[compared].mean()])
-    draws = {"num_draws": frame.setting.draws, "seed": frame.setting.seed}
-    equal_accuracy, equal_recall = fair_hits(sizes[:, None], pooled, **draws), fair_hits(support, recalls, **draws)
-    acc, tpr = ratio(equal_accuracy.sum(-1), sizes), np.where(frame.cells, ratio(equal_recall, support), np.nan)
+
+    def drawn(images: np.ndarray, p: np.ndarray) -> np.ndarray:  # (B, ...) correct predictions
+        rng = np.random.default_rng(frame.setting.seed)
+        return rng.binomial(images, p, (frame.setting.draws, *images.shape))
+
+    equal_accuracy, equal_recall = drawn(sizes, data.is_right[compared].mean()), drawn(support, recalls)
+    acc, tpr = ratio(equal_accuracy, sizes), np.where(frame.cells, ratio(equal_recall, support), np.nan)
     report = {
         "equal_accuracy": _report(acc, measured, frame),
         "equal_recall": _report(ratio(equal_recall.sum(-1), sizes), measured, frame),
@@ -183,7 +171,7 @@ def null_of(data: Observations, frame: Frame, values: dict[str, np.ndarray]) -> 
     }
     for name, parity, fair_value in (
         ("worst_group", fairness.worst_group(acc), best_group),
-        ("u_l1", fairness.u_l1(acc, accuracy=ratio(equal_accuracy.sum((-2, -1)), sizes.sum())), 0.0),
+        ("u_l1", fairness.u_l1(acc, accuracy=ratio(equal_accuracy.sum(-1), sizes.sum())), 0.0),
         ("gap", fairness.gap(acc), 0.0),
         ("pqd", fairness.pqd(acc), 1.0),
         ("gap_mix_adjusted", fairness.gap_mix_adjusted(equal_recall, support, cells=frame.cells), 0.0),
