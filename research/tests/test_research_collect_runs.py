@@ -24,7 +24,7 @@ FAST += ["--steps-per-epoch", "2", "-q"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(small_networks, tmp_path_factory):
     """A data set, two folds, a run for each of them from a start, and one of another seed."""
     root = tmp_path_factory.mktemp("collect")
     data, folds = dataset(root / "data", 36), root / "folds.csv"

@@ -16,7 +16,7 @@ TINY = TrainConfig().changed(
 
 
 @pytest.fixture
-def tiny_ladder(monkeypatch):
+def tiny_ladder(small_networks, monkeypatch):
     steps = {"baseline": TINY, "+KD": TINY.changed(distill="kl")}
     monkeypatch.setitem(LADDERS, "tiny", Ladder(steps, teacher=TINY))
 
