@@ -108,6 +108,7 @@ def _layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
     constants = [node for node in model.graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
     weights = stored(model) | {node.output[0]: node.attribute[0].t for node in constants}
     sizes = {name: math.prod(tensor.dims) for name, tensor in weights.items()}
+    itemsizes = {n: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for n, tensor in weights.items()}
     shapes = _shapes(model)
     made_by = {output: node for node in model.graph.node for output in node.output}
 
@@ -138,7 +139,7 @@ def _layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
             "shape": shapes.get(node.output[0]),
             "macs": 0 if kernel is None else _macs(node, kernel, shapes),
             "parameters": 0 if kernel is None else sum(sizes[name] for name in parameters if name in own),
-            "bytes": sum(sizes[name] * _itemsize(weights[name]) for name in own),
+            "bytes": sum(sizes[name] * itemsizes[name] for name in own),
             "int8": None if kernel is None else kernel.data_type in _INT8,
             "kernel": list(kernel.dims[2:]) if kernel is not None and is_convolution else None,
             "groups": attribute_of(node, "group", 1) if is_convolution else None,
@@ -210,10 +211,6 @@ def _macs(node: onnx.NodeProto, kernel: onnx.TensorProto, shapes: dict[str, list
         return num_values * math.prod(dims[1:])
     is_transposed = node.op_type == "Gemm" and attribute_of(node, "transB", 0) == 1
     return num_values * dims[1 if is_transposed else -2]
-
-
-def _itemsize(tensor: onnx.TensorProto) -> int:
-    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
