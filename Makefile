@@ -141,7 +141,7 @@ pi4b-install: $(DEV)
 lint: $(DEV)  ## flake8
 	@.venv/bin/python -m flake8 edge bench train export research tests tools
 
-house: check-python  ## Modules of at most 320 lines, functions of 60, folders of 16 modules
+house: check-python  ## Sizes of modules, functions and folders, and how many commands and flags there are
 	@$(PYTHON) tools/house.py --check
 
 type: $(DEV)  ## mypy, strict

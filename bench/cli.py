@@ -12,7 +12,7 @@ from edge.arguments import ArgumentParser
 from edge.exit import STATUSES
 from edge.exit import run as run_command
 
-from .commands import board, compare, fidelity, images, latency, memory, pi4b, report, robustness, score, show, tone
+from .commands import board, compare, images, latency, pi4b, report, robustness, score, show, tone
 from .commands.arguments import PROGRAM
 
 _EPILOG = f"""\
@@ -25,7 +25,7 @@ examples:
 
 _COMMANDS = {
     "images": images, "score": score, "compare": compare, "robustness": robustness, "report": report, "tone": tone,
-    "latency": latency, "fidelity": fidelity, "memory": memory, "pi4b": pi4b, "board": board, "show": show,
+    "latency": latency, "pi4b": pi4b, "board": board, "show": show,
 }
 """In the order of the help."""
 

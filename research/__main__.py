@@ -13,6 +13,7 @@ from edge.exit import DONE, SOME_FAILED, STATUSES, run, say
 from edge.output_files import check_output, write_output
 from train.recipes import RECIPES
 
+from . import fidelity, memory
 from .recipe_ladders import LADDERS
 
 PROGRAM = "research"
@@ -25,6 +26,8 @@ examples:
 DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<class>/ folders of images.
 
 {STATUSES}"""
+_MEASUREMENTS = {"fidelity": fidelity, "memory": memory}
+"""Of the runtime, for the docs."""
 _COLLECT_MODELS = "add predictions of model files to evidence; that they never saw the images is for you to know"
 
 
@@ -71,6 +74,8 @@ def build_parser() -> ArgumentParser:
 
     throughput = command("throughput", "time the input pipeline beside a plain DataLoader")
     throughput.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="of edge-train (default)")
+    for name, module in _MEASUREMENTS.items():
+        module.add_flags(with_talk(name, module.HELP))
     return parser
 
 
@@ -81,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "collect": _collect, "collect-models": _collect_models, "tables": _tables, "ladder": _ladder,
         "throughput": _throughput,
     }
+    if arguments.command in _MEASUREMENTS:
+        module = _MEASUREMENTS[arguments.command]
+        return run(PROGRAM, lambda: module.run(arguments, PROGRAM), verbose=arguments.verbose)
     return run(PROGRAM, lambda: commands[arguments.command](arguments), verbose=arguments.verbose)
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("edge", "bench", "train", "export")
 MAX_MODULES_OF_FOLDER, MAX_LINES_OF_MODULE, MAX_LINES_OF_FUNCTION = 16, 320, 60
+MAX_COMMANDS, MAX_FLAGS, MAX_FLAGS_OF_FIT = 25, 200, 50
+_CLIS = ("edge.cli", "bench.cli", "train.cli", "export.cli", "export.submission.cli")
+_OF_EVERY_COMMAND = {"--help", "--version", "--quiet", "--verbose"}
 _ROOT = Path(__file__).parents[1]
 
 
@@ -53,18 +57,45 @@ def crowded() -> Iterator[str]:
                 yield f"{folder.relative_to(_ROOT)}: {count} modules, at most {MAX_MODULES_OF_FOLDER}"
 
 
+def flags_of_commands() -> dict[str, int]:
+    """How many flags each command has, by its name; those that all have are left out."""
+    sys.path.insert(0, str(_ROOT))
+    found = {}
+    for name in _CLIS:
+        parser = importlib.import_module(name).build_parser()
+        commands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        for command in commands[0].choices.values() if commands else [parser]:
+            names = [action.option_strings[-1] for action in command._actions if action.option_strings]
+            found[command.prog] = len(set(names) - _OF_EVERY_COMMAND)
+    return found
+
+
+def too_many(flags: dict[str, int]) -> Iterator[str]:
+    """Counts of commands and flags that are over their limit."""
+    counts = (
+        ("commands", len(flags), MAX_COMMANDS),
+        ("flags", sum(flags.values()), MAX_FLAGS),
+        ("flags of edge-train fit", flags["edge-train fit"], MAX_FLAGS_OF_FIT),
+    )
+    for name, count, limit in counts:
+        if count > limit:
+            yield f"{count} {name}, at most {limit}"
+
+
 def main() -> int:
     """Prints the table, or what is over a limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only what is over a limit")
     everything = [path for package in (*PACKAGES, "research") for path in modules_of(package)]
-    found = [*crowded(), *(line for path in everything for line in problems(path))]
+    flags = flags_of_commands()
+    found = [*crowded(), *(line for path in everything for line in problems(path)), *too_many(flags)]
     if not parser.parse_args().check:
         for package in (*PACKAGES, "research"):
             paths = modules_of(package)
             num_lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
             num_modules = sum(1 for path in paths if not path.name.startswith("__"))
             print(f"{package:9} {num_lines:6} lines {num_modules:4} modules")
+        print(f"{len(flags)} commands, {sum(flags.values())} flags, {flags['edge-train fit']} of edge-train fit")
     for line in found:
         print(line)
     return 6 if found else 0

@@ -18,7 +18,7 @@ DESCRIPTION = "The same lines that the command printed which wrote the file."
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, latency or fidelity")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, robustness or latency")
     add_talk(parser)
 
 
@@ -26,16 +26,14 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Prints the table of a results file again."""
     from ..results import compare, document, text
     from ..robustness import measure as robustness
-    from ..speed import fidelity, latency, peers
+    from ..speed import latency, peers
 
     path: Path = arguments.results
     try:
         result = json.loads(path.read_bytes())
         if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
             raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
-        if "fidelity" in result:
-            lines = [*fidelity.table(result["fidelity"])]
-        elif "levelling_down" in result:
+        if "levelling_down" in result:
             lines = [*compare.table(result)]
         elif "robustness" in result:
             lines = [*robustness.table(result["robustness"])]

@@ -1,1 +1,1 @@
-"""Speed and memory: latency, peers, decoding fidelity."""
+"""Speed: latency, and other pipelines beside it."""

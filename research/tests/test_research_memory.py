@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from sample_images import TINY_MODEL
 
-from bench.commands import memory
+from research import memory
 
 
 def test_kinds_are_what_they_claim(monkeypatch):
-    monkeypatch.setattr("bench.photos.scene.draw", lambda width, height: Image.new("RGB", (width // 8, height // 8)))
+    monkeypatch.setattr("research.memory.scene.draw", lambda width, height: Image.new("RGB", (width // 8, height // 8)))
     for kind in memory.KINDS:
         image = Image.open(io.BytesIO(memory.photo(kind)))
         assert image.format == ("PNG" if "PNG" in kind else "JPEG")

@@ -1,4 +1,4 @@
-"""What scaled decoding costs in answers: every photo through the shipped path and through a full-size decode.
+"""Scaled against full decoding: every photo through the shipped path and through a full-size decode.
 
 Contest photos are larger than the pictures in public sets, so `enlarge` makes photos of contest size out of small
 ones: bicubic, then JPEG at quality 90, 4:2:0. Such photos lack fine detail, which real ones of that size often lack
@@ -7,6 +7,7 @@ as well; sensor noise is not added.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -17,11 +18,47 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edge.classifier import Classifier
-from edge.errors import DecodeError
+from bench.photos.images import ESFAIR, encode, mix_sizes
+from edge.arguments import ArgumentParser, natural, positive
+from edge.classifier import DEFAULT_MODEL, Classifier
+from edge.errors import DecodeError, InputError
+from edge.exit import DONE, SOME_FAILED, say
+from edge.image_list import collect
 from edge.photo.decode import Source
+from edge.progress import Progress
 
-from ..photos.images import ESFAIR, encode, mix_sizes
+HELP = "compare scaled with full decoding"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("images", nargs="+", metavar="PATH", help="as for edge-infer: file, folder, pattern, @list.txt, -")
+    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add("-r", "--recursive", action="store_true", help="search folders to the bottom")
+    add("-n", "--sample", type=positive, metavar="N", help="draw N of the photos (default all)")
+    add("--enlarge", action="store_true", help="first make each photo as large as the contest's")
+    add("--seed", type=natural, default=0, metavar="N", help="of the draws (default 0)")
+
+
+def run(arguments: argparse.Namespace, program: str) -> int:
+    """Compares scaled with full decoding."""
+    classifier = Classifier.load(arguments.model or DEFAULT_MODEL)
+    inputs = collect(arguments.images, recursive=arguments.recursive)
+    order = np.random.default_rng(arguments.seed).permutation(len(inputs.paths))[: arguments.sample]
+    paths = [inputs.paths[i] for i in sorted(order)]
+    progress = Progress(len(paths), quiet=arguments.quiet)
+    found = []
+    for comparison in compare(classifier, paths, enlarge=arguments.enlarge, seed=arguments.seed):
+        found.append(comparison)
+        progress.update(len(found))
+    progress.close()
+    if not found:
+        raise InputError(f"none of {len(paths)} images can be used; edge-infer says why")
+    print("\n".join(table(summarize(found))))
+    if len(found) < len(paths) and not arguments.quiet:
+        say(program, f"{len(paths) - len(found)} of {len(paths)} images cannot be used: left out")
+    return SOME_FAILED if len(found) < len(paths) else DONE
 
 
 @dataclass(frozen=True)
@@ -59,16 +96,16 @@ def compare(
 
 
 def summarize(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Counts and worst cases, JSON-ready."""
+    """Counts and worst cases of one comparison or more."""
     flips = [c for c in comparisons if c.scaled_label != c.full_label]
     differing = [c.psnr_db for c in comparisons if np.isfinite(c.psnr_db)]
     return {
         "images": len(comparisons),
         "decoded_alike": len(comparisons) - len(differing),
         "flips": [{"path": c.path, "margin": c.margin} for c in flips],
-        "agreement": 1 - len(flips) / len(comparisons) if comparisons else None,
-        "smallest_margin": min((c.margin for c in comparisons), default=None),
-        "largest_change": max((c.max_change for c in comparisons), default=None),
+        "agreement": 1 - len(flips) / len(comparisons),
+        "smallest_margin": min(c.margin for c in comparisons),
+        "largest_change": max(c.max_change for c in comparisons),
         "psnr_db": {"min": min(differing), "median": median(differing)} if differing else None,
     }
 
@@ -76,9 +113,6 @@ def summarize(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> Iterator[str]:
     """The lines a person reads."""
     count, flips, psnr_db = summary["images"], summary["flips"], summary["psnr_db"]
-    if not count:
-        yield "no usable photos"
-        return
     yield f"{count} photos, {count - len(flips)} with the label of a full decode ({summary['agreement']:.2%})"
     if psnr_db:
         yield (

@@ -1,4 +1,4 @@
-"""edge-bench memory: peak memory of edge-infer by kind of photo.
+"""Peak memory of edge-infer by kind of photo, and whether it grows with the number of photos.
 
 Each figure is a whole edge-infer process of its own over links to one generated photo, as the kernel accounts it.
 """
@@ -18,13 +18,15 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
+import psutil
+
+from bench.photos import scene
+from bench.speed import process_cost
 from edge.arguments import ArgumentParser, positive, workers
+from edge.classifier import DEFAULT_MODEL
 from edge.exit import DONE
 
-from .arguments import add_talk
-
-HELP = "peak memory of edge-infer by kind of photo"
-DESCRIPTION = "Peak resident memory of a whole edge-infer process, and whether it grows with the number of photos."
+HELP = "measure the peak memory of edge-infer by kind of photo"
 
 _JPEG = {"format": "JPEG", "quality": 90, "subsampling": "4:2:0"}
 KINDS: dict[str, tuple[int, int, dict[str, Any]]] = {
@@ -45,13 +47,10 @@ def add_flags(parser: ArgumentParser) -> None:
     add("-w", "--workers", type=workers, nargs="+", default=[1, 2, 4], metavar="N", help="threads (default 1 2 4)")
     add("-n", "--count", type=positive, default=24, metavar="N", help="photos of each kind (default 24)")
     add("--many", type=positive, default=10_000, metavar="N", help="small photos for the growth (default 10000)")
-    add_talk(parser)
 
 
-def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
+def run(arguments: argparse.Namespace, _: str) -> int:
     """Measures peak memory."""
-    from edge.classifier import DEFAULT_MODEL
-
     model, threads = arguments.model or DEFAULT_MODEL, arguments.workers
     print(f"{'photos':26} workers  peak MB")
     for kind, num_threads, peak_mb in by_kind(model, workers=threads, count=arguments.count):
@@ -63,8 +62,6 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
 
 def by_kind(model: Path, *, workers: list[int], count: int) -> Iterator[tuple[str, int, float]]:
     """Yields (kind, workers, peak MB) over `count` links to one photo of each kind."""
-    from ..speed import process_cost
-
     for kind in KINDS:
         with _links(kind, count) as folder:
             for num_workers in workers:
@@ -76,8 +73,6 @@ def by_kind(model: Path, *, workers: list[int], count: int) -> Iterator[tuple[st
 
 def growth(model: Path, *, workers: int, count: int) -> tuple[float, float]:
     """Median resident set, MB, in the second and in the last tenth of a run over `count` small photos."""
-    import psutil
-
     samples = []
     with _links("600x450 baseline", count) as folder:
         with subprocess.Popen(_command(folder, model, workers), stdout=subprocess.DEVNULL) as running:
@@ -94,8 +89,6 @@ def growth(model: Path, *, workers: int, count: int) -> tuple[float, float]:
 
 def photo(kind: str) -> bytes:
     """The file of one kind of `KINDS`."""
-    from ..photos import scene
-
     width, height, options = KINDS[kind]
     buffer = BytesIO()
     scene.draw(width, height).save(buffer, **options)
