@@ -79,7 +79,7 @@ def robustness(
     errors = [prediction for _, prediction in pairs if prediction.status == "error"]
     if len(errors) == len(pairs):
         raise DatasetError(f"none of {len(pairs)} images can be used, first {errors[0].path}: {errors[0].error}")
-    return {
+    result = {
         "schema": document.SCHEMA,
         "data": {
             "name": root.resolve().name,
@@ -98,8 +98,23 @@ def robustness(
         },
         "errors": {"policy": "wrong", "images": len(errors)},
         **build.metrics(pairs, classes, setting),
-        "robustness": _part(classifier, seen, pairs, found, changes, setting),
     }
+    columns = (result["samples"][name] for name in build.OBSERVED)
+    data = Observations.of(*columns, classes=classes, reference=setting.reference)
+    labels = np.full((len(found), 1 + len(changes)), NO_ANSWER, np.int64)
+    confidences = np.full(labels.shape, np.nan, np.float32)
+    for i, one in enumerate(found):
+        if not isinstance(one, DecodeError):
+            labels[i], confidences[i] = one.argmax(-1), one.max(-1)
+    frame = Frame(data.counts, data.groups, setting)
+    result["robustness"] = {
+        "model": classifier.path.name,
+        "seen": seen,
+        **measure(labels, confidences, changes, data, frame),
+        "samples": {change.name: labels[:, k].tolist() for k, change in enumerate(changes, start=1)},
+        "remarks": list(_remarks(classifier.path, seen, errors, data, frame)),
+    }
+    return result
 
 
 def ask(
@@ -177,29 +192,6 @@ def seen_images(
     parts = [set[str](), paths, held_out, {sample.path for sample in everything} - paths]
     known = provenance.known_marks(sha256, provenance.guesses(root, everything, parts))
     return None if known is None else sum(provenance.cluster_mark(sample.cluster) in known for sample in asked)
-
-
-def _part(
-    classifier: Classifier, seen: int | None, pairs: Sequence[tuple[Sample, Prediction]],
-    found: Sequence[np.ndarray | DecodeError], changes: Sequence[Change], setting: Setting,
-) -> dict[str, Any]:
-    """What no other results file has."""
-    shape = len(found), 1 + len(changes)
-    labels, confidences = np.full(shape, NO_ANSWER, np.int64), np.full(shape, np.nan, np.float32)
-    for i, one in enumerate(found):
-        if not isinstance(one, DecodeError):
-            labels[i], confidences[i] = one.argmax(-1), one.max(-1)
-    rows = ((sample.label, prediction.label or None, sample.group, sample.cluster) for sample, prediction in pairs)
-    data = Observations.of(*zip(*rows), classes=list(classifier.classes), reference=setting.reference)
-    frame = Frame(data.counts, data.groups, setting)
-    errors = [prediction for _, prediction in pairs if prediction.status == "error"]
-    return {
-        "model": classifier.path.name,
-        "seen": seen,
-        **measure(labels, confidences, changes, data, frame),
-        "samples": {change.name: labels[:, k].tolist() for k, change in enumerate(changes, start=1)},
-        "remarks": list(_remarks(classifier.path, seen, errors, data, frame)),
-    }
 
 
 def _prediction(sample: Sample, found: np.ndarray | DecodeError, classes: Sequence[str]) -> Prediction:
