@@ -89,14 +89,11 @@ def _join() -> torch.device:
 
 
 def gather(local: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks on every rank, in rank order; differentiable. Outside of `start`, `local` itself.
+    """(n, ...) rows of each rank -> (N, ...) those of all, in rank order, on every rank; differentiable.
 
-    Args:
-      local: (n, ...) any number type, equal on all ranks; n, at least 1, may differ.
-
-    Returns:
-      (N, ...) with N the sum of all n. The gradient of a rank's rows is the sum of what all ranks' losses ask of them:
-      with DistributedDataParallel's mean over ranks that is the gradient of one process, as above.
+    n, at least 1, may differ; the number type may not. The gradient of a rank's rows is the sum of what all ranks'
+    losses ask of them: with DistributedDataParallel's mean over ranks that is the gradient of one process, as above.
+    Outside of `start` the result is `local` itself.
     """
     if not _is_shared():
         return local

@@ -29,17 +29,10 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     sample_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy with the usual weights.
+    """(N, C) float logits, (N,) int64 labels -> () float: sum of weight times loss over sum of weights.
 
-    Args:
-      logits: (N, C) float.
-      labels: (N,) int64. Classes.
-      class_weights: (C,) float, 0 or more. Weight of an image by its label.
-      label_smoothing: In [0, 1). Share of the target that is spread over all C classes.
-      sample_weights: (N,) float, 0 or more. Weight of an image, on top of its label's.
-
-    Returns:
-      () float. Sum of weight times loss over sum of weights.
+    An image is weighed by its label, (C,) float `class_weights`, and by itself, (N,) float `sample_weights`, each 0 or
+    more. `label_smoothing`, in [0, 1), is the share of the target that is spread over all C classes.
 
     Source: label smoothing, Szegedy et al., 2015, arXiv 1512.00567, section 7. Differs: under smoothing torch weights
     each term by its own class; we weight the image.
@@ -57,16 +50,9 @@ def cross_entropy(
 
 
 def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, *, margin: float, scale: float) -> torch.Tensor:
-    """Logits whose angle to the label's class is wider by a margin.
+    """(N, C) float cosines, (N,) int64 labels -> (N, C) float logits: the angle theta of the label is made wider.
 
-    Args:
-      cosines: (N, C) float in [-1, 1]. Of the angles theta between features and classes.
-      labels: (N,) int64. Classes.
-      margin: Radians, in [0, pi / 2]. Added to theta of the label; beyond pi see `Differs`.
-      scale: Above 0. Factor on all cosines.
-
-    Returns:
-      (N, C) float. For `cross_entropy`.
+    The margin, 0 to pi / 2 in radians, is added to theta; the scale, above 0, is a factor on all cosines.
 
     Source: Deng et al., ArcFace, 2018, arXiv 1801.07698, equation 3. Differs: where theta + margin passes pi, the
     cosine would rise again; as in the authors' code it falls on as cos(theta) - margin * sin(margin).
@@ -81,16 +67,9 @@ def curricular_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ArcFace's logits, with the classes that beat the label's weighed by how far training has come.
 
-    Args:
-      cosines: (N, C) float in [-1, 1].
-      labels: (N,) int64. Classes.
-      margin: Radians, in [0, pi / 2].
-      scale: Above 0.
-      t: () float. Running mean of the labels' cosines; 0 at the start, kept by the caller.
-
-    Returns:
-      (N, C) float logits for `cross_entropy`, and the new t, without gradient and in t's own type. The logits use the
-      new one, as the authors' code does.
+    Arguments as of `arcface_logits`; and t, () float, the running mean of the labels' cosines, 0 at the start. Returned
+    with the (N, C) float logits is the new t, without gradient and in t's own type, for the caller to keep. The logits
+    use the new one, as the authors' code does.
 
     Source: Huang et al., CurricularFace, 2020, arXiv 2004.00288, section 3. Differs: past pi as in `arcface_logits`.
     """
@@ -103,15 +82,10 @@ def curricular_logits(
 
 
 def batch_hard_triplet(embeddings: torch.Tensor, labels: torch.Tensor, *, margin: float) -> torch.Tensor:
-    """Every image against its farthest of the same class and its nearest of another.
+    """(N, D) float embeddings, (N,) int64 labels -> () float: each image against its farthest like and nearest unlike.
 
-    Args:
-      embeddings: (N, D) float. Not normalised.
-      labels: (N,) int64. Classes.
-      margin: 0 or more. How much farther the negative shall be, in Euclidean distance.
-
-    Returns:
-      () float. Mean over the anchors that have a positive and a negative; without any 0, which still has a graph.
+    The unlike one shall be farther by the margin, 0 or more, in Euclidean distance. The mean is over the anchors that
+    have both kinds; without any it is 0, which still has a graph.
 
     Source: Hermans et al., In Defense of the Triplet Loss, 2017, arXiv 1703.07737, equation 5. Differs: the mean.
     """
@@ -131,15 +105,9 @@ def batch_hard_triplet(embeddings: torch.Tensor, labels: torch.Tensor, *, margin
 
 
 def kl_distillation(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Divergence of the student's softened distribution from the teacher's.
+    """(N, C) float logits of each -> () float: T^2 * KL(teacher || student), mean over images.
 
-    Args:
-      student_logits: (N, C) float.
-      teacher_logits: (N, C) float. Logits or, which is the same here, log-probabilities. Gets no gradient.
-      temperature: Above 0. Divides both.
-
-    Returns:
-      () float. T^2 * KL(teacher || student), mean over images.
+    The teacher's may be log-probabilities, which is the same here; they get no gradient. T, above 0, divides both.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531, section 2.
     """
@@ -150,14 +118,7 @@ def kl_distillation(student_logits: torch.Tensor, teacher_logits: torch.Tensor, 
 
 
 def symmetric_kl(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """How far two answers to the same pictures are apart.
-
-    Args:
-      logits: (N, C) float.
-      others: (N, C) float. Both get a gradient.
-
-    Returns:
-      () float. Mean over images of (KL(p || q) + KL(q || p)) / 2.
+    """(N, C) float logits of two answers to the same pictures -> () float: mean of (KL(p || q) + KL(q || p)) / 2.
 
     Source: Wu et al., R-Drop, 2021, arXiv 2106.14448, equation 2; there it is dropout that makes the two differ.
     """

@@ -81,14 +81,9 @@ class Teacher:
         return self
 
     def log_probabilities(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
-        """Answers to a batch, each picture as it is.
+        """The same N pictures as each member wants them, (N, S, S, 3) uint8 RGB -> (N, C) float32 log-probabilities.
 
-        Args:
-          batches: One per member, each (N, S, S, 3) uint8 RGB with S its own side: the same N pictures.
-
-        Returns:
-          (N, C) float32 on the teacher's device, without gradient. Log-probabilities: as good as logits to a
-          distillation loss of any temperature.
+        They lie on the teacher's device and have no gradient; a distillation loss takes them as logits.
         """
         return _log_mean([self._ask(i, batch, ((),)) for i, batch in enumerate(batches)])
 
