@@ -5,7 +5,6 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from sample_submission import again
 
 from edge.errors import EdgeError
 from export.submission import archive, rules
@@ -42,7 +41,6 @@ def append(name, text):
     def plant(folder):
         with open(folder / name, "a", encoding="utf-8") as file:
             file.write(text)
-        again(folder)
 
     return plant
 
@@ -51,7 +49,6 @@ def put(name, data):
     def plant(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-        again(folder)
 
     return plant
 
@@ -59,7 +56,6 @@ def put(name, data):
 def remove(name):
     def plant(folder):
         (folder / name).unlink()
-        again(folder)
 
     return plant
 
