@@ -33,7 +33,7 @@ def collect(
     root: Path, runs: Sequence[Path], *, configuration: str, folder: Path, label_column: str,
     group_column: str = "group", force: bool,
 ) -> Evidence:
-    """Joins the held-out predictions of runs that differ in their fold alone, and adds them to a folder of evidence.
+    """Joins the held-out predictions of runs that differ only in their fold, and adds them to a folder of evidence.
 
     Args:
       root: The data set.
@@ -121,7 +121,7 @@ def _record_of(run: Path, state: Checkpoint, *, num_images: int) -> RunRecord:
     config = TrainConfig.from_dict(state.config)
     images = config.sample.pk_images * len(state.classes) if config.sample.sampler == "pk" else config.optim.batch_size
     try:
-        told = json.loads((run / CONFIG).read_bytes())
+        recorded = json.loads((run / CONFIG).read_bytes())
         seconds = _seconds(run / JSONL)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{run}: {CONFIG} or {JSONL} cannot be read: {error}") from error
@@ -132,8 +132,8 @@ def _record_of(run: Path, state: Checkpoint, *, num_images: int) -> RunRecord:
         steps=state.step,
         images_seen=state.step * images,
         seconds=seconds,
-        machine=told.get("machine"),
-        pytorch=told.get("pytorch"),
+        machine=recorded.get("machine"),
+        pytorch=recorded.get("pytorch"),
         commit=state.commit,
         checkpoint_sha256=sha256,
         folds_sha256=state.folds_sha256,

@@ -42,7 +42,7 @@ _KEPT_AS_CSV = ("paths", "folds", "ppm")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What made the predictions of one fold, as the run itself tells it; None for what it does not tell."""
+    """What made the predictions of one fold, as the run itself records it; None for what it does not."""
 
     fold: int
     """Held out by this run."""
@@ -69,7 +69,7 @@ class RunRecord:
     teacher_sha256: str | None = None
     """Of what taught it: `Teacher.sha256`."""
     identity: str | None = None
-    """The `teacher_sha256` of a run that this one, alone, would teach."""
+    """The `teacher_sha256` of a run that only this one would teach."""
     temperature: float | None = None
     """Fitted on this fold, for confidences on others."""
 

@@ -1,6 +1,6 @@
 """Judgement of a folder of evidence: configurations by the mean over their seeds, on the images they have.
 
-The images are drawn once for all seeds, and for both sides of a difference: an interval tells what other images would
+The images are drawn once for all seeds, and for both sides of a difference: an interval says what other images would
 change. Of what other seeds would change it knows nothing.
 """
 

@@ -237,7 +237,7 @@ def _known_runs(path: Path) -> dict[str, str]:
     """What runs began with or were taught by -> which run that is, of all evidence beside this folder."""
     known: dict[str, str] = {}
     for file in sorted(path.resolve().parent.glob("*/*_seed*.json")):
-        with suppress(EdgeError, KeyError):  # what is damaged there is told by its own tables
+        with suppress(EdgeError, KeyError):  # what is damaged there is reported by its own tables
             record = read_record(file)
             for run in record["runs"]:
                 text = f"{file.parent.name} {record['configuration']} seed {record['seed']} fold {run.fold}"

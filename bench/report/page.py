@@ -160,7 +160,7 @@ def _board_of(result: dict[str, Any]) -> str:
 
 
 def _command(result: dict[str, Any]) -> str:
-    """What makes such a result, as far as the file tells; it does not record the command that was typed."""
+    """What makes such a result, as far as the file says; it does not record the command that was typed."""
     data, contest = result["data"], result["score"]
     flags = ["--label", data["label_column"]] if data["label_column"] != "class" else []
     if (part := result.get("robustness")) is not None:
@@ -197,34 +197,32 @@ def letters(num_results: int) -> list[str]:
 
 def _planes(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The pictures that hold results, by their letters, against each other."""
-    scores = {letter: result["score"] for letter, result in results.items()}
-    scored = {
-        letter: (score["accuracy"], score["fairness"]) for letter, score in scores.items()
-        if None not in (score["accuracy"]["value"], score["fairness"]["value"])
-    }
-    timed = {
-        letter: ({"value": results[letter]["latency"]["seconds_per_100"], "low": None},
-                 scores[letter]["total_of_two_thirds"])
-        for letter in scored if scores[letter]["latency"] is not None
-    }
+    scored: dict[str, tuple[Metric, Metric]] = {}
+    timed: dict[str, tuple[Metric, Metric]] = {}
+    for letter, result in results.items():
+        score = result["score"]
+        if None in (score["accuracy"]["value"], score["fairness"]["value"]):
+            continue
+        scored[letter] = score["accuracy"], score["fairness"]
+        if score["latency"] is not None:
+            timed[letter] = {"value": result["latency"]["seconds_per_100"], "low": None}, score["total_of_two_thirds"]
     planes = []
     if scored:
-        labels = {"x_label": "accuracy", "y_label": "fairness (contest)"}
-        planes.append(_plane("plane-fairness", "Accuracy and fairness", scored, labels))
+        planes.append(_plane("fairness", "Accuracy and fairness", scored, "accuracy", "fairness (contest)"))
     if len(timed) > 1:
-        labels = {"x_label": "seconds per 100 photos", "y_label": "(accuracy + fairness) / 3"}
-        title = "Latency and the sum of the two other thirds"
-        planes.append(_plane("plane-latency", title, timed, labels, is_time=True))
+        title, y_label = "Latency and the sum of the two other thirds", "(accuracy + fairness) / 3"
+        planes.append(_plane("latency", title, timed, "seconds per 100 photos", y_label, is_time=True))
     return planes
 
 
 def _plane(
-    name: str, title: str, points: dict[str, tuple[Metric, Metric]], labels: dict[str, str], *, is_time: bool = False
+    name: str, title: str, points: dict[str, tuple[Metric, Metric]], x_label: str, y_label: str, *,
+    is_time: bool = False,
 ) -> dict[str, Any]:
     """A picture with its title and the letters on its front; of time less is better."""
     sign = -1 if is_time else 1
     front = _front({letter: (sign * x["value"], y["value"]) for letter, (x, y) in points.items()})
-    svg = plots.plane(name, title, points, front, log_x=is_time, **labels)
+    svg = plots.plane(f"plane-{name}", title, points, front, x_label=x_label, y_label=y_label, log_x=is_time)
     return {"title": title, "svg": svg, "front": [letter for letter in points if letter in front]}
 
 
