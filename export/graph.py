@@ -47,6 +47,13 @@ def way_to(model: onnx.ModelProto, names: Collection[str], known: Collection[str
     return nodes[::-1]
 
 
+def prune(model: onnx.ModelProto) -> None:
+    """Removes the nodes that no output needs."""
+    nodes = way_to(model, [output.name for output in model.graph.output])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def compute(model: onnx.ModelProto, names: Sequence[str], known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Computes inner tensors from those that are known, by that part of the model that this takes."""
     nodes = way_to(model, names, known)

@@ -27,7 +27,7 @@ from train.networks.head import to_linear
 from train.networks.mobileone import reparameterize
 from train.networks.network import Network
 
-from .graph import attribute_of, check, compute, readers_of, way_to
+from .graph import attribute_of, check, compute, prune, readers_of, way_to
 from .info import describe
 
 OPSET = 18
@@ -204,9 +204,7 @@ def clean_up(model: onnx.ModelProto) -> onnx.ModelProto:
             del convolution.attribute[:]
             convolution.attribute.extend([*others, onnx.helper.make_attribute("pads", amounts.tolist())])
             convolution.input[0] = pad.input[0]
-    needed = way_to(cleaned, outputs)
-    del graph.node[:]
-    graph.node.extend(needed)
+    prune(cleaned)
     return cleaned
 
 

@@ -24,7 +24,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 import edge
 from edge.errors import EdgeError
 
-from ..graph import attribute_of, check, compute, readers_of, store, stored, way_to
+from ..graph import attribute_of, check, compute, prune, readers_of, store, stored, way_to
 from .calibrate import PERCENTILE, activation_ranges, measure
 from .weights import equalize, model_scales, round_weights
 
@@ -192,29 +192,23 @@ def shortened(quantized: onnx.ModelProto) -> onnx.ModelProto:
     by_output = {name: node for node in graph.node for name in node.output}
     values = stored(quantized)
     replaced: dict[str, str] = {}
-    removed = []
     for node in graph.node:
+        node.input[:] = [replaced.get(name, name) for name in node.input]
         source = by_output.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         if source is not None and source.op_type == "Cast" and source.input[0] in by_output:
             replaced[node.output[0]] = source.input[0]
-            removed += [node, source]
         elif node.op_type == "DequantizeLinear" and not numpy_helper.to_array(values[node.input[2]]).any():
             if values[node.input[2]].data_type != onnx.TensorProto.UINT8:
                 del node.input[2]  # of weights and biases: a missing zero point means zero
-    for node in removed:
-        graph.node.remove(node)
-    outputs = [output.name for output in graph.output]
-    used = {replaced.get(name, name) for node in graph.node for name in node.input} | {*outputs}
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in used]:
-        graph.node.remove(node)  # the bounds of a Clip that became a range
-    names = {name: name for name in (graph.input[0].name, *outputs, "")}
+    prune(quantized)  # takes the bounds of a Clip that became a range as well
+    names = {name: name for name in (graph.input[0].name, *(output.name for output in graph.output), "")}
     for node in graph.node:
         node.doc_string = ""
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node.name = ""
         for field in (node.input, node.output):
             for i, name in enumerate(field):
-                field[i] = names.setdefault(replaced.get(name, name), f"t{len(names)}")
+                field[i] = names.setdefault(name, f"t{len(names)}")
     kept = [values[name] for name in names if name in values]
     for entry in kept:
         entry.name = names[entry.name]
