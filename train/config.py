@@ -64,6 +64,8 @@ def _is_number_by_class(item: str) -> bool:
 
 _POSITIVE: _Rule = (lambda x: x > 0), "above 0"
 _BELOW_ONE: _Rule = (lambda x: 0 <= x < 1), "0 to below 1"
+_SIDES: _Rule = (lambda x: bool(x) and all(32 <= side <= 4096 for side in x)), "sides from 32 to 4096"
+_SHARES_OF_RGB: _Rule = (lambda x: len(x) == 3 and all(0 <= v <= 1 for v in x)), "three numbers from 0 to 1"
 _NUMBERS_BY_CLASS: _Rule = (lambda x: all(map(_is_number_by_class, x))), "CLASS:NUMBER,... with numbers above 0"
 
 
@@ -95,9 +97,7 @@ class InputConfig(_Section):
     """From picture to network."""
 
     sizes_px: tuple[int, ...] = _flag(
-        (128,),
-        "input sides for equal shares of the epochs; the last is the model's",
-        ((lambda x: bool(x) and all(32 <= side <= 4096 for side in x)), "sides from 32 to 4096"),
+        (128,), "input sides for equal shares of the epochs; the last is the model's", _SIDES
     )
     resize: str = _flag("letterbox", "letterbox, stretch or crop", _one_of("letterbox", "stretch", "crop"))
     cache_margin: float = _setting(
@@ -152,11 +152,9 @@ class AugmentConfig(_Section):
     p_jpeg: float = _setting(0.0, "JPEG's artefacts", _within(0, 1))
     jpeg_quality: int = _setting(40, "JPEG: lowest quality, drawn up to 95", _within(1, 95))
     p_noise: float = _setting(0.0, "Gaussian noise on each value", _within(0, 1))
+    # Li et al.: 0.03 on the tensor normalised by their std (.3394, .2834, .2840), here in shares of full range.
     noise_std: tuple[float, ...] = _setting(
-        # Li et al.: 0.03 on the tensor normalised by their std (.3394, .2834, .2840), here in shares of full range.
-        (0.0102, 0.0085, 0.0085),
-        "noise: standard deviation for R, G and B, as a share of full range",
-        ((lambda x: len(x) == 3 and all(0 <= v <= 1 for v in x)), "three numbers from 0 to 1"),
+        (0.0102, 0.0085, 0.0085), "noise: standard deviation for R, G and B, as a share of full range", _SHARES_OF_RGB
     )
 
 

