@@ -87,7 +87,7 @@ def test_refit_to_other_labels(place, tmp_path):
 
 def test_prior_adds_the_offsets_and_measures_anew(place, tmp_path, capsys, monkeypatch):
     out, data, run = tmp_path / "corrected", str(place / "data"), str(place / "other")
-    monkeypatch.setattr("train.after.fits._best", lambda *_: (0.5, np.array([20.0, -10.0, -10.0])))
+    monkeypatch.setattr("train.after.prior_correction._best", lambda *_: (0.5, np.array([20.0, -10.0, -10.0])))
     assert main(["prior", data, run, str(place / "start"), "--out", str(out)]) == 0
     found, said = json.loads((out / "prior.json").read_text()), capsys.readouterr().out
     assert found["images"] == 12 and found["folds"] == [0] and found["tau"] == 0.5

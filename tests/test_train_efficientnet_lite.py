@@ -5,7 +5,8 @@ from edge.errors import EdgeError, ModelError
 from edge.exit import fail
 from train.config import ModelConfig
 from train.networks import weights
-from train.networks.mobilenet import LITE_VARIANTS, Block, EfficientNetLite, _InvertedResidual
+from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
+from train.networks.mobilenet import Block, _InvertedResidual
 from train.networks.network import build
 from train.networks.weights import PUBLISHED, imagenet_weights, load_weights, names_of
 
@@ -13,7 +14,7 @@ SIZES = {"lite0": 4_652_008 - 1_281_000, "lite1": 5_416_680 - 1_281_000, "lite2"
 """Parameters of the published networks, less their classifiers."""
 
 
-@pytest.mark.parametrize("variant", LITE_VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_size_and_shapes(variant):
     body = EfficientNetLite(variant).eval()
     assert sum(parameter.numel() for parameter in body.parameters()) == SIZES[variant]

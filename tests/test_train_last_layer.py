@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from train.after.fits import refit_last_layer
+from train.after.last_layer import refit_last_layer
 
 
 def spurious(seed, n, *, bound):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.after.fits import fit_prior
+from train.after.prior_correction import fit_prior
 
 PRIOR = np.array([0.1, 0.12, 0.13, 0.5, 0.1, 0.05])
 

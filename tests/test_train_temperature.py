@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.dataset import DatasetError, Sample
-from train.after.fits import cross_fit, describe_fit, fit_temperature
+from train.after.temperature import cross_fit, describe_fit, fit_temperature
 
 CLASSES = ["ash", "birch", "Cedar"]
 

@@ -33,8 +33,9 @@ from ..data.folds import make_folds
 from ..data.images import load_all, scale_tensor
 from ..leakage.checks import LEAKY, LeakError, check_disjoint, mark_leaky
 from ..loop.run import METRICS, PREDICTIONS, write_json, write_metrics
-from .fits import fit_prior, refit_last_layer
 from .held_out import embed
+from .last_layer import refit_last_layer
+from .prior_correction import fit_prior
 
 HELD_OUT = "heldout.txt"
 PRIOR = "prior.json"

@@ -19,7 +19,7 @@ from edge.predictions import Layout, Prediction, path_text
 
 from ..networks.head import to_linear
 from ..networks.network import Network
-from .fits import describe_fit
+from .temperature import describe_fit
 
 _NUM_DRAWS = 1000
 _MIN_CLUSTERS = 50

@@ -1,12 +1,10 @@
-"""MobileNetV2, MobileNetV3-Small and EfficientNet-Lite0 to 2 as bodies: bottlenecks between a stem and a last layer.
+"""MobileNetV2 and MobileNetV3-Small as bodies: bottlenecks between a stem and a last layer.
 
 Written from the papers. The layers come in the order of the published weights, so `weights.py` maps the names of
-those by rule. EfficientNet-Lite is EfficientNet without attention and with ReLU6, made for int8 on phones.
+those by rule.
 
 Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018, arXiv 1801.04381; Howard et al.,
-Searching for MobileNetV3, 2019, arXiv 1905.02244; Tan and Le, EfficientNet, 2019, arXiv 1905.11946; TensorFlow's
-repository tpu, models/official/efficientnet/lite, for what Lite changes: no squeeze-and-excitation, ReLU6 for swish,
-stem and last convolution of one width, first and last bottleneck never repeated more often.
+Searching for MobileNetV3, 2019, arXiv 1905.02244.
 """
 
 from __future__ import annotations
@@ -45,19 +43,6 @@ _V2_STAGES = (
     (3, 6, 160, 3, 2),
     (3, 6, 320, 1, 1),
 )
-# The same. Source: arXiv 1905.11946, table 1.
-_LITE_STAGES = (
-    (3, 1, 16, 1, 1),
-    (3, 6, 24, 2, 2),
-    (5, 6, 40, 2, 2),
-    (3, 6, 80, 3, 2),
-    (5, 6, 112, 3, 1),
-    (5, 6, 192, 4, 2),
-    (3, 6, 320, 1, 1),
-)
-LITE_VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
-"""Factors on the channels of every bottleneck, and on the repeats of all except the first and the last."""
-
 # Source: arXiv 1905.02244, table 2.
 _V3_SMALL_BLOCKS = (
     Block(3, 16, 16, 2, functional.relu, use_se=True),
@@ -72,10 +57,10 @@ _V3_SMALL_BLOCKS = (
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
     Block(5, 576, 96, 1, functional.hardswish, use_se=True),
 )
-_STEM_CHANNELS = 32
-"""Of V2 and of all Lites."""
-_EPSILON = 1e-3
-"""Under the root of BatchNorm: the published weights of V3 and Lite were trained with it."""
+STEM_CHANNELS = 32
+"""Of V2 and of EfficientNet-Lite."""
+EPSILON = 1e-3
+"""Under the root of BatchNorm: the published weights of V3 and EfficientNet-Lite were trained with it."""
 
 
 class _ConvBNAct(ConvBN):
@@ -192,7 +177,7 @@ class MobileNetV2(MobileNet):
 
     def __init__(self) -> None:
         super().__init__(
-            _repeat(_V2_STAGES), stem_channels=_STEM_CHANNELS, num_features=1280, activation=functional.relu6
+            repeat(_V2_STAGES), stem_channels=STEM_CHANNELS, num_features=1280, activation=functional.relu6
         )
 
 
@@ -207,34 +192,16 @@ class MobileNetV3Small(MobileNet):
     def __init__(self) -> None:
         activation = functional.hardswish
         super().__init__(
-            _V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=activation, epsilon=_EPSILON
+            _V3_SMALL_BLOCKS, stem_channels=16, num_features=576, activation=activation, epsilon=EPSILON
         )
 
 
-class EfficientNetLite(MobileNet):
-    """(N, 3, S, S) float32 images, already scaled -> (N, 1280, S/32, S/32) features; of "lite0", "lite1" or "lite2".
-
-    Differs: no stochastic depth in training; BatchNorm's momentum as in `MobileNetV3Small`.
-    """
-
-    def __init__(self, variant: str) -> None:
-        width, depth = LITE_VARIANTS[variant]
-        super().__init__(
-            _repeat(_LITE_STAGES, width=width, depth=depth),
-            stem_channels=_STEM_CHANNELS,
-            num_features=1280,
-            activation=functional.relu6,
-            epsilon=_EPSILON,
-            pads_like_tensorflow=True,
-        )
-
-
-def _repeat(
+def repeat(
     stages: Sequence[tuple[int, int, int, int, int]], *, width: float = 1.0, depth: float = 1.0
 ) -> list[Block]:
     """The bottlenecks of stages, made wider and repeated more often."""
     blocks: list[Block] = []
-    in_channels = _STEM_CHANNELS
+    in_channels = STEM_CHANNELS
     for stage, (kernel_size, factor, base, repeats, stride) in enumerate(stages):
         is_outer = stage in (0, len(stages) - 1)
         channels = multiple_of_8(base * width)

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from ..config import ModelConfig
+from .efficientnet_lite import EfficientNetLite
 from .head import Head
-from .mobilenet import EfficientNetLite, MobileNetV2, MobileNetV3Small
+from .mobilenet import MobileNetV2, MobileNetV3Small
 from .mobileone import MobileOne
 
 

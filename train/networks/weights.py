@@ -23,7 +23,8 @@ from edge.exit import ENVIRONMENT
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
-from .mobilenet import EfficientNetLite, MobileNet, MobileNetV2
+from .efficientnet_lite import EfficientNetLite
+from .mobilenet import MobileNet, MobileNetV2
 from .mobileone import ConvBN
 from .network import Network
 
