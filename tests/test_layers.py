@@ -135,3 +135,9 @@ def test_help_and_version_import_nothing_heavy(package, flag):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+@pytest.mark.parametrize("package", ["edge", "bench", "train", "export"])
+def test_public_names_are_there(package):
+    module = importlib.import_module(package)
+    assert all(getattr(module, name) is not None for name in module.__all__)
