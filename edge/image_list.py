@@ -113,17 +113,20 @@ def _images_below(folder: str, recursive: bool) -> Iterator[str]:
     """Images of a folder; with `recursive` each folder's own files come before its subfolders."""
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"folder {path_text(error.filename)}: cannot be read: {error.strerror}") from error
+        raise InputError(f"folder {path_text(current)}: cannot be read: {error.strerror}") from error
 
     visited = {os.path.realpath(folder)}  # links may lead in circles
-    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        for name in sorted(names, key=natural_key):
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        # Of `walk` only the first step: it calls itself for each level, and folders can be deeper than Python's stack.
+        _, folders, files = next(os.walk(current, onerror=refuse))
+        for name in sorted(files, key=natural_key):
             if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
                 yield os.path.join(current, name)
-        subfolders = sorted(folders, key=natural_key, reverse=True) if recursive else []
-        folders.clear()
-        for name in subfolders:
-            real = os.path.realpath(os.path.join(current, name))
-            if real not in visited and not name.startswith("."):
-                visited.add(real)
-                folders.insert(0, name)
+        for name in sorted(folders, key=natural_key, reverse=True) if recursive else ():
+            path = os.path.join(current, name)
+            real_path = os.path.realpath(path)
+            if real_path not in visited and not name.startswith("."):
+                visited.add(real_path)
+                pending.append(path)

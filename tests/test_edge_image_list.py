@@ -1,7 +1,10 @@
 """PATH arguments: what becomes a row, in which order and under which name."""
 
+import contextlib
+import inspect
 import io
 import os
+import sys
 
 import pytest
 
@@ -92,6 +95,28 @@ def test_lists_from_file_and_standard_input(tree, monkeypatch):
 def test_links_in_a_circle_end(tree):
     os.symlink(tree / "photos", tree / "photos" / "b" / "loop")
     assert len(collect(["photos"], recursive=True).names) == 5
+
+
+def test_folders_may_be_deeper_than_pythons_stack(tree):
+    deep = tree / "/".join("d" * 200) / "img.jpg"
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        assert collect(["d"], recursive=True).paths == [str(deep.relative_to(tree))]
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+def test_a_folder_that_fails_while_it_is_read_is_named(tree, monkeypatch):
+    class Failing(contextlib.nullcontext):
+        def __next__(self):
+            raise OSError(5, "Input/output error")  # of `readdir`, which does not know the folder's name
+
+    monkeypatch.setattr("os.scandir", lambda path: Failing())
+    with pytest.raises(InputError, match="folder photos: cannot be read: Input/output error"):
+        collect(["photos"])
 
 
 def test_links_that_lead_nowhere_are_no_images(tree):
