@@ -188,6 +188,14 @@ def test_one_group_has_no_fairness_over_permutations() -> None:
     assert found["accuracy"]["mean"] == pytest.approx((0.7 * 64 + 60 / 90 * 64) / 128)
 
 
+def test_a_group_under_64_that_is_not_compared_is_dropped_whole() -> None:
+    hits, sizes = np.array([70, 60, 20]), np.array([100, 90, 30])
+    arguments: dict[str, Any] = {"reference": 0, "compared": [0, 1], "profile": CODE}
+    assert contest.over_permutations(hits, sizes, **arguments) == contest.over_permutations(
+        hits[:2], sizes[:2], **arguments
+    )
+
+
 def test_a_group_under_64_is_refused_by_their_code_alone() -> None:
     contest.check_sizes([63], ["G7"], OURS)
     contest.check_sizes([64], ["G7"], CODE)

@@ -204,8 +204,8 @@ def over_permutations(
     others = []  # of each its hits (K,), their probabilities (K,), and what it is off the reference (R, K)
     for g, (group_hits, p) in enumerate(outcomes):
         if g != reference:
-            distance = np.abs(group_hits / kept[g] - (reference_hits / kept[reference])[:, None])
-            others.append((group_hits, p, distance * (g in compared)))
+            off = ratio(group_hits, kept[g]) - (reference_hits / kept[reference])[:, None]
+            others.append((group_hits, p, np.abs(off) if g in compared else np.zeros_like(off)))
     if profile.has_floor and np.sum([off.max(-1) for _, _, off in others], axis=0).max() / num_compared > MAX_SPD:
         draws = drawn_hits(np.tile(hits, (100_000, 1)), sizes, profile, np.random.default_rng(seed))
         drawn = parts(draws, kept, reference=reference, compared=compared, profile=profile)
