@@ -247,7 +247,7 @@ def _run_reasons(latency: dict[str, Any]) -> Iterator[str]:
 def _bare_network(classifier: Classifier) -> Callable[[np.ndarray], object]:
     if isinstance(classifier, NullClassifier):
         return classifier.logits
-    return bare_network(str(classifier.path), 1)[1]
+    return bare_network(classifier.path.read_bytes(), 1)[1]
 
 
 def _bound_s(

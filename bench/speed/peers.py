@@ -119,8 +119,11 @@ def _labels(output: bytes) -> list[int]:
     return [int(line.rsplit(b" ", 1)[-1]) for line in output.splitlines()]
 
 
-def bare_network(model: str, threads: int) -> tuple[int, Callable[[Any], Any]]:
-    """The engine without anything of ours: side S of its input, and (N, S, S, 3) uint8 -> (N, C) float32 logits."""
+def bare_network(model: str | bytes, threads: int) -> tuple[int, Callable[[Any], Any]]:
+    """The engine without anything of ours: side S of its input, and (N, S, S, 3) uint8 -> (N, C) float32 logits.
+
+    `model` is a path, or the content of the file: the engine takes no path that is not UTF-8.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
