@@ -214,6 +214,22 @@ def test_score_prints_a_table_and_writes_results(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+def test_results_are_made_and_shown_without_the_engine(data: Path, tmp_path: Path) -> None:
+    commands = [
+        ["score", predictions_file(tmp_path / "p.csv", ROWS, META), "--data", data, "-o", tmp_path / "r.json"],
+        ["compare", tmp_path / "r.json", tmp_path / "r.json", "-o", tmp_path / "c.json"],
+        *(["show", tmp_path / name] for name in ("r.json", "c.json")),
+    ]
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = sys.modules['psutil'] = None\n"
+        "from bench.cli import main\n"
+        f"sys.exit(any([main(command) for command in {[list(map(str, command)) for command in commands]}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
 def test_score_spares_an_existing_output(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = predictions_file(tmp_path / "p.csv", ROWS, META)
     output = tmp_path / "results.json"

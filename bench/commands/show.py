@@ -26,7 +26,6 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Prints the table of a results file again."""
     from ..results import compare, document, text
     from ..robustness import measure as robustness
-    from ..speed import latency, peers
 
     path: Path = arguments.results
     try:
@@ -40,6 +39,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         elif "score" in result:
             lines = [*text.table(result)]
         else:
+            from ..speed import latency, peers  # onnxruntime, which other tables do without
+
             lines = [*latency.table(result), *peers.table(result.get("peers", {}))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EdgeError(f"{path}: damaged results file: {type(error).__name__} {error}") from error
