@@ -31,7 +31,8 @@ from edge.device import usable_cores
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
-from train.data.images import Batch, feed, load_images, scale_tensor, training_preprocess
+from train.data.feed import Batch, feed, scale_tensor
+from train.data.images import load_images, training_preprocess
 from train.data.sampler import Batches
 from train.loop.optimizer import build_optimizer
 from train.networks.network import build

@@ -160,7 +160,11 @@ def test_bad_data_is_one_line(tmp_path, data, capsys):
 
 def test_without_pytorch(tmp_path, data, capsys, monkeypatch, forget_modules):
     forget_modules("train", kept=("train.cli", "train.config", "train.recipes"))
-    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("torch", "cv2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["folds", str(data), "-o", str(tmp_path / "folds.csv"), "-q"]) == 0
+    assert main(["audit", str(data), "-q"]) == 0
+    assert "kinds of leak" in capsys.readouterr().out
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
     assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install '.[train]' in the checkout\n"
 

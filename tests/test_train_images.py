@@ -9,12 +9,13 @@ import pytest
 import torch
 from sample_networks import dataset, labelled_images
 
-import train.data.images
+import train.data.feed
 from bench.dataset import DatasetError, index
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig
 from train.data.augment import draw, render, step_rng, to_tensor
-from train.data.images import View, feed, load_images, scale_tensor, training_preprocess
+from train.data.feed import View, feed, scale_tensor
+from train.data.images import load_images, training_preprocess
 from train.data.sampler import Batches
 
 PREPROCESS = Preprocess(size_px=16)
@@ -200,7 +201,7 @@ def test_threads_end_with_the_iterator():
 
 def test_no_more_than_two_batches_are_rendered_ahead(monkeypatch):
     started = []
-    monkeypatch.setattr(train.data.images, "step_rng", lambda *args: started.append(args) or step_rng(*args))
+    monkeypatch.setattr(train.data.feed, "step_rng", lambda *args: started.append(args) or step_rng(*args))
     for done, _ in enumerate(fed(plan=batches(8)), start=1):
         assert len(started) == min(8, done + 2)
 

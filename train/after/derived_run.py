@@ -29,8 +29,9 @@ from edge.predictions import read
 from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint, CheckpointError, load_model
 from ..config import TrainConfig
+from ..data.feed import scale_tensor
 from ..data.folds import make_folds
-from ..data.images import load_all, scale_tensor
+from ..data.images import load_all
 from ..leakage.checks import LEAKY, LeakError, check_disjoint, mark_leaky
 from ..loop.run import METRICS, PREDICTIONS, write_json, write_metrics
 from .held_out import embed

@@ -26,8 +26,9 @@ from .. import checkpoint as checkpoints
 from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from ..checkpoint import IMAGENET, NAME, Checkpoint, CheckpointError
 from ..config import TrainConfig
+from ..data.feed import View, scale_tensor
 from ..data.folds import read_folds
-from ..data.images import ImageSet, View, load_images, scale_tensor, training_preprocess
+from ..data.images import ImageSet, load_images, training_preprocess
 from ..data.profile import profile_of
 from ..leakage.checks import LEAKY, find_leaks, mark_leaky
 from ..networks.network import Network, build
