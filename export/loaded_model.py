@@ -22,7 +22,7 @@ from edge.errors import DecodeError, EdgeError, ModelError
 from edge.photo.preprocess import Preprocess
 from edge.predictions import path_text
 from train import checkpoint
-from train.data.feed import scale_tensor
+from train.data.feeder import scale_tensor
 from train.networks.head import to_linear
 
 _BATCH_SIZE = 16

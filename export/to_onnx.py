@@ -22,7 +22,7 @@ from torch.nn import functional
 from edge.classifier import SCHEMA
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
-from train.data.feed import scale_tensor
+from train.data.feeder import scale_tensor
 from train.networks.head import to_linear
 from train.networks.mobileone import reparameterize
 from train.networks.network import Network

@@ -24,8 +24,8 @@ from bench.results import build, compare, join
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 from edge.progress import Progress
-from train.after.temperature import softmax
 from train.after.held_out import to_predictions
+from train.after.temperature import softmax
 
 from .loaded_model import Pair, ask_both, choose_images, open_pair, remarks_on_leaks
 

@@ -31,7 +31,7 @@ from edge.device import usable_cores
 from edge.errors import EdgeError
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig, TrainConfig
-from train.data.feed import Batch, feed, scale_tensor
+from train.data.feeder import Batch, feed, scale_tensor
 from train.data.images import load_images, training_preprocess
 from train.data.sampler import Batches
 from train.loop.optimizer import build_optimizer

@@ -1,6 +1,7 @@
 """edge <- bench <- train <- export <- research: nothing imports against the chain, and the runtime stays slim."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path

@@ -22,7 +22,7 @@ from train.data.augment import (
     step_rng,
     to_tensor,
 )
-from train.data.feed import scale_tensor
+from train.data.feeder import scale_tensor
 
 STILL = AugmentConfig(p_hflip=0, p_vflip=0, quarter_turns=False, p_affine=0)
 LIVELY = AugmentConfig(p_perspective=0.5, p_cutout=0.5, cutout_holes=2, p_jitter=0.5, p_noise=0.5)

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from sample_networks import COLOURS, small_body, labelled_images
+from sample_networks import COLOURS, labelled_images, small_body
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel

@@ -7,7 +7,7 @@ from bench.dataset import Sample
 from edge.photo.preprocess import Preprocess
 from edge.predictions import read
 from train.after.held_out import embed, encode_predictions, measure, to_predictions
-from train.data.feed import scale_tensor
+from train.data.feeder import scale_tensor
 
 
 def test_measure_by_hand():

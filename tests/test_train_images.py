@@ -9,12 +9,12 @@ import pytest
 import torch
 from sample_networks import dataset, labelled_images
 
-import train.data.feed
+import train.data.feeder
 from bench.dataset import DatasetError, index
 from edge.photo.preprocess import Preprocess
 from train.config import AugmentConfig
 from train.data.augment import draw, render, step_rng, to_tensor
-from train.data.feed import View, feed, scale_tensor
+from train.data.feeder import View, feed, scale_tensor
 from train.data.images import load_images, training_preprocess
 from train.data.sampler import Batches
 
@@ -201,7 +201,7 @@ def test_threads_end_with_the_iterator():
 
 def test_no_more_than_two_batches_are_rendered_ahead(monkeypatch):
     started = []
-    monkeypatch.setattr(train.data.feed, "step_rng", lambda *args: started.append(args) or step_rng(*args))
+    monkeypatch.setattr(train.data.feeder, "step_rng", lambda *args: started.append(args) or step_rng(*args))
     for done, _ in enumerate(fed(plan=batches(8)), start=1):
         assert len(started) == min(8, done + 2)
 

@@ -29,7 +29,7 @@ from edge.predictions import read
 from .. import checkpoint as checkpoints
 from ..checkpoint import OFFSETS, Checkpoint, CheckpointError, load_model
 from ..config import TrainConfig
-from ..data.feed import scale_tensor
+from ..data.feeder import scale_tensor
 from ..data.folds import make_folds
 from ..data.images import load_all
 from ..leakage.checks import LEAKY, LeakError, check_disjoint, mark_leaky

@@ -27,7 +27,7 @@ from edge.progress import Progress
 
 from ..checkpoint import NAME, Checkpoint, save
 from ..config import TrainConfig
-from ..data.feed import Batch, View, feed, scale_tensor
+from ..data.feeder import Batch, View, feed, scale_tensor
 from ..data.sampler import Batches, epoch_batches, num_steps_per_epoch
 from ..networks.network import build
 from ..networks.teacher import Teacher

@@ -26,7 +26,7 @@ from .. import checkpoint as checkpoints
 from ..after.held_out import embed, encode_predictions, fit_temperature_of, measure, to_predictions
 from ..checkpoint import IMAGENET, NAME, Checkpoint, CheckpointError
 from ..config import TrainConfig
-from ..data.feed import View, scale_tensor
+from ..data.feeder import View, scale_tensor
 from ..data.folds import read_folds
 from ..data.images import ImageSet, load_images, training_preprocess
 from ..data.profile import profile_of

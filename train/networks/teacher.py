@@ -27,7 +27,7 @@ from edge.photo.preprocess import Preprocess
 from edge.progress import Progress
 
 from .. import checkpoint
-from ..data.feed import scale_tensor
+from ..data.feeder import scale_tensor
 from .weights import IMAGENET_MEAN, IMAGENET_STD
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
