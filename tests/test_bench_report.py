@@ -445,6 +445,7 @@ def spoil(made: dict[str, Any], *keys: str, value: Any = None) -> dict[str, Any]
     (("accuracy", "value"), float("nan"), "got nan, expected a finite number or null"),
     (("interval",), None, "not as `edge-bench score` writes it"),
     (("fairness", "pqd"), 3, "not as `edge-bench score` writes it"),
+    (("fairness", "pqd", "by_group", "G10"), 3, "not as `edge-bench score` writes it"),
     (("confusion_matrix",), [[1]], "not as `edge-bench score` writes it"),
 ])
 def test_damaged_results_are_one_line(

@@ -48,7 +48,7 @@ def metrics(result: dict[str, Any]) -> Iterator[Row]:
             yield _row(f"score.thirds.{name}", third)
     for name, moments in (contest.get("over_permutations") or {}).items():
         if isinstance(moments, dict):
-            yield from (_row(f"score.over_permutations.{name}.{key}", value) for key, value in moments.items())
+            yield from (_plain(f"score.over_permutations.{name}.{key}", value) for key, value in moments.items())
     for label, rates in result["by_class"].items():
         yield from (_row(name, metric, label=label) for name, metric in rates.items())
     yield from _groups(result)
@@ -59,7 +59,7 @@ def metrics(result: dict[str, Any]) -> Iterator[Row]:
             yield _row("ece", bins["ece"], group=group)
     for part, key in (("data", "samples"), ("data", "left_out"), ("errors", "images"), ("interval", "draws"),
                       ("interval", "clusters"), ("interval", "seed")):
-        yield _row(f"{part}.{key}", result[part][key])
+        yield _plain(f"{part}.{key}", result[part][key])
 
 
 def _groups(part: dict[str, Any]) -> Iterator[Row]:
@@ -68,24 +68,29 @@ def _groups(part: dict[str, Any]) -> Iterator[Row]:
         if isinstance(metric, dict) and "value" in metric:
             yield _row(f"fairness.{name}", metric)
             yield from (_row(f"fairness.{name}", own, group=group) for group, own in metric.get("by_group", {}).items())
-            yield from (_row(f"fairness.{name}", own, label=label) for label, own in metric.get("by_class", {}).items())
+            for label, own in metric.get("by_class", {}).items():
+                yield _plain(f"fairness.{name}", own, label=label)
     for kind, null in (part["null"] or {}).items():
-        yield from (_row(f"null.{kind}.{name}", value) for name, value in null.items())
+        for name, value in null.items():
+            yield (_row if isinstance(value, dict) else _plain)(f"null.{kind}.{name}", value)
     for group, own in part["by_group"].items():
         for name in (*_ACCURACIES, "difference_to_reference"):
             if own[name] is not None:
                 yield _row(name, own[name], group=group)
         yield from (_row("recall", metric, group=group, label=label) for label, metric in own["recall"].items())
-        yield _row("clusters", own["clusters"], group=group)
+        yield _plain("clusters", own["clusters"], group=group)
     if malignant := part["malignant"]:
         for group, rates in (("", malignant), *malignant["by_group"].items()):
             yield from (_row(f"malignant.{name}", rates[name], group=group) for name in ("sensitivity", "specificity"))
 
 
-def _row(name: str, value: dict[str, Any] | float | None, *, group: str = "", label: str = "") -> Row:
-    """Of a metric, or of a number that has no interval."""
-    metric = value if isinstance(value, dict) else {**dict.fromkeys(_CELLS), "value": value}
+def _row(name: str, metric: dict[str, Any], *, group: str = "", label: str = "") -> Row:
     return name, group, label, *_cells(metric)
+
+
+def _plain(name: str, value: float | None, *, group: str = "", label: str = "") -> Row:
+    """Of a number that has no interval."""
+    return _row(name, {**dict.fromkeys(_CELLS), "value": value}, group=group, label=label)
 
 
 def _cells(metric: dict[str, Any]) -> Row:
