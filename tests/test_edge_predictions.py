@@ -98,6 +98,8 @@ def test_reading_back_gives_what_was_written(tmp_path, format):
         (b"path,label,label_index,status\n" + b"x" * 140_000 + b",x,1,ok\n", "row 1: field larger than field limit"),
         (b'{"schema": "edge-predictions/1"}\n{"label": "x"}\n', "row 1: has no path"),
         (b'{"schema": "edge-predictions/1"}\n{"path": ["a"]}\n', r"row 1: path: got \['a'\], expected a text"),
+        (b'{"schema": "edge-predictions/1"}\n{"path": 1, "label": 2, "status": 3, "error": 4}\n', "row 1: path: got 1"),
+        (b"path,label,label_index,status,width\na.jpg,x,1,ok,0\n", "row 1: got a side of '0', expected pixels"),
         (b'{"schema": "edge-predictions/1"}\n{"path": "a", "label": {}}\n', "row 1: label: got {}, expected a text"),
         (b'{"schema": "edge-predictions/1"}\n{"path": "a", "label_index": 1.5}\n', "row 1: invalid literal .* '1.5'"),
         (b"{" + b'"a":{' * 100_000, "in.csv"),
