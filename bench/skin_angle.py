@@ -53,7 +53,7 @@ _SIDE_PX = 144
 _PATCH_PX = 18
 # A file's outermost pixels are often a frame or a ruler.
 _INSET_PX = 6
-# Pixels outside tell nothing of colour: the black around a dermatoscope's picture, and glare.
+# Pixels outside have no usable colour: the black around a dermatoscope's picture, and glare.
 _DARKEST, _BRIGHTEST = 12.0, 99.0
 _AGREE_DEG = 10.0
 

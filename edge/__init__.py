@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "DecodeError", "EdgeError", "ModelError", "PixelLimits", "Prediction", "Preprocess"]
 __version__ = "0.1.0"
 
-# Nobody is told what is classified here. onnxruntime reads this once, while it is imported; without it, it looks up its
-# vendor's host and keeps a device id and a database of events below the user's cache folder.
+# Nobody else learns what is classified here. onnxruntime reads this once, while it is imported; without it, it looks up
+# its vendor's host and keeps a device id and a database of events below the user's cache folder.
 # Source: github.com/microsoft/onnxruntime/pull/27379
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

@@ -90,7 +90,7 @@ class Summary:
         if self.errors:
             yield f"{self.errors} of {num_images} images could not be used; their rows say why"
         if self._profile is None:
-            yield "the model does not say what pictures it was trained on: nothing tells whether these are like them"
+            yield "the model does not say what pictures it was trained on, so these cannot be compared with them"
         elif self._photos["images"]:
             yield self._unlike(self._profile)
         if self._answers:
@@ -114,5 +114,5 @@ class Summary:
         parts = [f"{self._photos[name]} by {text}" for name, text in known.items() if self._photos[name]]
         photos = f"{self._photos['images']} of {self._photos['of']} photos"
         if self._photos["unsized"]:
-            photos += f" (of {self._photos['unsized']} more the rows do not tell)"
+            photos += f" (of {self._photos['unsized']} more the size is unknown)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"

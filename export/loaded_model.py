@@ -117,7 +117,7 @@ def remarks_on_leaks(
     if marks is None:
         what = "was trained on another part of some data than any known here"
         if runner.marks_sha256 is None:
-            what = "does not tell what it was trained on"
+            what = "does not say what it was trained on"
         yield f"{runner.path.name}: {what}; that it never saw these images is not checked"
     elif seen := len(marks.intersection(asked)):
         text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"

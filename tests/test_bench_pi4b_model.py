@@ -111,7 +111,7 @@ def test_the_true_time_lies_in_the_range_that_the_error_gives():
 
 @pytest.mark.parametrize("error", [1.0, 7.0, float("nan")])
 def test_an_error_of_all_of_it_gives_no_range(error):
-    with pytest.raises(EdgeError, match="left out of the fit is told .* wrong") as raised:
+    with pytest.raises(EdgeError, match="left out of the fit is predicted .* wrong") as raised:
         time_model.Validation(0, 0, 0, error).factors()
     assert raised.value.exit_status == 3
 

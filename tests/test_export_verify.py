@@ -81,7 +81,7 @@ def test_other_weights_flip_images_and_are_named(folder, held_out):
     assert all(flip["a"] != flip["b"] and 0 <= flip["a_margin"] <= 1 for flip in flips)
     by_path = {sample.path: sample for sample in index(folder / "data")}
     assert all(by_path[flip["path"]].label == flip["label"] for flip in flips)
-    assert any("other.onnx: does not tell what it was trained on" in line for line in result["remarks"])
+    assert any("other.onnx: does not say what it was trained on" in line for line in result["remarks"])
     lines = list(table(result))
     assert lines[0] == "A same.onnx (onnx), B other.onnx (onnx)"
     assert sum(line.startswith("flip: ") for line in lines) == min(10, len(flips))

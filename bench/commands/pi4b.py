@@ -35,7 +35,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--cache", type=Path, metavar="DIR", help="where the arm64 tree is kept (default build/pi4b of the checkout)")
     add("--baseline", type=Path, metavar="FILE", help="exit 6 when a region costs over 2 %% more than in FILE")
     add("--calibrate", type=Path, nargs="+", metavar="FILE", help="fit also to reports of edge-bench board")
-    add("--validate", action="store_true", help="print how well the model tells published times, and stop")
+    add("--validate", action="store_true", help="print how well the model predicts published times, and stop")
     add_output(parser)
     add_talk(parser)
 

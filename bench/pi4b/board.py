@@ -32,8 +32,8 @@ from .time_model import CLOCK_HZ, Formula, Point, Range, fit, read_points, valid
 SCHEMA = "edge-board/1"
 BOARD = "Raspberry Pi 4 Model B"
 _GROUP = "boards"
-"""All that was measured on boards is left out of the fit together: which files are one network, in float32 and int8 or
-at two sizes, cannot be told from them."""
+"""All that was measured on boards is left out of the fit together: a report does not say which of its files are one
+network, in float32 and int8 or at two sizes."""
 
 
 def measure(model: Path, photos: Path, *, runs: int, quiet: bool) -> dict[str, Any]:

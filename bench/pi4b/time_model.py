@@ -101,8 +101,8 @@ class Validation:
         """
         if not self.left_out_max < 1:
             raise EdgeError(
-                f"calibration: a network left out of the fit is told {self.left_out_max:.0%} wrong, expected less than "
-                "100%: nothing can be said of others"
+                f"calibration: a network left out of the fit is predicted {self.left_out_max:.0%} wrong, expected less "
+                "than 100%: nothing can be said of others"
             )
         return 1 / (1 + self.left_out_max), 1 / (1 - self.left_out_max)
 
@@ -117,7 +117,7 @@ def fit(points: Sequence[Point]) -> Formula:
         raise EdgeError(f"calibration: got {len(points)} points, expected at least 4")
     rows = np.array([point.counts.terms() / (point.ms * CYCLES_PER_MS) for point in points])
     if np.linalg.matrix_rank(rows) < 3:
-        raise EdgeError("calibration: the points are too alike to tell instructions from cache misses")
+        raise EdgeError("calibration: the points are too alike to separate instructions from cache misses")
     fits = []  # x >= 0 with the least |rows x - 1| is the best of the few fits in which some of the three are 0
     for used in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
         x = np.zeros(3)
