@@ -105,7 +105,7 @@ def test_a_leaky_run_is_not_believed(folder, tmp_path, held_out):
     save(replace(blank(), ema=random_network(**NETWORK).state_dict(), leaky=True), tmp_path / "checkpoint.pt")
     with_metadata(folder / "plain.onnx", tmp_path / "leaky.onnx", training=trained_on([], leaky=True))
     result = check(folder, (tmp_path, tmp_path / "leaky.onnx", held_out))
-    assert sum("does not tell" in line for line in result["remarks"]) == 2
+    assert sum("does not say" in line for line in result["remarks"]) == 2
 
 
 def test_images_of_no_stated_group_are_told(folder, tmp_path, held_out):
