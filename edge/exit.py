@@ -17,7 +17,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 
 from .errors import EdgeError
 
-DONE, SOME_FAILED, USAGE, INPUT, MODEL, ENVIRONMENT, GATE = range(7)
+DONE = 0
+SOME_FAILED = 1
+USAGE = 2
+INPUT = 3
+MODEL = 4
+ENVIRONMENT = 5
+GATE = 6
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
