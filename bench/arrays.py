@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ _OF_GROUP = ("accuracy", "balanced_accuracy", "macro_f1")
 
 @dataclass(frozen=True, repr=False)
 class _Found:
-    """What was found, which prints as the table of a command."""
+    """What was found."""
 
     result: dict[str, Any]
 
@@ -49,18 +49,15 @@ class _Found:
         """The results file (`edge-bench/1`), ready for `json.dump`."""
         return self.result
 
-    def _lines(self) -> Iterable[str]:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return "\n".join(self._lines())
-
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 class Evaluation(_Found):
     """What `evaluate` found; printed, it is the table of `edge-bench score`."""
+
+    def __repr__(self) -> str:
+        return "\n".join(text.table(self.result))
 
     @property
     def overall(self) -> dict[str, float | None]:
@@ -89,12 +86,12 @@ class Evaluation(_Found):
         parts = ((self.result, _OF_GROUP), (self.result["score"], _OF_SCORE), (self.result["fairness"], _OF_FAIRNESS))
         return {name: part[name] for part, names in parts for name in names}
 
-    def _lines(self) -> Iterable[str]:
-        return text.table(self.result)
-
 
 class Comparison(_Found):
     """What `compare` found; printed, it is the table of `edge-bench compare`."""
+
+    def __repr__(self) -> str:
+        return "\n".join(comparison.table(self.result))
 
     @property
     def differences(self) -> dict[str, float | None]:
@@ -110,9 +107,6 @@ class Comparison(_Found):
     def verdicts(self) -> dict[str, str]:
         """Metric -> "B better", "B worse", "no difference shown", or why nothing can be said."""
         return {name: entry["verdict"] for name, entry in self.result["metrics"].items()}
-
-    def _lines(self) -> Iterable[str]:
-        return comparison.table(self.result)
 
 
 class ContestScore(NamedTuple):

@@ -6,10 +6,12 @@ import argparse
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edge.arguments import ArgumentParser
+from edge.exit import DONE, GATE, say
 from edge.output_files import check_output, refuse_input
 
 PROGRAM = "edge-bench"
@@ -61,3 +63,13 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     """Adds --profile."""
     text = f"reading of the rules (default {PROFILES[0]})"
     parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0], help=text)
+
+
+def say_failed(gates: Sequence[Mapping[str, Any]]) -> int:
+    """Says which minima were not reached; the exit status of a command with --fail-under."""
+    from ..results.text import number
+
+    failed = [gate for gate in gates if not gate["passed"]]
+    for gate in failed:
+        say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
+    return GATE if failed else DONE

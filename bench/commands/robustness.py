@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, fraction, workers
-from edge.exit import DONE, GATE, say
+from edge.exit import say
 
-from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice
+from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice, say_failed
 
 HELP = "what changes that must not change the answer cost"
 DESCRIPTION = (
@@ -44,7 +44,6 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
     from .. import dataset
     from ..results.document import write_json
-    from ..results.text import number
     from ..robustness import measure
     from ..robustness.changes import CHANGES, is_of
     from ..robustness.result import robustness
@@ -78,10 +77,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     if not arguments.quiet:
         for line in measure.remarks(result):
             say(PROGRAM, line)
-    failed = [gate for gate in result["gates"] if not gate["passed"]]
-    for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {number(gate['value'])}, {gate['reason']}")
-    return GATE if failed else DONE
+    return say_failed(result["gates"])
 
 
 def _minimum(text: str) -> tuple[str, float]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.arguments import ArgumentParser, fraction, got, natural
-from edge.exit import DONE, GATE, say
+from edge.exit import say
 
 from ..results.gates import GATES, WITH_LATENCY
-from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice
+from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice, say_failed
 
 if TYPE_CHECKING:
     from ..dataset import Sample
@@ -70,10 +70,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
             say(PROGRAM, f"{data['left_out']} of {data['samples']} samples have no prediction: left out")
         for line in text.remarks(result):
             say(PROGRAM, line)
-    failed = [gate for gate in result["gates"] if not gate["passed"]]
-    for gate in failed:
-        say(PROGRAM, f"gate failed: {gate['name']} is {text.number(gate['value'])}, {gate['reason']}")
-    return GATE if failed else DONE
+    return say_failed(result["gates"])
 
 
 def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[str, Any]:

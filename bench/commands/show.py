@@ -29,7 +29,10 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
 
     path: Path = arguments.results
     try:
-        result = json.loads(path.read_bytes())
+        try:
+            result = json.loads(path.read_bytes())
+        except ValueError:  # no JSON, or no UTF-8
+            result = None
         if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
             raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
         if "levelling_down" in result:

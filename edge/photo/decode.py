@@ -5,7 +5,8 @@ the exact box of a scaled JPEG. A 24-megapixel photo scaled 1/8 by the decoder c
 4 MiB instead of 96 (docs/decoding.md has the figures); what remains is entropy decoding, which no library avoids.
 
 The first bytes decide the format, never the suffix, and Pillow's plugin for it is called directly: `Image.open` would
-apply a process-wide pixel limit, and changing that global would change the host program.
+apply a process-wide pixel limit, and changing that global would change the host program. (The plugins of WebP and TIFF
+apply it all the same, above the limits here.)
 """
 
 from __future__ import annotations

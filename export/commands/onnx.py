@@ -27,6 +27,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Writes the model file of the runtime."""
     check_output(arguments.output, force=arguments.force)
+    from train.after.held_out import MIN_CLUSTERS
     from train.checkpoint import IMAGENET, load_model
     from train.networks.weights import describe
 
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     }
     calibration = (state.metrics or {}).get("calibration") or {}
     if not calibration and not arguments.quiet:
-        say(PROGRAM, "no held-out images to fit a temperature on: take confidences for an order, not for probabilities")
+        few = f"no held-out images to fit a temperature on ({MIN_CLUSTERS} clusters at least)"
+        say(PROGRAM, f"{few}: take confidences for an order, not for probabilities")
     metadata = {
         "classes": json.dumps(state.classes, ensure_ascii=False),
         "training": json.dumps(training, ensure_ascii=False),

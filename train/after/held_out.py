@@ -22,7 +22,7 @@ from ..networks.network import Network
 from .temperature import describe_fit
 
 _NUM_DRAWS = 1000
-_MIN_CLUSTERS = 50
+MIN_CLUSTERS = 50
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def fit_temperature_of(
 
     Empty where there are too few clusters to say what the temperature is worth.
     """
-    if len({sample.cluster for sample in samples}) < _MIN_CLUSTERS:
+    if len({sample.cluster for sample in samples}) < MIN_CLUSTERS:
         return {}
     logits = to_linear(model.head)(features).double().numpy()
     return _rounded(describe_fit(logits, samples, classes))
