@@ -22,7 +22,7 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from .dataset import MALIGNANT, NOT_STATED, Sample
+from .dataset import MALIGNANT, NOT_STATED, ONE_GROUP, Sample
 from .metrics import contest
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
@@ -30,9 +30,6 @@ from .results import build
 from .results import compare as comparison
 from .results import text
 from .results.document import SCHEMA
-
-ONE_GROUP = "all"
-"""Group of every image where no sensitive features are given."""
 
 _OF_SCORE = ("spd", "fairness", "total_of_two_thirds")
 _OF_FAIRNESS = ("worst_group", "gap", "pqd", "dpm", "eom", "u_l1", "equal_opportunity", "equalized_odds")

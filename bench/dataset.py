@@ -1,8 +1,8 @@
 """A folder of labelled images -> the list of its samples, in an order that does not depend on the file system.
 
-Two layouts: a tree `ROOT/<group>/<class>/file`, the contest's, or a folder with `manifest.csv`
-(`path,class,group[,cluster][,split][,coarse]...`). A manifest wins where both are present, because only it knows
-clusters. Any of its columns can be the class, and any the group.
+Three layouts: a tree `ROOT/<group>/<class>/file`, the contest's; a tree `ROOT/<class>/file`, which has no groups; or a
+folder with `manifest.csv` (`path,class[,group][,cluster][,split][,coarse]...`). A manifest wins where it is present,
+because only it knows clusters. Any of its columns can be the class, and any the group.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from edge.photo.decode import SUFFIXES
 from edge.predictions import path_text
 
 MANIFEST = "manifest.csv"
+GROUP_COLUMN = "group"
 
 NOT_STATED = "not stated"
 """Group of the images whose field is empty in the column of groups: shown, and compared with no other."""
+
+ONE_GROUP = "all"
+"""Group of every image of data without groups."""
 
 MAX_GROUPS = 100
 """Groups that a column of a manifest may have; one with more holds names or numbers, and each value a few images."""
@@ -55,14 +59,17 @@ class Sample:
 
 
 def index(
-    root: str | os.PathLike[str], *, label_column: str = "class", group_column: str = "group", has_files: bool = True
+    root: str | os.PathLike[str], *, label_column: str = "class", group_column: str = GROUP_COLUMN,
+    needs_group: bool = False, has_files: bool = True,
 ) -> list[Sample]:
     """Lists a data set.
 
     Args:
-      root: Folder with a manifest.csv, or with <group>/<class>/ folders of images.
+      root: Folder with a manifest.csv, or with <group>/<class>/ or <class>/ folders of images.
       label_column: Of the manifest, with the class.
       group_column: Of the manifest, with the group; an empty field is the group `NOT_STATED`.
+      needs_group: Whether data without a column `group` are refused; otherwise every image has the group `ONE_GROUP`.
+        Without another column that the caller names they always are.
       has_files: Whether a manifest's images must be there; evidence has only the manifest.
 
     Returns:
@@ -71,19 +78,23 @@ def index(
 
     Raises:
       DatasetError: no such folder, no images, a manifest without the columns needed, an empty path or class, a path
-        given twice, outside the root, not in its shortest form, or absent, more than `MAX_GROUPS` groups. Rows are
-        counted from 1, under the header.
+        given twice, outside the root, not in its shortest form, or absent, more than `MAX_GROUPS` groups, a tree with
+        images at several depths. Rows are counted from 1, under the header.
     """
     root = Path(root)
     manifest = root / MANIFEST
     if not root.is_dir():
         raise DatasetError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}, expected a data set")
     if manifest.exists():
-        return _read_manifest(manifest, label_column, group_column, has_files=has_files)
-    if (label_column, group_column) != ("class", "group"):
+        needs_group |= group_column != GROUP_COLUMN
+        return _read_manifest(manifest, label_column, group_column, needs_group=needs_group, has_files=has_files)
+    if (label_column, group_column) != ("class", GROUP_COLUMN):
         column = label_column if label_column != "class" else group_column
         raise DatasetError(f"{root}: no {MANIFEST}, expected one with the column {column!r}")
-    return _scan_tree(root)
+    samples = _scan_tree(root)
+    if needs_group and samples[0].path.count("/") == 1:
+        raise DatasetError(f"{root}: images lie in <class>/, expected <group>/<class>/ or a {MANIFEST} with groups")
+    return samples
 
 
 def as_text(sample: Sample) -> Sample:
@@ -101,7 +112,7 @@ def groups_by_path(root: str | os.PathLike[str], column: str, *, label_column: s
     Raises:
       DatasetError: as for `index`, which has looked for the files already.
     """
-    samples = index(root, label_column=label_column, group_column=column, has_files=False)
+    samples = index(root, label_column=label_column, group_column=column, needs_group=True, has_files=False)
     return {sample.path: sample.group for sample in map(as_text, samples)}
 
 
@@ -154,15 +165,18 @@ def choose(samples: Sequence[Sample], names: Collection[str]) -> list[Sample]:
     return [sample for name, sample in by_name.items() if name in wanted]
 
 
-def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_files: bool) -> list[Sample]:
+def _read_manifest(
+    manifest: Path, label_column: str, group_column: str, *, needs_group: bool, has_files: bool
+) -> list[Sample]:
     rows = _rows(manifest)
     columns = next(rows, [])
-    needed = ("path", label_column, group_column)
+    needed = ("path", label_column, *([group_column] if needs_group else []))
     if missing := [name for name in dict.fromkeys(needed) if name not in columns]:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
     place = {name: i for i, name in enumerate(columns)}
-    of_path, of_label, of_group = (place[name] for name in needed)
-    of_cluster, of_split, of_coarse = (place.get(name) for name in ("cluster", "split", "coarse"))
+    of_path, of_label = place["path"], place[label_column]
+    optional = (group_column, "cluster", "split", "coarse")
+    of_group, of_cluster, of_split, of_coarse = (place.get(name) for name in optional)
     samples: list[Sample] = []
     first_row: dict[str, int] = {}
     files_in: dict[str, set[str]] = {}
@@ -171,7 +185,7 @@ def _read_manifest(manifest: Path, label_column: str, group_column: str, *, has_
             continue
         if len(row) != len(columns):
             raise DatasetError(f"{manifest}: row {number}: got {len(row)} fields, expected {len(columns)}")
-        path, label, group = row[of_path], row[of_label], row[of_group]
+        path, label, group = row[of_path], row[of_label], ONE_GROUP if of_group is None else row[of_group]
         if not (path.strip() and label.strip()):
             empty = "path" if not path.strip() else label_column
             raise DatasetError(f"{manifest}: row {number}: {empty} is empty")
@@ -222,23 +236,43 @@ def _rows(manifest: Path) -> Iterator[list[str]]:
         raise DatasetError(f"{manifest}: no valid CSV: {error}") from error
 
 
+_LAYOUTS = {1: "file", 2: "<class>/file", 3: "<group>/<class>/file", 4: "<group>/<class>/<folder>/file"}
+
+
 def _scan_tree(root: Path) -> list[Sample]:
+    """Where the images lie decides whether there are groups: all at the second level, or all at the third."""
+    found: dict[int, list[str]] = {}
+    folders = [""]
+    for depth in _LAYOUTS:
+        listed = [(folder, *_entries(root / folder)) for folder in folders]
+        folders = [f"{folder}{name}/" for folder, names, _ in listed for name in names]
+        if paths := [folder + name for folder, _, names in listed for name in names if _is_image(name)]:
+            found[depth] = paths
+    if not found:
+        raise DatasetError(f"{root}: no images, expected a {MANIFEST}, <class>/ or <group>/<class>/ folders of images")
+    depth, paths = found.popitem()
+    if found or depth not in (2, 3):
+        found[depth] = paths
+        got = ", ".join(f"{len(paths)} as {_LAYOUTS[at]} (first {path_text(paths[0])})" for at, paths in found.items())
+        expected = f"all as {_LAYOUTS[2]} or all as {_LAYOUTS[3]}, or a {MANIFEST}"
+        raise DatasetError(f"{root}: got images {got}; expected {expected}")
     samples = []
-    for group in _names(root, folders=True):
-        for label in _names(root / group, folders=True):
-            for name in _names(root / group / label, folders=False):
-                if os.path.splitext(name)[1].lower() in SUFFIXES:
-                    path = f"{group}/{label}/{name}"
-                    samples.append(Sample(path, label, group, path))
-    if not samples:
-        raise DatasetError(f"{root}: no images, expected a {MANIFEST} or <group>/<class>/ folders with images")
+    for path in paths:
+        *group, label, _ = path.split("/")
+        samples.append(Sample(path, label, group[0] if group else ONE_GROUP, path))
     return samples
 
 
-def _names(folder: Path, *, folders: bool) -> list[str]:
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, without hidden ones, each in natural order."""
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders]
+            seen = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
-    return sorted(names, key=natural_key)
+    folders, files = ([name for name, is_folder in seen if is_folder == wanted] for wanted in (True, False))
+    return sorted(folders, key=natural_key), sorted(files, key=natural_key)

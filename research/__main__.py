@@ -23,7 +23,7 @@ examples:
   python -m research tables research/results/SET
   python -m research ladder DATA --recipe smoke-ladder --out LADDER
 
-DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<class>/ folders of images.
+DATA is a folder with manifest.csv (path,class[,group][,cluster]), <group>/<class>/ or <class>/ folders of images.
 
 {STATUSES}"""
 _MEASUREMENTS = {"fidelity": fidelity, "memory": memory}

@@ -1,7 +1,17 @@
 import pytest
 from sample_images import encoded, photo
 
-from bench.dataset import NOT_STATED, DatasetError, Sample, choose, classes_of, groups_by_path, index, read_subset
+from bench.dataset import (
+    NOT_STATED,
+    ONE_GROUP,
+    DatasetError,
+    Sample,
+    choose,
+    classes_of,
+    groups_by_path,
+    index,
+    read_subset,
+)
 
 JPEG = encoded(photo(16, 16))
 
@@ -29,8 +39,48 @@ def test_tree_in_natural_order(tmp_path):
 
 
 def test_tree_leaves_out_what_is_no_image(tmp_path):
-    put(tmp_path, "g/a/1.jpg", "g/a/notes.txt", "g/a/.hidden.jpg", ".git/a/2.jpg", "g/.b/3.jpg", "stray.jpg", "g/x.jpg")
+    put(tmp_path, "g/a/1.jpg", "g/a/notes.txt", "g/a/.hidden.jpg", ".git/a/2.jpg", "g/.b/3.jpg", "notes.txt", "g/x.txt")
     assert [sample.path for sample in index(tmp_path)] == ["g/a/1.jpg"]
+
+
+def test_tree_without_groups(tmp_path):
+    put(tmp_path, "NV/img10.jpg", "NV/img2.JPG", "BCC/a.png", "BCC/notes/readme.txt")
+    (tmp_path / "empty").mkdir()
+    assert index(tmp_path) == [
+        Sample("BCC/a.png", "BCC", ONE_GROUP, "BCC/a.png"),
+        Sample("NV/img2.JPG", "NV", ONE_GROUP, "NV/img2.JPG"),
+        Sample("NV/img10.jpg", "NV", ONE_GROUP, "NV/img10.jpg"),
+    ]
+    with pytest.raises(DatasetError, match="images lie in <class>/, expected <group>/<class>/ or a manifest.csv"):
+        index(tmp_path, needs_group=True)
+
+
+@pytest.mark.parametrize(
+    ("paths", "got"),
+    [
+        (["a.jpg", "b.jpg"], "2 as file (first a.jpg)"),
+        (["g/a/1.jpg", "x.jpg"], "1 as file (first x.jpg), 1 as <group>/<class>/file (first g/a/1.jpg)"),
+        (["NV/1.jpg", "NV/2.jpg", "g/a/1.jpg"], "2 as <class>/file (first NV/1.jpg), 1 as <group>/<class>/file (first"),
+        (["NV/1.jpg", "NV/more/2.jpg"], "1 as <class>/file (first NV/1.jpg), 1 as <group>/<class>/file (first NV/more"),
+        (["g/a/p/1.jpg"], "1 as <group>/<class>/<folder>/file (first g/a/p/1.jpg)"),
+    ],
+)
+def test_images_at_several_depths_are_one_line(tmp_path, paths, got):
+    with pytest.raises(DatasetError) as caught:
+        index(put(tmp_path, *paths))
+    assert f"got images {got}" in str(caught.value)
+    assert str(caught.value).endswith("expected all as <class>/file or all as <group>/<class>/file, or a manifest.csv")
+
+
+def test_manifest_without_groups(tmp_path):
+    manifest(put(tmp_path, "1.jpg", "2.jpg"), "path,class,sex\n1.jpg,MEL,male\n2.jpg,NV,\n")
+    assert [sample.group for sample in index(tmp_path)] == [ONE_GROUP] * 2
+    with pytest.raises(DatasetError, match="no column group; got path, class, sex"):
+        index(tmp_path, needs_group=True)
+    with pytest.raises(DatasetError, match="no column group; got path, class, sex"):
+        groups_by_path(tmp_path, "group")
+    with pytest.raises(DatasetError, match="no column age; got path, class, sex"):
+        index(tmp_path, group_column="age")
 
 
 def test_manifest_in_its_own_order_with_clusters(tmp_path):
@@ -95,7 +145,7 @@ def test_class_order_of_the_contest():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column path, class, group; got nothing"),
+        ("", "no column path, class; got nothing"),
         ("path,label,group\n", "no column class; got path, label, group"),
         ("path,class,group\n", "no images, expected at least one row"),
         ("path,class,group\na.jpg,x\n", "row 1: got 2 fields, expected 3"),
@@ -130,7 +180,7 @@ def test_manifest_that_is_no_utf8(tmp_path):
 def test_bad_roots(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         index(tmp_path / "absent")
-    with pytest.raises(DatasetError, match="no images, expected a manifest.csv or <group>/<class>/ folders"):
+    with pytest.raises(DatasetError, match="no images, expected a manifest.csv, <class>/ or <group>/<class>/ folders"):
         index(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="is no folder"):

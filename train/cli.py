@@ -21,7 +21,7 @@ examples:
   edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN --resume      after an interruption
   torchrun --nproc-per-node 2 -m train fit DATA --out RUN                    on several GPUs, or processes
 
-DATA is a folder with manifest.csv (path,class,group[,cluster]) or <group>/<class>/ folders of images.
+DATA is a folder with manifest.csv (path,class[,group][,cluster]), <group>/<class>/ or <class>/ folders of images.
 
 {STATUSES}"""
 

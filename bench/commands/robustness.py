@@ -25,7 +25,7 @@ _FAIL_UNDER_CHANGE = (
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
+    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/, ROOT/<class>/ or a manifest.csv")
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
     add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
     add("--group", default="group", metavar="COLUMN", help="manifest column with the group (default group)")
