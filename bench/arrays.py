@@ -88,7 +88,7 @@ class Comparison(_Found):
     """What `compare` found; printed, it is the table of `edge-bench compare`."""
 
     def __repr__(self) -> str:
-        return "\n".join(comparison.table(self.result))
+        return "\n".join([*comparison.table(self.result), comparison.conclusion(self.result)])
 
     @property
     def differences(self) -> dict[str, float | None]:

@@ -31,13 +31,6 @@ from .loaded_model import Pair, ask_both, choose_images, open_pair, remarks_on_l
 
 SCHEMA = "edge-verify/1"
 
-MAX_TOTAL_LOSS = 0.003
-"""Of the total of two thirds: the gate fails when the interval of the change lies wholly below."""
-MAX_GROUP_LOSS = 0.01
-"""Of a group's accuracy: the gate fails when more is lost, and by more than noise."""
-MIN_GROUP = 100
-"""Images of a group that the gate judges; a smaller one is reported only."""
-
 _SHOWN = ("accuracy", "balanced_accuracy", "fairness.worst_group", "score.fairness", "score.total_of_two_thirds")
 _SHOWN_FLIPS = 10
 
@@ -119,24 +112,7 @@ def verify(
         **report,
         "remarks": list(dict.fromkeys([*remarks, *report["remarks"]])),
     }
-    return {**result, "failures": gate(result)}
-
-
-def gate(result: dict[str, Any]) -> list[str]:
-    """Why B must not replace A, one line each; empty where it may."""
-    failures = []
-    total = result["comparison"]["metrics"]["score.total_of_two_thirds"]["difference"]
-    if total["high"] is not None and total["high"] < -MAX_TOTAL_LOSS:
-        ends = f"{total['low']:+.4f} to {total['high']:+.4f}"
-        failures.append(f"total of two thirds: {ends}, expected an interval that reaches {-MAX_TOTAL_LOSS}")
-    for name, entry in result["comparison"]["by_group"].items():
-        lost = entry["difference"]
-        is_judged = lost["n"] >= MIN_GROUP and lost["high"] is not None and name != dataset.NOT_STATED
-        # The bootstrap shifts an end at 0 by its own small error: under half an image it is still at 0.
-        if is_judged and lost["value"] < -MAX_GROUP_LOSS and lost["high"] < -0.5 / lost["n"]:
-            change = f"{100 * lost['value']:+.2f} points ({100 * lost['low']:+.2f} to {100 * lost['high']:+.2f})"
-            failures.append(f"accuracy in {name}: {change} on {lost['n']} images, expected at most 1 lost, or noise")
-    return failures
+    return {**result, "failures": compare.reasons_against(result["comparison"])}
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:

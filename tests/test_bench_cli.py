@@ -186,7 +186,7 @@ def test_score_prints_a_table_and_writes_results(
     assert capsys.readouterr().out == captured.out
     printed = [line.split() for line in captured.out.splitlines()]
     for name, figures in TABLE.items():
-        assert [*name.split(), *figures.split()] in printed, name
+        assert [*name.split(), "\N{UPWARDS ARROW}", *figures.split()] in printed, name
     assert captured.out.startswith("1 of 6 images could not be used and count as wrong\n")
 
     result = json.loads(output.read_text(encoding="utf-8"))
@@ -253,7 +253,7 @@ def test_score_wants_every_sample_unless_told(data: Path, tmp_path: Path, capsys
     captured = capsys.readouterr()
     assert "2 of 6 samples have no prediction: left out" in captured.err
     assert captured.out.startswith("1 of 4 images could not be used")
-    assert captured.out.splitlines()[2].split()[-1] == "4"
+    assert captured.out.splitlines()[3].split()[-1] == "4"
 
 
 @pytest.mark.parametrize("flags", [[], ["--subset"]])
@@ -289,8 +289,8 @@ def test_score_counts_uncertain_as_wrong_and_does_without_meta(
     predictions = predictions_file(tmp_path / "p.csv", rows, None)
     assert run("score", predictions, "--data", data) == 0
     lines = {line[:17].strip(): line[17:].split() for line in capsys.readouterr().out.splitlines()}
-    assert lines["accuracy"][::2] == ["0.1667", "6"]
-    assert lines["accuracy in light"][::2] == ["0.0000", "3"]
+    assert lines["accuracy"][1::2] == ["0.1667", "6"]
+    assert lines["accuracy in light"][1::2] == ["0.0000", "3"]
     assert lines["precision BCC"][::2] == ["0.5000", "2"]
 
 

@@ -13,6 +13,7 @@ from bench.cli import main
 from bench.dataset import Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
+from bench.metrics.meaning import DOWN, LEGEND
 from bench.results import build, compare, document
 from edge.errors import EdgeError
 from edge.predictions import Prediction
@@ -248,8 +249,9 @@ def test_compare_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert main(arguments) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].split() == ["A", "B", "B", "-", "A", "95", "%", "interval"]
-    assert lines[1].startswith("accuracy") and lines[1].endswith("B better")
+    assert lines[:2] == ["A = a.json, B = b.json", LEGEND]
+    assert lines[2].split() == ["A", "B", "B", "-", "A", "95", "%", "interval"]
+    assert lines[3].startswith("accuracy") and lines[3].endswith("B better")
     assert any(line.startswith("fairness") and line.endswith("no difference shown") for line in lines)
     assert "right in A alone:" in captured.err
     found = json.loads((tmp_path / "c.json").read_text())
@@ -262,6 +264,54 @@ def test_compare_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert "exists already (--force replaces it)" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")]) == 3
     assert "has no samples" in capsys.readouterr().err
+
+
+def test_one_sentence_says_whether_b_may_replace_a(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    a, c = result_of(flat(0.8), seed=1), result_of(flat(0.95), seed=3)
+    b = copy.deepcopy(a)
+    same, better, worse = compare.compare(a, b), compare.compare(a, c), compare.compare(c, a)
+    assert compare.conclusion(same).startswith("no difference is shown in accuracy, balanced accuracy, macro F1, ")
+    assert "; by the gate, B may replace A (it refuses a total" in compare.conclusion(same)
+    assert compare.conclusion(better).startswith("B is shown better in accuracy, ")
+    assert "; by the gate, B may replace A" in compare.conclusion(better)
+    assert compare.conclusion(worse).startswith("B is shown worse in accuracy, ")
+    assert "; by the gate, B may not replace A (total of two thirds: -" in compare.conclusion(worse)
+    few = {name: part[:9] for name, part in a["samples"].items()}
+    tiny = compare.compare({**a, "samples": few}, {**a, "samples": few})
+    assert "too few images for the gate to say whether B may replace A" in compare.conclusion(tiny)
+    (tmp_path / "c.json").write_text(json.dumps({**same, "a": "a.json", "b": "b.json"}))
+    assert main(["show", str(tmp_path / "c.json")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "A = a.json, B = b.json" and shown[-1] == compare.conclusion(same)
+    assert any(line.startswith("gap  ") and f" {DOWN} " in line for line in shown)
+
+
+def judged(total: tuple[Any, ...], **groups: tuple[Any, ...]) -> dict[str, Any]:
+    def entry(value: Any, low: Any, high: Any, n: int = 1000) -> dict[str, Any]:
+        return {"difference": {"value": value, "low": low, "high": high, "n": n}}
+
+    by_group = {name: entry(*values) for name, values in groups.items()}
+    return {"metrics": {"score.total_of_two_thirds": entry(*total)}, "by_group": by_group}
+
+
+@pytest.mark.parametrize(
+    ("result", "num_failures"),
+    [
+        (judged((-0.02, -0.04, -0.0031)), 1),
+        (judged((-0.02, -0.04, -0.0029)), 0),
+        (judged((None, None, None)), 0),
+        (judged((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 100)), 1),
+        (judged((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 99)), 0),
+        (judged((0.0, 0.0, 0.0), g=(-0.02, -0.05, 0.001, 500)), 0),
+        (judged((0.0, 0.0, 0.0), g=(-0.0099, -0.012, -0.007, 500)), 0),
+        (judged((0.0, 0.0, 0.0), g=(-0.02, -0.05, -1e-5, 100)), 0),  # an end at 0, moved by the bootstrap's own error
+        (judged((0.0, 0.0, 0.0), **{"not stated": (-0.3, -0.5, -0.2, 500)}), 0),
+        (judged((-0.1, -0.2, -0.05), g=(-0.3, -0.5, -0.2), h=(-0.1, -0.2, -0.05)), 3),
+    ],
+)
+def test_gate(result: dict[str, Any], num_failures: int) -> None:
+    failures = compare.reasons_against(result)
+    assert len(failures) == num_failures and all("\n" not in line for line in failures)
 
 
 @pytest.mark.slow

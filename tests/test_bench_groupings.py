@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.cli import main
 from bench.dataset import NOT_STATED, Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
+from bench.metrics.meaning import DOWN, UP
 from bench.results import build
 from edge.errors import EdgeError
 from edge.predictions import Prediction
@@ -72,7 +74,7 @@ def test_what_is_not_stated_is_shown_and_compared_with_nothing() -> None:
     assert parity["worst_group"]["value"] > 0.6 and found["score"]["spd"]["n"] == len(stated)
     assert parity["excluded_groups"] == found["score"]["excluded_groups"] == [NOT_STATED]
     assert parity["compared_groups"] == ["female", "male"]
-    assert any("99 images is not stated" in line for line in found["warnings"])
+    assert any("99 pictures is not stated" in line for line in found["warnings"])
 
 
 def test_the_reference_of_a_further_column_is_the_largest_group_that_is_compared() -> None:
@@ -159,7 +161,7 @@ def test_score_by_several_columns(data: Path, capsys: pytest.CaptureFixture[str]
         "female": 41, "male": 60, NOT_STATED: 19
     }
     assert found["fairness"]["worst_group"]["value"] > 0.5 and found["by_group"][NOT_STATED]["accuracy"]["value"] == 0
-    names = [line.partition("  ")[0] for line in printed.splitlines()]
+    names = [re.split(f"  | {UP}| {DOWN}", line)[0] for line in printed.splitlines()]
     shown = [f"accuracy in {name}" for name in ("female", "male", NOT_STATED)]
     expected = [f"sex: {name}" for name in [*shown, "worst group", "gap", "gap of a fair model"]]
     assert names[names.index(expected[0]) :][:6] == expected
@@ -169,7 +171,7 @@ def test_score_by_several_columns(data: Path, capsys: pytest.CaptureFixture[str]
 
     assert run("score", data / "a.csv", "--data", data, "--group", "age", "--group", "sex") == 0
     said = capsys.readouterr().err
-    assert "edge-bench: sex: the group of 19 images is not stated: they are compared with no other\n" in said
+    assert "edge-bench: sex: the group of 19 pictures is not stated: they are compared with no other\n" in said
     assert "edge-bench: sex: gap " in said and "a perfectly fair model of this accuracy would show" in said
 
 

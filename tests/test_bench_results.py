@@ -1,5 +1,6 @@
 """From predictions and a data set to a results file: its form, its policies, and everything that can be wrong."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -11,10 +12,11 @@ from simulated_results import latency
 
 from bench import dataset
 from bench.cli import main
-from bench.dataset import Sample
+from bench.dataset import ONE_GROUP, Sample
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
-from bench.results import build, document, text
+from bench.metrics.meaning import UP
+from bench.results import build, compare, document, text
 from edge.errors import EdgeError
 from edge.predictions import Prediction
 
@@ -204,15 +206,49 @@ def test_one_group_has_no_fairness() -> None:
         "value": None, "low": None, "high": None, "n": 80,
         "by_group": {"G10": {"value": 0, "low": 0, "high": 0, "n": 80}},
     }
-    assert any("fewer than two groups" in warning for warning in result["warnings"])
+    assert result["fairness"]["reason"] == "only one group, G10"
+    assert "only one group, G10: nothing is compared, and the score has no fairness" in result["warnings"]
     assert list(text.table(result)) and list(text.remarks(result))
+
+
+def test_no_groups_are_said_in_words_and_the_total_is_of_what_there_is() -> None:
+    result = build.metrics(random_pairs({ONE_GROUP: 80}), CLASSES, setting(reference=ONE_GROUP))
+    assert result["score"]["fairness"]["value"] is None and result["fairness"]["reason"] == "no groups"
+    accuracy = result["accuracy"]
+    total = {key: accuracy[key] / 3 for key in ("value", "low", "high")} | {"n": 80, "parts": ["accuracy"]}
+    assert result["score"]["total_of_parts"] == total
+    lines = list(text.table(result))
+    assert any(line.split() == ["score:", "fairness", UP, "no", "groups"] for line in lines)
+    assert lines[-1].startswith(f"score: total of 1/3 (accuracy) {UP}  0.")
+    assert not [line for line in lines if "gap" in line or "SPD" in line or "in all" in line]
+    half = 50 * (accuracy["high"] - accuracy["low"])
+    assert result["warnings"][0].startswith(f"the data have 80 pictures: the accuracy is known to ± {half:.1f} points")
+    assert "no groups: nothing is compared, and the score has no fairness" in result["warnings"]
+    build.add_latency({"predictions": META, **result}, latency(10.0))
+    assert result["score"]["total_of_parts"]["value"] == pytest.approx((accuracy["value"] + 0.9) / 3)
+    assert "score: total of 2/3 (accuracy, latency)" in list(text.table(result))[-1]
+    json.dumps(result, allow_nan=False)
+    same = compare.compare(result, result, draws=50)
+    assert "not defined for either: fairness, total of two thirds, worst group" in "\n".join(compare.table(same))
+    assert not [line for line in compare.table(same) if "in all" in line]
+
+
+def test_signs_that_standard_output_lacks_are_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = build.metrics(random_pairs(SIZES), [*CLASSES, "naevus \u0142"], setting())
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    lines = [*text.table(result), *text.remarks(result)]
+    assert lines[0] == "^ higher is better, v lower is better" and any(line.startswith("gap  ") for line in lines)
+    assert any("accuracy is known to +- " in line for line in lines)
+    assert any(line.startswith("recall naevus \\u0142") for line in lines) and all(map(str.isascii, lines))
 
 
 def test_a_group_of_one_image_has_a_value_and_no_interval() -> None:
     result = build.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting())
     assert result["score"]["fairness"]["value"] is not None and result["score"]["fairness"]["low"] is None
     assert result["balanced_accuracy"]["low"] is not None  # of all images: as sure as ever
-    assert any("group G8 has 1 images, under 10: no interval" in warning for warning in result["warnings"])
+    expected = "group G8 has 1 picture, under 10: nothing that compares groups has an interval"
+    assert any(line.startswith(expected) for line in result["warnings"])
     without = build.metrics(random_pairs({**SIZES, "G8": 1}), CLASSES, setting(excluded=("G8",)))
     assert without["score"]["fairness"]["low"] is not None
     assert without["accuracy"]["n"] == 281 and without["fairness"]["gap"]["n"] == 280
@@ -225,7 +261,11 @@ def test_a_reference_without_scored_images_leaves_spd_undefined() -> None:
     assert result["score"]["fairness"]["value"] is None and result["fairness"]["gap"]["value"] is not None
     assert result["fairness"]["groups_without_images"] == ["G10"]
     assert result["by_group"]["G10"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert any("the reference group G10 has no scored image" in warning for warning in result["warnings"])
+    why = "the reference group G10 has no scored image"
+    assert result["fairness"]["reason"] == why
+    assert f"{why}: SPD and fairness are not defined (--exclude-group G10 takes another)" in result["warnings"]
+    other = build.metrics(random_pairs({"G6": 120, "G7": 90}), CLASSES, setting(reference="G8"))
+    assert any(warning.endswith("not defined (--reference G7 takes another)") for warning in other["warnings"])
     json.dumps(result, allow_nan=False)
 
 

@@ -14,7 +14,7 @@ from edge.errors import EdgeError, ModelError
 from edge.photo.preprocess import Preprocess
 from export.loaded_model import Pair, open_model
 from export.to_onnx import to_onnx
-from export.verify import gate, table, verify
+from export.verify import table, verify
 from train.checkpoint import CheckpointError, save
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -188,31 +188,3 @@ def test_bad_input(folder, tmp_path, held_out):
     onnx.save(broken, tmp_path / "nan.onnx")
     with pytest.raises(ModelError, match="nan.onnx: gives logits that are not finite"):
         check(folder, (folder / "run", tmp_path / "nan.onnx", held_out))
-
-
-def compared(total, **groups):
-    def entry(value, low, high, n=1000):
-        return {"difference": {"value": value, "low": low, "high": high, "n": n}}
-
-    by_group = {name: entry(*values) for name, values in groups.items()}
-    return {"comparison": {"metrics": {"score.total_of_two_thirds": entry(*total)}, "by_group": by_group}}
-
-
-@pytest.mark.parametrize(
-    ("result", "num_failures"),
-    [
-        (compared((-0.02, -0.04, -0.0031)), 1),
-        (compared((-0.02, -0.04, -0.0029)), 0),
-        (compared((None, None, None)), 0),
-        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 100)), 1),
-        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.03, -0.011, 99)), 0),
-        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, 0.001, 500)), 0),
-        (compared((0.0, 0.0, 0.0), g=(-0.0099, -0.012, -0.007, 500)), 0),
-        (compared((0.0, 0.0, 0.0), g=(-0.02, -0.05, -1e-5, 100)), 0),  # an end at 0, moved by the bootstrap's own error
-        (compared((0.0, 0.0, 0.0), **{"not stated": (-0.3, -0.5, -0.2, 500)}), 0),
-        (compared((-0.1, -0.2, -0.05), g=(-0.3, -0.5, -0.2), h=(-0.1, -0.2, -0.05)), 3),
-    ],
-)
-def test_gate(result, num_failures):
-    failures = gate(result)
-    assert len(failures) == num_failures and all("\n" not in line for line in failures)

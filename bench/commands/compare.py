@@ -28,7 +28,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Sets two results against each other."""
     check_files(arguments, [arguments.a, arguments.b])
-    from ..results import compare, document
+    from ..results import compare, document, text
 
     a, b = (document.load(path) for path in (arguments.a, arguments.b))
     column = arguments.group or document.columns_of(a)[0]
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     result["a"], result["b"] = arguments.a.name, arguments.b.name
     if arguments.output is not None:
         document.write_json(arguments.output, result)
-    for line in compare.table(result):
+    for line in (*compare.table(result), text.fitting(compare.conclusion(result))):
         print(line)
     if not arguments.quiet:
         for line in compare.remarks(result):

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         if not isinstance(result, dict) or result.get("schema") != document.SCHEMA:
             raise EdgeError(f"{path}: no results file, expected JSON with the schema {document.SCHEMA}")
         if "levelling_down" in result:
-            lines = [*compare.table(result)]
+            lines = [*compare.table(result), text.fitting(compare.conclusion(result))]
         elif "robustness" in result:
             lines = [*robustness.table(result["robustness"])]
         elif "score" in result:

@@ -26,7 +26,7 @@ from edge.output_files import write_output
 from ..dataset import NOT_STATED
 from ..metrics.evaluation import Metric
 from ..results import document
-from ..results.build import HALF_WIDTH
+from ..results.caveats import HALF_WIDTH
 from ..robustness.changes import CHANGES
 from ..robustness.measure import is_other
 from . import csv_tables, plots

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..metrics.evaluation import Metric
-from ..results.build import HALF_WIDTH
+from ..results.caveats import HALF_WIDTH
 from ..robustness.changes import KINDS
 
 FEW = 10

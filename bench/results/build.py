@@ -12,7 +12,7 @@ cluster bootstrap. A measure of the gap between groups whose value a perfectly f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +26,10 @@ from ..metrics.contest import latency_score, left_out, over_permutations, scored
 from ..metrics.counts import EDGES, NO_ANSWER, calibration, hits
 from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting, as_metric
 from ..metrics.fairness import MIN_CELL
-from ..metrics.interval import CONFIDENCE, images_needed, null_of
+from ..metrics.interval import CONFIDENCE, null_of
 from ..metrics.paired import joint_draws
+from .caveats import caveats, why_undefined
 from .join import has_answer
-
-HALF_WIDTH = 0.05
-"""A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
 
 OBSERVED = ("label", "prediction", "group", "cluster")
 """Of the `samples` of a results file, what `Observations.of` takes."""
@@ -67,6 +65,8 @@ def metrics(pairs: Sequence[tuple[Sample, Prediction]], classes: list[str], sett
         "total_of_two_thirds": table.metric("score.total_of_two_thirds"),
     }
     contest["thirds"] = {name: _third(contest[name]) for name in ("accuracy", "fairness")} | {"latency": None}
+    if contest["fairness"]["value"] is None:
+        contest["total_of_parts"] = {**contest["thirds"]["accuracy"], "parts": ["accuracy"]}
     return {
         "classes": classes,
         "score": contest,
@@ -159,6 +159,9 @@ def add_latency(result: dict[str, Any], measured: dict[str, Any]) -> None:
         contest["total"] = {
             key: end if key == "n" or end is None else end + value / 3 for key, end in two_thirds.items()
         }
+    if parts := contest.get("total_of_parts"):  # of what is defined: without groups there is no fairness
+        ends = {key: parts[key] if parts[key] is None else parts[key] + value / 3 for key in ("value", "low", "high")}
+        contest["total_of_parts"] = {**parts, **ends, "parts": [*parts["parts"], "latency"]}
     result["latency"], result["machine"] = latency, measured.get("machine")
     # The file may be a result that took its latency from another one, with these reasons.
     reasons = [f"latency: {reason.removeprefix('latency: ')}" for reason in measured["reasons"]]
@@ -183,13 +186,14 @@ def _of_groups(data: Observations, setting: Setting) -> tuple[Frame, Intervals, 
         "null": None if null is None else null.report,
         "malignant": _malignant(data, setting.malignant),
         "by_group": by_group,
-        "warnings": list(_warnings(frame, by_group)),
+        "warnings": list(caveats(frame, by_group)),
     }
 
 
 def _fairness(data: Observations, frame: Frame, table: Intervals) -> dict[str, Any]:
     part: dict[str, Any] = {
         "reference_group": frame.setting.reference,
+        "reason": why_undefined(frame),
         "compared_groups": frame.names,
         "excluded_groups": list(frame.excluded),
         "groups_without_images": [name for name, n in zip(frame.names, frame.support.sum(-1)) if not n],
@@ -242,32 +246,6 @@ def _malignant(data: Observations, malignant: Collection[str]) -> dict[str, Any]
         **rates(np.ones(len(truth), bool)),
         "by_group": {name: rates(data.group == index) for index, name in enumerate(data.groups)},
     }
-
-
-def _warnings(frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
-    """What a reader should know before believing a gap."""
-    if num_unstated := by_group[NOT_STATED]["accuracy"]["n"] if NOT_STATED in by_group else 0:
-        yield f"the group of {num_unstated} images is not stated: they are compared with no other"
-    for name in frame.names:
-        value, low, high, n = by_group[name]["accuracy"].values()
-        if n < MIN_CELL:
-            yield (
-                f"group {name} has {n} images, under {MIN_CELL}: no interval for anything that compares "
-                "groups (--exclude-group leaves it out)"
-            )
-        elif (half := (high - low) / 2) > HALF_WIDTH:
-            needed = images_needed(min(max(value, 0.1), 0.9), HALF_WIDTH)
-            ends = f"{n} images give its accuracy +- {100 * half:.1f} points"
-            yield f"group {name}: {ends}; +- {100 * HALF_WIDTH:.0f} points take about {needed}"
-    if (frame.sizes[frame.compared] > 0).sum() < 2:
-        yield "fewer than two groups with images: nothing that compares groups is defined"
-    elif not frame.sizes[frame.reference]:
-        yield f"the reference group {frame.setting.reference} has no scored image: SPD and fairness are not defined"
-    if small := int((~frame.cells).sum()):
-        yield (
-            f"{small} of {frame.cells.size} cells of group and class have under {MIN_CELL} images and are "
-            "left out of eom, equal_opportunity and equalized_odds"
-        )
 
 
 def _contest(data: Observations, frame: Frame) -> dict[str, Any]:

@@ -15,36 +15,31 @@ import numpy as np
 
 from edge.errors import EdgeError
 
-from ..dataset import NOT_STATED
+from ..dataset import NOT_STATED, ONE_GROUP
 from ..metrics.contest import PROFILES
-from ..metrics.evaluation import Frame, Observations, Setting, as_metric, is_parity
+from ..metrics.evaluation import Frame, Metric, Observations, Setting, as_metric, is_parity
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import DRAWS, bootstrap_interval
+from ..metrics.meaning import LEGEND, meaning
 from ..metrics.paired import joint_draws
 from .build import OBSERVED
 from .document import SCHEMA
-from .text import number
+from .text import fitting, number
 
 SAME = "no difference shown"
 
-_HIGHER_IS_BETTER = {
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "macro_f1": True,
-    "score.accuracy": True,
-    "score.fairness": True,
-    "score.total_of_two_thirds": True,
-    "fairness.worst_group": True,
-    "fairness.spd_accuracy": False,
-    "fairness.gap": False,
-    "fairness.gap_mix_adjusted": False,
-    "fairness.u_l1": False,
-    "fairness.pqd": True,
-    "fairness.dpm": True,
-    "fairness.eom": True,
-    "fairness.equal_opportunity": False,
-    "fairness.equalized_odds": False,
-}
+MAX_TOTAL_LOSS = 0.003
+"""Of the total of two thirds: the gate fails when the interval of the change lies wholly below."""
+MAX_GROUP_LOSS = 0.01
+"""Of a group's accuracy: the gate fails when more is lost, and by more than noise."""
+MIN_GROUP = 100
+"""Images of a group that the gate judges; a smaller one is reported only."""
+
+_COMPARED = (
+    "accuracy", "balanced_accuracy", "macro_f1", "score.accuracy", "score.fairness", "score.total_of_two_thirds",
+    "fairness.worst_group", "fairness.spd_accuracy", "fairness.gap", "fairness.gap_mix_adjusted", "fairness.u_l1",
+    "fairness.pqd", "fairness.dpm", "fairness.eom", "fairness.equal_opportunity", "fairness.equalized_odds",
+)
 """What is compared, by its name in `Frame.statistics`."""
 
 
@@ -82,22 +77,21 @@ def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> 
     other = Frame(first.counts, first.groups, replace(setting, seed=seed + 1))
     drawn = joint_draws([first, second], [frame, other])
 
-    def entry(name: str, *position: int, higher_is_better: bool, n: int) -> dict[str, Any]:
+    def entry(name: str, *position: int, n: int) -> dict[str, Any]:
         old, new = (float(value[name][position]) for value in values)
         is_known = frame.has_large_groups if is_parity(name) else n >= MIN_CELL
         draws = (drawn[1][name] - drawn[0][name])[:, *position]
         interval = bootstrap_interval(new - old, draws) if is_known else None
-        return _entry(old, new, interval, higher_is_better=higher_is_better, n=n)
+        return _entry(old, new, interval, higher_is_better=meaning(name).is_higher_better, n=n)
 
     num_compared = int(frame.sizes[frame.compared].sum())
     metrics = {
-        name: entry(name, higher_is_better=better, n=num_compared if name.startswith("fairness.") else len(order))
-        for name, better in _HIGHER_IS_BETTER.items()
+        name: entry(name, n=num_compared if name.startswith("fairness.") else len(order)) for name in _COMPARED
     }
     if a["score"].get("latency") and b["score"].get("latency"):
         metrics["score.total"] = _with_latency(metrics["score.total_of_two_thirds"], a, b)
     by_group = {
-        name: entry("by_group.accuracy", index, higher_is_better=True, n=int(frame.sizes[index]))
+        name: entry("by_group.accuracy", index, n=int(frame.sizes[index]))
         for index, name in enumerate(first.groups)
     }
     return {
@@ -114,18 +108,58 @@ def _compare(a: dict[str, Any], b: dict[str, Any], *, draws: int, seed: int) -> 
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
-    """Aligned lines: name, A, B, difference with its interval, verdict."""
-    metrics = result["metrics"].items()
-    rows = [(name.split(".")[-1].replace("_", " "), entry) for name, entry in metrics if name != "score.accuracy"]
-    rows += [(f"accuracy in {name}", entry) for name, entry in result["by_group"].items()]
-    width = max(len(name) for name, _ in rows)
-    yield f"{'':{width}}       A       B    B - A  95 % interval"
-    for name, entry in rows:
+    """Aligned lines: name, direction, A, B, difference with its interval, verdict."""
+    rows = [(name, title, entry) for name, title, entry in _rows(result) if not _is_undefined(entry)]
+    width = max(len(title) for _, title, _ in rows)
+    if {"a", "b"} <= result.keys():
+        yield fitting(f"A = {result['a']}, B = {result['b']}")
+    yield fitting(LEGEND)
+    yield f"{'':{width}}         A       B    B - A  95 % interval"
+    for name, title, entry in rows:
         difference = entry["difference"]
         change = "-" if difference["value"] is None else f"{difference['value']:+.4f}"
         ends = "-" if difference["low"] is None else f"{difference['low']:+.4f} to {difference['high']:+.4f}"
-        line = f"{name:{width}}  {number(entry['a']):>6}  {number(entry['b']):>6}  {change:>7}  {ends:18}"
-        yield f"{line}  {entry['verdict']}"
+        found = f"{number(entry['a']):>6}  {number(entry['b']):>6}  {change:>7}  {ends:18}  {entry['verdict']}"
+        yield fitting(f"{title:{width}} {meaning(name).arrow}  {found}")
+    if len(rows) < len(_rows(result)):
+        yield "not defined for either: " + ", ".join(title for _, title, entry in _rows(result) if _is_undefined(entry))
+
+
+def conclusion(result: dict[str, Any]) -> str:
+    """One sentence: what B is shown to be better and worse in, and whether it may replace A."""
+    titles: dict[str, list[str]] = {}
+    for _, title, entry in _rows(result):
+        titles.setdefault(entry["verdict"], []).append(title)
+    better, worse, same = (titles.get(verdict, []) for verdict in ("B better", "B worse", SAME))
+    said = [f"B is shown {how} in {', '.join(names)}" for how, names in (("better", better), ("worse", worse)) if names]
+    if same:
+        said.append(f"no difference is shown in {', '.join(same) if not said else f'{len(same)} others'}")
+    gate = (
+        f"it refuses a total of two thirds that falls by over {MAX_TOTAL_LOSS}, or a group of {MIN_GROUP} images or "
+        f"more that loses over {100 * MAX_GROUP_LOSS:.0f} point of accuracy, each beyond noise"
+    )
+    if failures := reasons_against(result):
+        said.append(f"by the gate, B may not replace A ({'; '.join(failures)})")
+    elif not _is_judged(result):
+        said.append(f"too few images for the gate to say whether B may replace A ({gate})")
+    else:
+        said.append(f"by the gate, B may replace A ({gate})")
+    return "; ".join(said)
+
+
+def reasons_against(result: dict[str, Any]) -> list[str]:
+    """Why B must not replace A, one line each; empty where nothing shown speaks against it."""
+    failures = []
+    total = result["metrics"]["score.total_of_two_thirds"]["difference"]
+    if total["high"] is not None and total["high"] < -MAX_TOTAL_LOSS:
+        ends = f"{total['low']:+.4f} to {total['high']:+.4f}"
+        failures.append(f"total of two thirds: {ends}, expected an interval that reaches {-MAX_TOTAL_LOSS}")
+    for name, lost in _judged_groups(result).items():
+        # The bootstrap shifts an end at 0 by its own small error: under half an image it is still at 0.
+        if lost["value"] < -MAX_GROUP_LOSS and lost["high"] < -0.5 / lost["n"]:
+            change = f"{100 * lost['value']:+.2f} points ({100 * lost['low']:+.2f} to {100 * lost['high']:+.2f})"
+            failures.append(f"accuracy in {name}: {change} on {lost['n']} images, expected at most 1 lost, or noise")
+    return failures
 
 
 def remarks(result: dict[str, Any]) -> Iterator[str]:
@@ -135,6 +169,30 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
     if result["levelling_down"]["flag"]:
         yield f"levelling down: B is fairer, and worse for {', '.join(result['levelling_down']['groups'])}"
     yield "intervals: 95 %, paired, each for itself: of 20 true zeros one is expected to look like a difference"
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(metric, title, entry) of all that is compared; the accuracy once, and not again for data without groups."""
+    metrics = ((name, entry) for name, entry in result["metrics"].items() if name != "score.accuracy")
+    rows = [(name, meaning(name).title, entry) for name, entry in metrics]
+    groups = {name: entry for name, entry in result["by_group"].items() if [*result["by_group"]] != [ONE_GROUP]}
+    return rows + [("accuracy", f"accuracy in {name}", entry) for name, entry in groups.items()]
+
+
+def _is_undefined(entry: dict[str, Any]) -> bool:
+    return entry["a"] is None and entry["b"] is None
+
+
+def _judged_groups(result: dict[str, Any]) -> dict[str, Metric]:
+    """The changes of accuracy that the gate judges, by group."""
+    changes = {name: entry["difference"] for name, entry in result["by_group"].items() if name != NOT_STATED}
+    return {name: change for name, change in changes.items() if change["n"] >= MIN_GROUP and change["high"] is not None}
+
+
+def _is_judged(result: dict[str, Any]) -> bool:
+    """Whether there are images enough for the gate to say anything."""
+    total = result["metrics"]["score.total_of_two_thirds"]["difference"]
+    return total["high"] is not None or bool(_judged_groups(result))
 
 
 def _paired(a: dict[str, Any], b: dict[str, Any]) -> list[int]:
@@ -172,7 +230,7 @@ def _observations(result: dict[str, Any], order: list[int], classes: list[str], 
 
 
 def _entry(
-    a: float, b: float, interval: tuple[float, float] | None, *, higher_is_better: bool, n: int
+    a: float, b: float, interval: tuple[float, float] | None, *, higher_is_better: bool | None, n: int
 ) -> dict[str, Any]:
     difference = as_metric(b - a, interval, n)
     if interval is None:
