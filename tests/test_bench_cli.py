@@ -291,7 +291,7 @@ def test_score_counts_uncertain_as_wrong_and_does_without_meta(
     lines = {line[:17].strip(): line[17:].split() for line in capsys.readouterr().out.splitlines()}
     assert lines["accuracy"][1::2] == ["0.1667", "6"]
     assert lines["accuracy in light"][1::2] == ["0.0000", "3"]
-    assert lines["precision BCC"][::2] == ["0.5000", "2"]
+    assert lines["precision BCC"][1::2] == ["0.5000", "2"]
 
 
 def test_score_with_another_label_column(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
