@@ -5,14 +5,33 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from textwrap import indent
 from typing import Any, NoReturn
 
 from . import __version__
 from .exit import USAGE
 
+AddCommand = Callable[..., "ArgumentParser"]
+"""`add(name, text, *, description=None, example=None, group="commands")`: adds a command and returns its parser.
+
+`text` is its line in the list of commands, below the title `group`; its own help begins with `description` (the text as
+a sentence) and ends with `example`, a command or two, one a line.
+"""
 VERSION = f"fairedge {__version__} (Python {sys.version.split()[0]})"
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows every flag's default behind its text, as (default 4), unless the text speaks of a default itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default, text = action.default, action.help
+        is_value = isinstance(default, str | int | float | Path) and not isinstance(default, bool)
+        if not (is_value and action.option_strings and default != argparse.SUPPRESS) or "default" in (text or ""):
+            return text
+        return f"{text} (default {default:g})" if isinstance(default, float) else f"{text} (default %(default)s)"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -20,44 +39,53 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        self._chosen: argparse.ArgumentParser = self  # the command that was given: errors name its help
         super().__init__(*args, **kwargs)
 
     def parse_args(  # type: ignore[override]  # argparse has overloads for foreign namespaces, which we do not use
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As argparse's, but an unknown flag is answered with the nearest known one."""
+        """As argparse's, but an unknown flag is answered with the nearest one, and no command with the help."""
+        commands = next((a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)), {})
+        if commands and not (sys.argv[1:] if args is None else args):
+            self.print_help(sys.stderr)
+            self.exit(USAGE)
         values, unknown = self.parse_known_args(args, namespace)
+        self._chosen = commands[values.command] if commands else self
         if unknown:
             flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, list(self._flags()), n=1)
+            known = [name for action in self._chosen._actions for name in action.option_strings if name != flag]
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
             self.error(f"unknown argument {unknown[0]}" + (f" (did you mean {near[0]}?)" if near else ""))
         return values
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error, exit status 2."""
-        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        program = self._chosen.prog
+        self.exit(USAGE, f"{program}: {message} (see {program} --help)\n")
 
-    def add_commands(self, *, quiet: str = "no remarks") -> Callable[[str, str], ArgumentParser]:
-        """Adds `--version`; returns what adds a command, of a name and a text, with the flags that all have."""
+    def add_commands(self, *, quiet: str = "no remarks") -> AddCommand:
+        """Adds `--version`; returns what adds commands with the flags that all have."""
         self.add_argument("--version", action="version", version=VERSION)
-        commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+        self._action_groups.pop()._group_actions.clear()  # argparse would list all commands under this one title
+        groups: dict[str, Any] = {}
 
-        def command(name: str, text: str) -> ArgumentParser:
-            added: ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        def command(
+            name: str, text: str, *, description: str | None = None, example: str | None = None, group: str = "commands"
+        ) -> ArgumentParser:
+            description = description or text[0].upper() + text[1:] + "."
+            epilog = None if example is None else "example:\n" + indent(example, "  ")
+            added: ArgumentParser = commands.add_parser(name, description=description, epilog=epilog)
             added.add_argument("-q", "--quiet", action="store_true", help=quiet)
             added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+            if group not in groups:
+                groups[group] = self.add_argument_group(group)
+            groups[group]._group_actions.append(argparse.Action((), name, metavar=name, help=text))
             return added
 
         return command
-
-    def _flags(self) -> Iterator[str]:
-        for action in self._actions:
-            yield from action.option_strings
-            if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    if isinstance(parser, ArgumentParser):
-                        yield from parser._flags()
 
 
 def whole(text: str, *, least: int, most: int = 10**18 - 1) -> int:

@@ -58,14 +58,14 @@ def build_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="file, folder, glob pattern, @list.txt, or - for a list on stdin")
-    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the one that comes with the package")
+    add("-m", "--model", type=Path, metavar="FILE", help="model, .onnx (default: the bundled one)")
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
-    add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call (default 4)")
+    add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call")
     add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     output = parser.add_argument_group("output").add_argument
     output("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
-    output("--format", choices=("csv", "jsonl", "esfair"), help="default by FILE's suffix; esfair: PATH INDEX")
-    output("--topk", type=positive, default=1, metavar="K", help="name the K most probable classes (default 1)")
+    output("--format", choices=("csv", "jsonl", "esfair"), help="esfair: PATH INDEX (default: by FILE's suffix)")
+    output("--topk", type=positive, default=1, metavar="K", help="name the K most probable classes")
     output("--probs", action="store_true", help="add the probability of every class")
     output("--min-confidence", type=fraction, default=0.0, metavar="P", help="below it: label 'uncertain', index -1")
     output("--no-timing", action="store_true", help="leave out the times: equal runs give equal bytes")

@@ -93,7 +93,6 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
         (["image", "x"], "invalid choice: 'image'"),
         (["images"], "required: OUT"),
         (["images", "x", "--sed", "1"], "unknown argument --sed (did you mean --seed?)"),

@@ -75,7 +75,7 @@ def add_recipe(to: argparse.ArgumentParser, *, has_flags: bool) -> None:
             else:
                 options |= {"type": _type_of(field.name, value), "metavar": "X,X" if isinstance(value, tuple) else "X"}
             group.add_argument("--" + field.name.replace("_", "-"), **options)
-    to.epilog = "\n".join(lines)
+    to.epilog = "\n\n".join(filter(None, (to.epilog, "\n".join(lines))))
 
 
 def config_of(arguments: argparse.Namespace, parser: ArgumentParser) -> TrainConfig:
