@@ -76,6 +76,15 @@ class Classifier:
             raise ModelError(f"{path}: model cannot be read: {error.strerror}") from error
         return cls(path, content, intra_op_threads=intra_op_threads)
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """What the file says of its training; {} where it says nothing that can be read: it is anybody's text."""
+        try:
+            training = json.loads(self.metadata.get("training", "{}"))
+        except (ValueError, RecursionError):
+            training = {}
+        return training if isinstance(training, dict) else {}
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Runs the network: (N, S, S, 3) uint8 RGB, as `preprocess` makes them -> (N, C) float32.
 

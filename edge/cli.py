@@ -6,9 +6,11 @@ Standard output is data, standard error is talk. Heavy imports happen after the 
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -37,11 +39,12 @@ if TYPE_CHECKING:
     from .predictions import Prediction
     from .predictions_writer import PredictionsWriter
     from .progress import Summary
+    from .table import Table
 
 _PROGRAM = "edge-infer"
 _EPILOG = f"""\
 examples:
-  edge-infer photos/                         the photos of a folder, as CSV on standard output
+  edge-infer photos/                         the photos of a folder: a table on a terminal, CSV to a pipe
   edge-infer -r photos/ -o predictions.csv   with subfolders, into a file
   edge-infer -r photos/ -o predictions.csv --resume      after an interruption
   find . -name '*.JPG' | edge-infer - --format jsonl     a list from standard input
@@ -147,7 +150,9 @@ def _infer(arguments: argparse.Namespace) -> int:
         classifier = Classifier.load(arguments.model or DEFAULT_MODEL, intra_op_threads=threads)
         if arguments.full_decode:
             classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
-        summary = Summary(classifier.profile, classifier.preprocess)
+        summary = Summary(classifier)
+        for line in _details(classifier, options, inputs) if arguments.verbose and not arguments.quiet else ():
+            say(_PROGRAM, line)
         writer, kept = _open_writer(arguments, classifier, options, inputs, summary)
         if kept and not arguments.quiet:
             say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
@@ -155,14 +160,40 @@ def _infer(arguments: argparse.Namespace) -> int:
     return _write_all(arguments, inputs.names, results, writer, summary, kept)
 
 
+def _details(classifier: Classifier, options: RunOptions, inputs: Inputs) -> Iterator[str]:
+    """What runs, for -v."""
+    from .classifier import DEFAULT_MODEL
+    from .device import usable_cores
+    from .memory_gate import plan_memory
+    from .progress import count_of
+    from .table import spelled_out
+
+    path, preprocess, memory = classifier.path, classifier.preprocess, options.max_memory_bytes
+    origin = "comes with the package" if path == DEFAULT_MODEL else f"licence {classifier.metadata.get('license')}"
+    yield f"model: {path}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {classifier.sha256[:12]}..., {origin}"
+    training = ", ".join(f"{key} {classifier.training.get(key, 'not known')}" for key in ("data", "recipe", "commit"))
+    yield f"training: {training}"
+    words = spelled_out(classifier.classes)
+    yield f"classes: {', '.join(name if words[name] == name else f'{name} {words[name]}' for name in words)}"
+    yield f"input: {preprocess.size_px} x {preprocess.size_px} px, resize {preprocess.resize}"
+    workers = plan_memory(options.workers or 1, max_bytes=memory).workers
+    limit = "no limit" if memory is None else f"{memory / 1e6:.0f} MB"
+    yield f"{workers} workers, {usable_cores()} usable cores, {options.batch_size} photos a call; memory: {limit}"
+    yield f"{count_of(len(inputs.paths))} in {inputs.root}"
+
+
 def _open_writer(
     arguments: argparse.Namespace, classifier: Classifier, options: RunOptions, inputs: Inputs, summary: Summary
-) -> tuple[PredictionsWriter, int]:
+) -> tuple[PredictionsWriter | Table, int]:
     """The writer, and how many rows an interrupted run has left it."""
     from .device import versions
     from .predictions import SCHEMA, Layout
     from .predictions_writer import PredictionsWriter
+    from .table import Table
 
+    if _is_for_people(arguments):
+        num_named = len(classifier.classes) if arguments.probs else arguments.topk
+        return Table(inputs.names, classifier, num_named=num_named), 0
     default_format = "jsonl" if arguments.output and arguments.output.suffix.lower() == ".jsonl" else "csv"
     layout = Layout(
         classes=classifier.classes,
@@ -186,6 +217,7 @@ def _open_writer(
         },
         "min_confidence": options.min_confidence,
         "versions": versions(),
+        "intended_use": summary.intended_use,
     }
     if arguments.resume:
         return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
@@ -194,14 +226,16 @@ def _open_writer(
 
 def _write_all(
     arguments: argparse.Namespace, names: list[str], results: Generator[Prediction, None, None],
-    writer: PredictionsWriter, summary: Summary, kept: int,
+    writer: PredictionsWriter | Table, summary: Summary, kept: int,
 ) -> int:
     """Writes the rows of all images but the first `kept`, whose rows are there."""
     from .predictions_writer import part_path
     from .progress import Progress
+    from .table import Reasons
 
-    total, done = len(names), kept
-    progress = Progress(total - kept, quiet=arguments.quiet)
+    total, done, reasons = len(names), kept, Reasons()
+    is_table = _is_for_people(arguments)
+    progress = Progress(total - kept, quiet=arguments.quiet or _may_meet_rows(arguments))
     try:
         for prediction in results:
             prediction.path = names[done]
@@ -209,7 +243,8 @@ def _write_all(
             summary.add(prediction)
             done += 1
             if prediction.status == "error":
-                if not arguments.quiet:
+                # On a terminal the row is the talk.
+                if not (arguments.quiet or is_table) and reasons.is_new(prediction.error):
                     progress.close()
                     say(_PROGRAM, f"{prediction.path}: {prediction.error}")
                 if arguments.on_error == "fail":
@@ -230,9 +265,26 @@ def _write_all(
         progress.close()
         if done < total:
             writer.close()
-    for line in () if arguments.quiet else summary.lines(total):
+    place = "" if is_table else f"rows in {arguments.output}" if arguments.output else "rows on standard output"
+    talk = [*reasons.rest(), *summary.lines(total, kept, place), *([summary.times()] if arguments.verbose else ())]
+    for line in () if arguments.quiet else (*talk, summary.intended_use):
         say(_PROGRAM, line)
     return SOME_FAILED if summary.errors else DONE
+
+
+def _is_for_people(arguments: argparse.Namespace) -> bool:
+    """Whether rows are a table: on a terminal where no form of file was asked for."""
+    return arguments.output is None and arguments.format is None and sys.stdout is not None and sys.stdout.isatty()
+
+
+def _may_meet_rows(arguments: argparse.Namespace) -> bool:
+    """Whether rows may appear on the terminal where the line of progress is: they go there, or through a pipe."""
+    if arguments.output is not None or not (sys.stderr and sys.stderr.isatty()):
+        return False
+    try:
+        return os.isatty(1) or stat.S_ISFIFO(os.fstat(1).st_mode)
+    except OSError:
+        return False
 
 
 _batch_size = partial(whole, least=1, most=1024)

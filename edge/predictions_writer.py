@@ -197,7 +197,8 @@ def part_path(path: Path) -> Path:
 
 def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
     now = json.loads(json.dumps(meta))  # tuples become lists, as in the file
-    differing = [key for key in sorted({*kept, *now} - {*TOTALS}) if kept.get(key) != now.get(key)]
+    told = {*TOTALS, "intended_use"}  # the model says the latter; files of earlier versions do not
+    differing = [key for key in sorted({*kept, *now} - told) if kept.get(key) != now.get(key)]
     if "model_sha256" in differing:
         raise ModelError(
             f"{part}: its rows were made by the model {str(kept.get('model_sha256'))[:12]}..., "

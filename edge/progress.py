@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,9 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .predictions import UNCERTAIN, Prediction
+from .table import spelled_out
 
 if TYPE_CHECKING:
-    from .photo.preprocess import Preprocess
+    from .classifier import Classifier
     from .profile import Profile
 
 _TERMINAL_INTERVAL_S = 0.2
@@ -62,13 +64,18 @@ class Summary:
 
     Attributes:
       errors: Rows with an error.
+      intended_use: Of the model, in a line.
     """
 
-    def __init__(self, profile: Profile | None, preprocess: Preprocess) -> None:
-        """Of no row yet; `profile` and `preprocess` are the model's."""
+    def __init__(self, classifier: Classifier) -> None:
+        """Of no row yet; starts the clock."""
         self.errors = 0
-        self._profile, self._preprocess = profile, preprocess
+        self._profile, self._preprocess = classifier.profile, classifier.preprocess
+        self.intended_use = _intended_use(classifier)
+        self._words = spelled_out(classifier.classes)
+        self._start = monotonic()
         self._answers: Counter[str] = Counter()
+        self._decode_ms, self._infer_ms = array("f"), array("f")
         self._photos: Counter[str] = Counter()  # by what is unlike; "images": by either, "of": all judged
 
     def add(self, row: Prediction) -> None:
@@ -77,6 +84,9 @@ class Summary:
             self.errors += 1
             return
         self._answers[row.label] += 1
+        if row.decode_ms is not None and row.infer_ms is not None:
+            self._decode_ms.append(row.decode_ms)
+            self._infer_ms.append(row.infer_ms)
         if self._profile is None:
             return
         if row.width is None or row.height is None:  # a row of the esfair form, left by an interrupted run
@@ -85,17 +95,34 @@ class Summary:
         found = self._profile.outside(row.width, row.height, self._preprocess)
         self._photos.update(("of", "images", *found) if found else ("of",))
 
-    def lines(self, num_images: int) -> Iterator[str]:
-        """The last lines of a run: errors, photos unlike the model's, and how often each answer."""
+    def lines(self, total: int, kept: int, place: str) -> Iterator[str]:
+        """The last lines of a run of so many photos.
+
+        They are how many and how fast, how many are unlike the model's, how often each answer. `kept` rows are of an
+        earlier run; `place` says where the rows are, and is empty where a person sees it.
+        """
+        seconds = monotonic() - self._start
+        parts = [count_of(total)]
         if self.errors:
-            yield f"{self.errors} of {num_images} images could not be used; their rows say why"
+            parts.append(f"{self.errors:,} failed ({'its row says' if self.errors == 1 else 'their rows say'} why)")
+        parts += [f"{kept:,} done before"] if kept else []
+        parts += [f"{seconds:.1f} s", f"{(total - kept) / max(seconds, 1e-3):.1f} photos/s"]
+        yield ", ".join(parts) + (place and f"; {place}")
         if self._profile is None:
             yield "the model does not say what pictures it was trained on, so these cannot be compared with them"
         elif self._photos["images"]:
             yield self._unlike(self._profile)
         if self._answers:
             ordered = sorted(self._answers.most_common(), key=lambda answer: answer[0] == UNCERTAIN)
-            yield f"answers: {', '.join(f'{label} {count}' for label, count in ordered)}"
+            words = (f"{self._words.get(label, label)} {count:,}" for label, count in ordered)
+            yield f"answers: {', '.join(words)}"
+
+    def times(self) -> str:
+        """The median times of a photo, in words."""
+        if not self._decode_ms:
+            return "no photo was timed"
+        decode, infer = (sorted(times)[len(times) // 2] for times in (self._decode_ms, self._infer_ms))
+        return f"median times of a photo: {decode:.1f} ms to read and decode, {infer:.1f} ms in the network"
 
     @property
     def totals(self) -> dict[str, object]:
@@ -116,3 +143,14 @@ class Summary:
         if self._photos["unsized"]:
             photos += f" (of {self._photos['unsized']} more the size is unknown)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"
+
+
+def count_of(photos: int) -> str:
+    """A number of photos in words."""
+    return f"{photos:,} photo{'' if photos == 1 else 's'}"
+
+
+def _intended_use(classifier: Classifier) -> str:
+    """What a model is not for; and what it is for, of one whose file says that it learned from HAM10000."""
+    is_dermatoscopic = str(classifier.training.get("data")).lower().startswith("ham10")
+    return "not a medical device" + ("; for dermatoscopic pictures" if is_dermatoscopic else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,7 +51,7 @@ def report(model: Path) -> Iterator[str]:
     classifier = Classifier.load(model)
     yield f"model: {model.name} ({len(classifier.classes)} classes, {classifier.preprocess.size_px} px)"
     yield f"model_sha256: {classifier.sha256}"
-    if _is_leaky(classifier.metadata):
+    if classifier.training.get("leaky") is True:  # it says that training and held-out data were not kept apart
         yield "model_training: LEAKY: it saw held-out images or patients in training, so its figures mean little"
     yield f"model_load_ms: {1e3 * (perf_counter() - start):.1f}"
     ramp = np.linspace(0, 255, 640 * 480 * 3).reshape(480, 640, 3).astype(np.uint8)
@@ -65,12 +64,3 @@ def report(model: Path) -> Iterator[str]:
     if abs(total - 1) > 1e-3:
         raise ModelError(f"{model}: self-test failed: the probabilities add up to {total}, expected 1")
     yield f"self_test: ok, a 640x480 JPEG took {prediction.decode_ms:.1f} ms + {prediction.infer_ms:.1f} ms"
-
-
-def _is_leaky(metadata: dict[str, str]) -> bool:
-    """Whether the model file says that training and held-out data were not kept apart."""
-    try:
-        training = json.loads(metadata.get("training", "{}"))
-    except (ValueError, RecursionError):
-        return False  # optional, and anybody's text
-    return isinstance(training, dict) and training.get("leaky") is True

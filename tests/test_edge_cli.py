@@ -56,7 +56,8 @@ def test_rows_go_to_standard_output_and_talk_to_standard_error(photos, capsys):
     assert [line.split(",")[0] for line in lines[1:]] == [f"img{i}.jpg" for i in range(12)]
     assert lines[4].startswith('img3.jpg,,,,error,"the file is empty (0 bytes), expected')
     assert "edge-infer: img3.jpg: the file is empty" in err
-    assert "1 of 12 images could not be used" in err
+    assert "edge-infer: 12 photos, 1 failed (its row says why), " in err
+    assert " photos/s; rows on standard output\n" in err and err.endswith("\nedge-infer: not a medical device\n")
 
 
 def test_all_good_is_0(photos, capsys):

@@ -107,12 +107,14 @@ def test_a_run_ends_with_what_is_outside_and_with_the_answers(model, photos, tmp
     rows = [row for row in read(out).rows if row.status == "ok"]
     counts = {label: [row.label for row in rows].count(label) for label in ("ash", "birch", "cedar")}
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-3] == "edge-infer: 1 of 6 images could not be used; their rows say why"
-    assert lines[-2] == (
+    assert re.fullmatch(
+        r"edge-infer: 6 photos, 1 failed \(its row says why\), [0-9.]+ s, [0-9.]+ photos/s; rows in (.*)", lines[-4]
+    ).group(1) == str(out)
+    assert lines[-3] == (
         "edge-infer: 4 of 5 photos are unlike those that the model was trained on: 3 by aspect ratio "
         "(longer to shorter side; trained on 1.00 to 1.00), 1 by short side (trained on 32 px and more)"
     )
-    start, _, answers = lines[-1].partition(": answers: ")
+    start, _, answers = lines[-2].partition(": answers: ")
     assert start == "edge-infer"
     shown = [part.split(" ") for part in answers.split(", ")]
     assert {label: int(count) for label, count in shown} == {label: n for label, n in counts.items() if n}
@@ -125,17 +127,19 @@ def test_a_run_ends_with_what_is_outside_and_with_the_answers(model, photos, tmp
 
 def test_photos_that_are_alike_need_no_line_and_quiet_says_nothing(model, photos, capsys):
     assert infer(model, photos / "square.jpg", "--min-confidence", "1") == 0
-    assert capsys.readouterr().err == "edge-infer: answers: uncertain 1\n"
+    head, _, rest = capsys.readouterr().err.partition("\n")
+    assert head.startswith("edge-infer: 1 photo, ") and head.endswith("; rows on standard output")
+    assert rest == "edge-infer: answers: uncertain 1\nedge-infer: not a medical device\n"
     assert infer(model, photos / "img0.jpg", "-q") == 0
     assert capsys.readouterr().err == ""
 
 
 def test_uncertain_comes_last_and_errors_are_no_answer():
-    summary = Summary(None, Preprocess())
+    summary = Summary(Classifier.load(TINY_MODEL))
     for label in ("uncertain", "uncertain", "uncertain", "ash", "birch", "birch"):
         summary.add(Prediction("x.jpg", label))
     summary.add(Prediction("x.jpg", status="error", width=64, height=48))
-    assert [*summary.lines(7)][-1] == "answers: birch 2, ash 1, uncertain 3"
+    assert [*summary.lines(7, 0, "")][-1] == "answers: birch 2, ash 1, uncertain 3"
     assert summary.errors == 1
 
 
@@ -171,9 +175,9 @@ def test_a_continued_run_comes_to_the_same(model, photos, tmp_path, capsys, form
         capsys.readouterr()
         assert infer(model, photos, "-o", out, *options, "--resume") == 0
         again = capsys.readouterr().err.splitlines()
-        assert again[-1] == said[-1]  # the answers of all rows
+        assert again[-2] == said[-2]  # the answers of all rows
         if format != "esfair":
-            assert again[-2] == said[-2]
+            assert again[-3] == said[-3]
         assert out.read_bytes() == whole.read_bytes()
         for path in tmp_path.glob("out.txt.meta.json"):
             assert path.read_bytes() == (tmp_path / "whole.txt.meta.json").read_bytes()
