@@ -20,7 +20,7 @@ from bench.report import page as report
 from bench.robustness import changes as table_of_changes
 from bench.robustness import measure
 from bench.robustness.changes import CHANGES, Change
-from bench.robustness.result import ask, robustness, seen_images
+from bench.robustness.result import ask, robustness
 from edge.classifier import Classifier
 from edge.errors import ModelError
 
@@ -374,8 +374,9 @@ def test_pictures_that_the_model_was_trained_on_are_refused(few, data, tmp_path,
     held_out = [sample for sample in samples if sample.cluster.startswith(("patient2", "patient3"))]
     rest = provenance.cluster_marks(sample for sample in samples if sample not in held_out)
     model = trained(tmp_path / "model.int8.onnx", rest)
-    assert seen_images(Classifier.load(model), held_out, samples, data) == 0  # all but those asked about
-    assert seen_images(Classifier.load(model), samples, samples, data) is None
+    metadata = Classifier.load(model).metadata
+    assert provenance.seen_samples(model, metadata, held_out, samples, data) == []  # all but those asked about
+    assert provenance.seen_samples(model, metadata, samples, samples, data) is None
     (tmp_path / "model.heldout.txt").write_text("\n".join(sample.path for sample in held_out))
     assert command(data, "-m", model) == 3
     captured = capsys.readouterr()
@@ -390,7 +391,8 @@ def test_what_a_model_was_trained_on_is_found_or_said_to_be_unknown(data, tmp_pa
     samples = dataset.index(data)
 
     def seen(model, asked):
-        return seen_images(Classifier.load(model), asked, samples, data)
+        found = provenance.seen_samples(model, Classifier.load(model).metadata, asked, samples, data)
+        return None if found is None else len(found)
 
     everything = trained(tmp_path / "a.onnx", provenance.cluster_marks(samples))
     assert (seen(everything, samples), seen(everything, samples[:5])) == (24, 5)

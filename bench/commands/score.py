@@ -23,6 +23,7 @@ DESCRIPTION = (
     "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
 )
 _GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
+_MODEL = "model file that made the predictions: was it trained on these pictures? (default the bundled one, if it did)"
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
 
 
@@ -42,6 +43,8 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--errors", choices=("wrong", "exclude"), default="wrong", help="images that could not be used (default wrong)")
     add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap and of shuffles (default 0)")
     add("--fail-under", type=_gate, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER)
+    add("-m", "--model", type=Path, metavar="MODEL", help=_MODEL)
+    add("--strict", action="store_true", help="exit 6 where that model was, or may have been, trained on the pictures")
     add_output(parser)
     add_talk(parser)
 
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         parser.error(f"--fail-under {min(needs)} needs --latency")
     gc.disable()  # a million rows are millions of objects and no cycle; looking for one takes a tenth of the time
     try:
-        result = _score(arguments, minima)
+        result, seen = _score(arguments, minima)
     finally:
         gc.enable()
     from ..results import document, text
@@ -68,21 +71,21 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         data = result["data"]
         if data["left_out"]:
             say(PROGRAM, f"{data['left_out']} of {data['samples']} samples have no prediction: left out")
-        for line in text.remarks(result):
+        for line in (*filter(None, [seen]), *text.remarks(result)):
             say(PROGRAM, line)
     return say_failed(result["gates"])
 
 
-def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[str, Any]:
-    """The results file."""
+def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+    """The results file, and what is to be said of what the model was trained on."""
     from edge.predictions import meta_path, read
 
-    from .. import dataset
+    from .. import dataset, provenance
     from ..results import build, document, gates, join
 
     column, *others = arguments.group or ["group"]
     inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
-    check_files(arguments, [*inputs, *([] if arguments.latency is None else [arguments.latency])])
+    check_files(arguments, [*inputs, *filter(None, [arguments.latency, arguments.model])])
     latency = None if arguments.latency is None else document.load_latency(arguments.latency)
     indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
     everything = [dataset.as_text(sample) for sample in indexed]
@@ -93,6 +96,8 @@ def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[s
         parts = ", ".join(sorted({sample.split or "none" for sample in everything}))
         raise dataset.DatasetError(f"{arguments.data}: no sample of split {arguments.split!r}, got {parts}")
     pairs = join.join(samples, predictions.rows, subset=arguments.subset)
+    paths = {sample.path for sample, _ in pairs}
+    seen = provenance.check_seen(arguments.model, predictions.meta, paths, indexed, strict=arguments.strict)
     # A split may lack a class that the model, unless it says which it knows, may still have answered.
     known = dataset.classes_of(samples if "classes" in predictions.meta else everything)
     classes = join.class_order(predictions.meta, known, pairs)
@@ -107,6 +112,7 @@ def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[s
             "split": arguments.split,
             "samples": len(samples),
             "left_out": len(samples) - len(pairs),
+            **({} if seen.images is None else {"trained_on": seen.images}),
         },
         "predictions": predictions.meta,
         "errors": {"policy": arguments.errors, "images": len(pairs) - len(usable)},
@@ -116,7 +122,7 @@ def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> dict[s
     if latency is not None:
         build.add_latency(result, latency)
     result["gates"] = gates.check(result, minima)
-    return result
+    return result, seen.remark
 
 
 def _setting(

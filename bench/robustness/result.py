@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edge.device import memory_mb, usable_cores, versions
 from edge.errors import DecodeError, ModelError
 from edge.memory_gate import MemoryGate, plan_memory
 from edge.photo.decode import PixelLimits, decode
-from edge.predictions import Prediction, path_text
+from edge.predictions import Prediction
 from edge.progress import Progress
 
 from .. import dataset, provenance
@@ -62,7 +62,8 @@ def robustness(
     if len(chosen) < MIN_CELL:
         raise DatasetError(f"{root}: got {len(chosen)} images, expected at least {MIN_CELL}: fewer give no interval")
     classes = class_order({"classes": list(classifier.classes)}, dataset.classes_of(chosen), [])
-    seen = seen_images(classifier, chosen, everything, root)
+    known = provenance.seen_samples(classifier.path, classifier.metadata, chosen, everything, root)
+    seen = None if known is None else len(known)
     if seen and not allow_seen:
         raise DatasetError(
             f"{classifier.path}: was trained on {seen} of the {len(chosen)} images, or on others of their clusters, "
@@ -170,28 +171,6 @@ def _ask_of_one(
     if not np.isfinite(logits).all():
         raise ModelError(f"{classifier.path}: gives logits that are not finite, for {path} or a change of it")
     return classifier.probabilities(logits)
-
-
-def seen_images(
-    classifier: Classifier, asked: Sequence[Sample], everything: Sequence[Sample], root: Path
-) -> int | None:
-    """How many images share a cluster with those that a model file was trained on; None where that is not known.
-
-    The file has one hash of its marks. It is compared with those of everything, of what is asked about, of all else,
-    and of what the list beside the model leaves (`provenance.beside`).
-    """
-    sha256 = provenance.trained_on(classifier.metadata)
-    if sha256 is None:
-        return None
-    by_name = {path_text(sample.path): sample.path for sample in everything}
-    held_out: set[str] = set()
-    with suppress(DatasetError):
-        listed = dataset.read_subset(provenance.beside(classifier.path))
-        held_out = {by_name[name] for name in listed if name in by_name}
-    paths = {sample.path for sample in asked}
-    parts = [set[str](), paths, held_out, {sample.path for sample in everything} - paths]
-    known = provenance.known_marks(sha256, provenance.guesses(root, everything, parts))
-    return None if known is None else sum(provenance.cluster_mark(sample.cluster) in known for sample in asked)
 
 
 def _prediction(sample: Sample, found: np.ndarray | DecodeError, classes: Sequence[str]) -> Prediction:
