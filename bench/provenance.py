@@ -12,6 +12,7 @@ import json
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +96,7 @@ def beside(model: Path) -> Path:
 
 def seen_samples(
     model: Path, metadata: Mapping[str, str], asked: Sequence[Sample], everything: Sequence[Sample],
-    root: Path | None = None,
+    root: Path | None = None, *, candidates: Iterable[Collection[str]] = (),
 ) -> list[Sample] | None:
     """Those of the images asked about that share a cluster with what a model file was trained on.
 
@@ -105,6 +106,7 @@ def seen_samples(
       asked: Images of a data set.
       everything: All of its images, to guess from where the file has only a hash.
       root: The data set's folder, for guesses that read the pictures; None: without those.
+      candidates: Marks to guess first.
 
     Returns:
       None where it is not known: the file does not say, or has seen more than it says.
@@ -121,7 +123,7 @@ def seen_samples(
         held_out = {by_name[name] for name in read_subset(beside(model)) if name in by_name}
     paths = {sample.path for sample in asked}
     parts = [set[str](), paths, held_out, {*by_name.values()} - paths]
-    known = known_marks(sha256, guesses(root, everything, parts))
+    known = known_marks(sha256, chain(candidates, guesses(root, everything, parts)))
     return None if known is None else [sample for sample in asked if cluster_mark(sample.cluster) in known]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from bench.provenance import SEALED
 from edge.classifier import Classifier
 from edge.errors import ModelError
 
@@ -151,7 +152,8 @@ def table(info: dict[str, Any]) -> Iterator[str]:
     """The lines a person reads: metadata, totals, the layers with weights, what else there is."""
     yield f"{info['file']}: {info['bytes']} bytes, sha256 {info['sha256']}"
     for key, value in info["metadata"].items():
-        yield f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        shown = f"{len(value)} characters" if key == SEALED else value
+        yield f"{key}: {shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)}"
     opset = ", ".join(f"{domain} {version}" for domain, version in info["opset"].items())
     yield f"opset {opset}, IR version {info['ir_version']}"
     for what in ("inputs", "outputs"):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from bench.dataset import Sample, choose
-from bench.provenance import cluster_marks, guesses, known_marks, marks_sha256, trained_on
+from bench.provenance import cluster_mark, cluster_marks, seen_samples, trained_on
 from edge.classifier import Classifier
 from edge.device import usable_cores
 from edge.errors import DecodeError, EdgeError, ModelError
@@ -54,10 +53,10 @@ class Runner:
     """None for a checkpoint, which takes that of the model file beside it."""
     logits: Callable[[np.ndarray], np.ndarray]
     """(N, S, S, 3) uint8 RGB -> (N, C) float32; may be called from several threads at once."""
-    marks_sha256: str | None
-    """Of the marks of all that it was trained on (`bench.provenance`); None where that is not known."""
+    metadata: Mapping[str, str]
+    """Of a model file; a checkpoint has none."""
     marks: frozenset[str] | None = None
-    """Those marks; None for a model file, which has only their hash."""
+    """Of all that a checkpoint was trained on (`bench.provenance`); None of a leaky one, and of a model file."""
 
 
 def open_model(path: Path) -> Runner:
@@ -69,7 +68,7 @@ def open_model(path: Path) -> Runner:
     if path.suffix == ".onnx":
         model = Classifier.load(path)
         known = model.sha256, model.classes, model.preprocess, model.temperature, model.logits
-        return Runner(path, "onnx", *known, trained_on(model.metadata))
+        return Runner(path, "onnx", *known, model.metadata)
     network, preprocess, classes, state = checkpoint.load_model(path)
     linear, scale = to_linear(network.head), scale_tensor(preprocess)
     torch.set_num_threads(1)  # one worker per core asks
@@ -82,8 +81,7 @@ def open_model(path: Path) -> Runner:
     file = path / checkpoint.NAME if path.is_dir() else path
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     marks = None if state.leaky else frozenset(state.clusters)
-    digest = None if marks is None else marks_sha256(marks)
-    return Runner(path, "checkpoint", sha256, classes, preprocess, None, logits, digest, marks)
+    return Runner(path, "checkpoint", sha256, classes, preprocess, None, logits, {}, marks)
 
 
 def open_pair(pair: Pair) -> tuple[Runner, Runner]:
@@ -108,19 +106,20 @@ def remarks_on_leaks(
     allow_leak: bool,
 ) -> Iterator[str]:
     """What is to be said of a model that was, or may have been, trained on images it is asked about."""
-    marks, asked = runner.marks, cluster_marks(samples)
-    if marks is None and runner.marks_sha256 is not None:  # a hash shows whether a guess is right
-        paths = {sample.path for sample in samples}
-        others = {sample.path for sample in everything} - paths
-        candidates = guesses(root, everything, [paths, (), others])
-        marks = known_marks(runner.marks_sha256, chain([other.marks or ()], candidates))
-    if marks is None:
-        what = "was trained on another part of some data than any known here"
-        if runner.marks_sha256 is None:
-            what = "does not say what it was trained on"
+    seen = None
+    if runner.marks is not None:
+        seen = [sample for sample in samples if cluster_mark(sample.cluster) in runner.marks]
+    elif runner.metadata:
+        beside = [other.marks or ()]
+        seen = seen_samples(runner.path, runner.metadata, samples, everything, root, candidates=beside)
+    if seen is None:
+        what = "does not say what it was trained on"
+        if trained_on(runner.metadata) is not None:
+            what = "was trained on another part of some data than any known here"
         yield f"{runner.path.name}: {what}; that it never saw these images is not checked"
-    elif seen := len(marks.intersection(asked)):
-        text = f"{runner.path}: was trained on {seen} of the {len(asked)} clusters asked about"
+    elif seen:
+        known, asked = len(cluster_marks(seen)), len(cluster_marks(samples))
+        text = f"{runner.path}: was trained on {known} of the {asked} clusters asked about"
         if not allow_leak:
             hint = "--subset RUN/heldout.txt takes those held out, --allow-leak takes these all the same"
             raise EdgeError(f"{text}, expected none; {hint}")

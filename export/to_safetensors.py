@@ -12,12 +12,15 @@ from train.checkpoint import Checkpoint
 
 
 def to_safetensors(checkpoint: Checkpoint) -> bytes:
-    """The averaged weights of a run, float32, with config, classes, preprocess and origin in the metadata."""
+    """The averaged weights of a run, float32, with what `train.networks.weights` asks of a file in the metadata."""
     metadata = {
         "config": json.dumps(checkpoint.config),
         "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
         "preprocess": checkpoint.preprocess,
-        "training": json.dumps(origin_of(checkpoint), ensure_ascii=False),
+        "training": json.dumps({"data": checkpoint.data_name, **origin_of(checkpoint)}, ensure_ascii=False),
+        "clusters": json.dumps(checkpoint.clusters),
+        "pictures": json.dumps(checkpoint.pictures),
+        "sources": json.dumps(checkpoint.sources),
         **({"leaky": "true"} if checkpoint.leaky else {}),
     }
     return save({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, metadata)

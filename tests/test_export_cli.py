@@ -21,10 +21,10 @@ from edge.photo.preprocess import Preprocess
 from edge.profile import Profile
 from export.cli import main
 from export.info import describe
-from train.checkpoint import load, save
+from train.checkpoint import load, marks_of, save
 from train.config import ModelConfig
 from train.networks.network import build
-from train.networks.weights import PUBLISHED
+from train.networks.weights import PUBLISHED, load_weights
 
 NETWORK = CONFIG.model.network
 METRICS = {"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}}
@@ -73,7 +73,7 @@ def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, exported)
     metadata = classifier.metadata
     assert sorted(metadata) == sorted(
         ["fairedge.schema", "classes", "preprocess", "model", "training", "metrics", "profile", "temperature"]
-        + ["license"]
+        + ["license", "training_clusters"]
     )
     assert (metadata["temperature"], metadata["license"]) == ("1.0", "CC0")
     assert json.loads(metadata["metrics"]) == METRICS and metadata["profile"] == PROFILE
@@ -112,6 +112,9 @@ def test_weights_load_back(run_folder, tmp_path):
     assert json.loads(metadata["classes"]) == list(COLOURS)
     assert json.loads(metadata["training"])["cluster_sha256"] == hashlib.sha256(b"0123456789abcdef").hexdigest()
     assert json.loads(metadata["config"])["model"]["network"] == NETWORK
+    assert json.loads(metadata["clusters"]) == ["0123456789abcdef"]
+    said = load_weights(network, output, scale=1 / 255, classes=list(COLOURS))
+    assert said.missing == [] and said.marks == marks_of(load(run_folder))
     assert Preprocess.from_json(metadata["preprocess"]) == Preprocess(size_px=32)
 
 

@@ -8,7 +8,8 @@ from train.networks import weights
 from train.networks.efficientnet_lite import VARIANTS, EfficientNetLite
 from train.networks.mobilenet import Block, _InvertedResidual
 from train.networks.network import build
-from train.networks.weights import PUBLISHED, imagenet_weights, load_weights, names_of
+from train.networks.tensor_names import names_of
+from train.networks.weights import PUBLISHED, imagenet_weights, load_weights
 
 SIZES = {"lite0": 4_652_008 - 1_281_000, "lite1": 5_416_680 - 1_281_000, "lite2": 6_092_072 - 1_281_000}
 """Parameters of the published networks, less their classifiers."""

@@ -1,18 +1,24 @@
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sample_networks import relative_error
 from torch import nn
 
+from bench.provenance import SEALED, marks_sha256, seal
+from edge.classifier import Classifier
 from edge.errors import ModelError
 from edge.photo.preprocess import Preprocess
 from train import checkpoint
 from train.config import ModelConfig
 from train.networks import mobileone
 from train.networks.network import build
-from train.networks.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights, names_of
+from train.networks.tensor_names import names_of
+from train.networks.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights
 
 SCALE = 1 / 255
 ALL_STAGES = mobileone._STAGES
@@ -223,6 +229,59 @@ def test_a_checkpoint(tmp_path, monkeypatch, classes, head_kept):
     ours, theirs = (x.body.stem.scale for x in (model, other))
     assert torch.allclose(ours.conv.weight, theirs.conv.weight * gain)
     assert torch.equal(ours.bn.running_mean, theirs.bn.running_mean)
+
+
+OURS = {
+    "classes": '["a", "b", "c"]', "preprocess": Preprocess(scale=(0.1, 0.2, 0.4)).to_json(),
+    "training": '{"data": "d", "recipe": "r"}', "clusters": '["0123456789abcdef"]', "pictures": '["f"]',
+    "sources": '{"imagenet": "cafe"}', "license": "CC0",
+}
+
+
+@pytest.mark.parametrize("classes,head_kept", [("abc", True), ("bac", False), ("xyz", False), ("", False)])
+def test_a_file_of_weights_of_ours(tmp_path, classes, head_kept):
+    model, other = network(), network()
+    nn.init.normal_(other.head.fc.bias)
+    save_file(other.state_dict(), tmp_path / "w.safetensors", OURS)
+    report = load_weights(model, tmp_path / "w.safetensors", scale=(0.2, 0.2, 0.2), classes=classes)
+    assert (report.missing == []) == head_kept == torch.equal(model.head.fc.bias, other.head.fc.bias)
+    assert report.marks == {"0123456789abcdef", "f"} and report.imagenet_sha256 == "cafe"
+    assert report.line.endswith("; of data d, recipe r; licence CC0")
+    assert head_kept or "the head begins anew, as the file's is of a, b, c (2 tensors" in report.line
+    stem = model.body.stem.scale.conv.weight
+    assert torch.allclose(stem, other.body.stem.scale.conv.weight * torch.tensor([0.5, 1, 2]).view(3, 1, 1))
+
+
+@pytest.mark.parametrize("damage", [{"leaky": "true"}, {"clusters": None}, {"pictures": None}])
+def test_what_a_file_of_weights_does_not_say_is_not_known(tmp_path, damage):
+    said = {name: text for name, text in (OURS | damage).items() if text is not None}
+    save_file(network().state_dict(), tmp_path / "w.safetensors", said)
+    assert load_weights(network(), tmp_path / "w.safetensors", scale=SCALE).marks is None
+
+
+@pytest.mark.parametrize("damage", [{"classes": "{"}, {"classes": "7"}, {"preprocess": "{}"}, {"sources": "[]"}])
+def test_damaged_metadata_is_refused(tmp_path, unchanged, damage):
+    save_file(network().state_dict(), tmp_path / "w.safetensors", OURS | damage)
+    with pytest.raises(ModelError, match="w.safetensors: unusable metadata: "):
+        load_weights(unchanged, tmp_path / "w.safetensors", scale=SCALE)
+
+
+def test_a_head_of_nameless_classes_is_not_believed(tmp_path):
+    path = written(tmp_path, random_state(network(), "timm", num_classes=3))
+    assert load_weights(network(), path, scale=SCALE, classes="abc").missing == ["head.fc.weight", "head.fc.bias"]
+
+
+def test_the_shipped_weights_are_of_the_bundled_model():
+    path = Path(__file__).parents[1] / "models" / "efficientnet_lite0_ham10_128.safetensors"
+    model, bundled = network("efficientnet_lite0", 6), Classifier.load()
+    report = load_weights(model, path, scale=bundled.preprocess.scale, classes=bundled.classes)
+    assert report.missing == [] and report.marks is not None and report.imagenet_sha256 is not None
+    training = json.loads(bundled.metadata["training"])
+    with safe_open(path, "pt") as file:
+        clusters = json.loads(file.metadata()["clusters"])
+    assert marks_sha256(clusters) == training["cluster_sha256"] and seal(clusters) == bundled.metadata[SEALED]
+    assert report.line.endswith(f"; of data ham10, recipe lite; licence {bundled.metadata['license']}")
+    assert len(bundled.metadata[SEALED]) < 100_000
 
 
 def drop(state, part):

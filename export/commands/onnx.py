@@ -27,6 +27,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Writes the model file of the runtime."""
     check_output(arguments.output, force=arguments.force)
+    from bench.provenance import SEALED, seal
     from train.after.held_out import MIN_CLUSTERS
     from train.checkpoint import IMAGENET, load_model
     from train.networks.weights import describe
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     metadata = {
         "classes": json.dumps(state.classes, ensure_ascii=False),
         "training": json.dumps(training, ensure_ascii=False),
+        SEALED: seal(state.clusters),
         "temperature": str(calibration.get("temperature", 1.0)),
         "license": arguments.license,
     }

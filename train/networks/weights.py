@@ -1,12 +1,12 @@
 """Pre-trained weights of others, or of an earlier run, into a network: names mapped, input matched, nothing guessed.
 
-Reads MobileOne weights with Apple's or timm's names, MobileNetV2 and V3-Small with torchvision's, EfficientNet-Lite
-with those of efficientnet-lite-pytorch, and our own, from .safetensors or what `torch.load` reads with `weights_only`:
-no file of weights runs code here. ImageNet weights that a package carries are found and checked, never fetched.
+Reads weights by the names of `tensor_names`, from .safetensors or what `torch.load` reads with `weights_only`: no file
+of weights runs code here. ImageNet weights that a package carries are found and checked, never fetched.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from edge.errors import EdgeError, ModelError
 from edge.exit import ENVIRONMENT
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint
-from .efficientnet_lite import EfficientNetLite
-from .mobilenet import MobileNet, MobileNetV2
 from .mobileone import ConvBN
 from .network import Network
+from .tensor_names import name_parts, names_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G and B, in units of full range: what most published weights were trained with."""
@@ -34,25 +33,21 @@ _LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 """The same of EfficientNet-Lite's. Source: TensorFlow's repository tpu, models/official/efficientnet/lite."""
 
 _IMAGENET_CLASSES = 1000
-_MOBILEONE_NAMES = (  # parts of a name: ours, Apple's, timm's
-    ("body.stem", "stage0", "stem"),
-    ("body.stages.0", "stage1", "stages.0"),
-    ("body.stages.1", "stage2", "stages.1"),
-    ("body.stages.2", "stage3", "stages.2"),
-    ("body.stages.3", "stage4", "stages.3"),
-    ("conv_branches", "rbr_conv", "conv_kxk"),
-    ("scale", "rbr_scale", "conv_scale"),
-    ("identity", "rbr_skip", "identity"),
-    ("se.reduce", "se.reduce", "attn.fc1"),
-    ("se.expand", "se.expand", "attn.fc2"),
-    ("head.fc", "linear", "head.fc"),
-)
-_LITE_LAYERS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 _PREFIXES = re.compile(r"^((module|_orig_mod|model|state_dict)\.)+")
 _WRAPPERS = ("state_dict", "model")
 _CLASSIFIERS = ("head.", "linear.", "classifier.")
 _BRANCH = re.compile(r"\.(conv_branches|rbr_conv|conv_kxk)\.[1-9]")
 _INFERENCE_FORM = re.compile(r"(^|\.)(reparam_conv|fused)\.")
+
+
+class Origin(NamedTuple):
+    """What a file of ours says of its weights."""
+
+    classes: list[str]
+    preprocess: str
+    marks: frozenset[str] | None
+    imagenet_sha256: str | None
+    said: str
 
 
 class Published(NamedTuple):
@@ -95,14 +90,22 @@ class Report:
     imagenet_sha256: str | None
     """Of the published ImageNet weights that these are, or that the run they come from began with."""
     marks: frozenset[str] | None
-    """Marks of what they were trained on, as a teacher's: a checkpoint's, none of ImageNet; None where unknown."""
+    """Marks of what they were trained on, as a teacher's: our own files', none of ImageNet; None where unknown."""
+    classes: list[str]
+    """The file's, in the order of its logits; none where it does not say."""
+    said: str
+    """What a file of ours says of its run and its licence, in words; else empty."""
 
     @property
     def line(self) -> str:
         """The report in words."""
-        head = "the head begins anew" if self.missing else "with the head"
-        skipped = f" ({len(self.skipped_head)} tensors of the file's classifier left out)" if self.skipped_head else ""
-        return f"{self.loaded} tensors loaded by {self.naming} names, {head}{skipped}"
+        head = "with the head"
+        if self.missing:
+            of = f", as the file's is of {', '.join(self.classes)}" if self.classes else ""
+            left_out = f"({len(self.skipped_head)} tensors of the file's classifier left out)"
+            head = f"the head begins anew{of} {left_out if self.skipped_head else ''}".rstrip()
+        text = f"{self.loaded} tensors loaded by {self.naming} names, {head}"
+        return f"{text}; {self.said}" if self.said else text
 
 
 def imagenet_weights(network: str) -> Path:
@@ -149,9 +152,9 @@ def load_weights(
       network: Any form of head. Its head is loaded whole or not at all: when names, shapes and classes agree.
       path: A file of weights, a checkpoint of ours, or the run folder that holds one.
       scale: `Preprocess.scale` that the network will be fed with.
-      classes: The network's, in the order of its logits. Compared with a checkpoint's.
+      classes: The network's, in the order of its logits. Compared with those of a file of ours.
       mean: Of R, G and B; the file's network saw pixels in 0 to 1, less this, over `std`. None: the publisher's; with
-        our names only the checkpoint's own scale, else `scale`.
+        our names only the file's own scale, else `scale`.
       std: See `mean`.
 
     Raises:
@@ -165,7 +168,8 @@ def load_weights(
     head = {name: tensor for name, tensor in ours.items() if name.startswith(_CLASSIFIERS)}
     body = {name: tensor for name, tensor in ours.items() if name not in head}
     _check(body, {name: tensor for name, tensor in state.items() if name not in own_head}, path)
-    has_head = _shapes(head) == _shapes(own_head) and (origin is None or origin.classes == list(classes))
+    its_classes = [] if origin is None else origin.classes
+    has_head = _shapes(head) == _shapes(own_head) and its_classes == list(classes)
 
     fed = torch.tensor(scale, dtype=torch.float64).expand(3)
     if mean is not None or std is not None or naming != "ours":
@@ -181,73 +185,28 @@ def load_weights(
     sha256 = checkpoint.sha256_of(path)
     missing, skipped = ([], []) if has_head else (list(own_head), sorted(head))
     if origin is not None:
-        marks, imagenet = checkpoint.marks_of(origin), origin.sources.get(checkpoint.IMAGENET)
+        marks, imagenet = origin.marks, origin.imagenet_sha256
     else:
         is_imagenet = naming != "ours" and any(len(tensor) == _IMAGENET_CLASSES for tensor in head.values())
         marks, imagenet = frozenset() if is_imagenet else None, sha256 if describe(sha256) else None
-    return Report(naming, len(loaded), missing, skipped, sha256, imagenet, marks)
+    said = "" if origin is None else origin.said
+    return Report(naming, len(loaded), missing, skipped, sha256, imagenet, marks, its_classes, said)
 
 
-def names_of(network: Network, naming: str) -> dict[str, str]:
-    """Our name of every tensor -> its name by "apple", "timm", "torchvision", "lite" or "ours"; no two share one.
-
-    Raises:
-      KeyError: nobody has published such a network by these names.
-    """
-    pairs = _name_parts(network.body)[naming]
-    names = {own: f".{own}." for own in network.state_dict()}
-    for ours, theirs in pairs:
-        names = {own: name.replace(f".{ours}.", f".{theirs}.") for own, name in names.items()}
-    return {own: name[1:-1] for own, name in names.items()}
-
-
-def _name_parts(body: nn.Module) -> dict[str, list[tuple[str, str]]]:
-    """Naming -> `_mobilenet_parts`, or the like."""
-    if isinstance(body, MobileNet):
-        return {"ours": [], "lite" if isinstance(body, EfficientNetLite) else "torchvision": _mobilenet_parts(body)}
-    ours, apple, timm = zip(*_MOBILEONE_NAMES, strict=True)
-    return {"ours": [], "apple": list(zip(ours, apple)), "timm": list(zip(ours, timm))}
-
-
-def _mobilenet_parts(body: MobileNet) -> list[tuple[str, str]]:
-    """Pairs of parts of names, ours and theirs.
-
-    efficientnet-lite-pytorch names layers and numbers BatchNorms by what they do; torchvision counts the layers as
-    ours do, except that V2's last convolution and its BatchNorm count one by one.
-    """
-    is_lite, is_v2 = isinstance(body, EfficientNetLite), isinstance(body, MobileNetV2)
-    if is_lite:
-        pairs, outer = [("head.fc", "_fc")], [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
-    else:
-        pairs = [("head.fc", "classifier.1")] if is_v2 else []  # V3's two layers have no counterpart
-        outer = [(f"features.{index}.0", f"features.{index}.1") for index in (0, len(body.blocks) + 1)]
-    convolutions = dict(zip(("body.stem", "body.last"), outer, strict=True))
-    for i, block in enumerate(body.blocks):
-        num_layers = len(list(block.get_submodule("layers").children()))
-        for k in range(num_layers):
-            ours, theirs = f"body.blocks.{i}.layers.{k}", f"features.{i + 1}.{'conv' if is_v2 else 'block'}"
-            if is_lite:
-                conv, bn = _LITE_LAYERS[k - num_layers]  # the first bottleneck expands nothing
-                convolutions[ours] = (f"_blocks.{i}.{conv}", f"_blocks.{i}.{bn}")
-            elif is_v2 and k == num_layers - 1:
-                convolutions[ours] = (f"{theirs}.{k}", f"{theirs}.{k + 1}")
-            else:
-                convolutions[ours] = (f"{theirs}.{k}.0", f"{theirs}.{k}.1")
-                pairs += [(f"{ours}.reduce", f"{theirs}.{k}.fc1"), (f"{ours}.expand", f"{theirs}.{k}.fc2")]
-    for ours, (conv, bn) in convolutions.items():
-        pairs += [(f"{ours}.conv", conv), (f"{ours}.bn", bn)]
-    return pairs
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | None]:
-    """The tensors of a file by its own names, without prefixes of wrappers, and the checkpoint that it is."""
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], Origin | None]:
+    """The tensors of a file by its own names, without prefixes of wrappers, and what it says where it is of ours."""
+    origin = None
     try:
         if path.suffix == ".safetensors":
             values: Any = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, "pt") as file:
+                origin = _origin(file.metadata() or {}, path)
         else:
             values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file of weights") from error
+    except ModelError:
+        raise
     except Exception as error:  # both readers raise most built-in types on foreign files
         raise ModelError(
             f"{path}: no readable weights ({type(error).__name__}), expected .safetensors or a state dict of tensors "
@@ -255,12 +214,31 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], checkpoint.Checkpoint | 
         ) from error
     if isinstance(values, dict) and "schema" in values:
         state = checkpoint.load(path)
-        return state.weights, state
+        imagenet = state.sources.get(checkpoint.IMAGENET)
+        return state.weights, Origin(state.classes, state.preprocess, checkpoint.marks_of(state), imagenet, "")
     while isinstance(values, dict) and (inner := next((key for key in _WRAPPERS if key in values), None)):
         values = values[inner]
     if not isinstance(values, dict) or not values:
         raise ModelError(f"{path}: got {type(values).__name__}, expected a state dict of tensors")
-    return {_PREFIXES.sub("", str(name)): x for name, x in values.items() if isinstance(x, torch.Tensor)}, None
+    return {_PREFIXES.sub("", str(name)): x for name, x in values.items() if isinstance(x, torch.Tensor)}, origin
+
+
+def _origin(metadata: Mapping[str, str], path: Path) -> Origin | None:
+    """What a .safetensors of ours says (`export.to_safetensors`); None of others'."""
+    if not {"classes", "preprocess", "training"} <= metadata.keys():
+        return None
+    try:
+        classes, training = (json.loads(metadata[name]) for name in ("classes", "training"))
+        lists = [json.loads(metadata.get(name, "null")) for name in ("clusters", "pictures")]
+        imagenet = json.loads(metadata.get("sources", "{}")).get(checkpoint.IMAGENET)
+        Preprocess.from_json(metadata["preprocess"])
+        marks = frozenset(str(mark) for part in lists for mark in part or ())
+        run = ", ".join(f"{name} {training[name]}" for name in ("data", "recipe") if name in training)
+        said = f"of {run}" + (f"; licence {metadata['license']}" if metadata.get("license") else "")
+        known = None if None in lists or "leaky" in metadata else marks  # files of an earlier version have none
+        return Origin([str(name) for name in classes], metadata["preprocess"], known, imagenet, said)
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: unusable metadata: {str(error).splitlines()[0][:120]}") from error
 
 
 def _to_ours(
@@ -274,7 +252,7 @@ def _to_ours(
         )
     tables = {
         naming: {theirs: own for own, theirs in names_of(network, naming).items()}
-        for naming in _name_parts(network.body)
+        for naming in name_parts(network.body)
     }
     naming = max(tables, key=lambda naming: len(tables[naming].keys() & tensors.keys()))
     return naming, {tables[naming].get(name, name): tensor for name, tensor in tensors.items()}
