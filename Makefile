@@ -29,7 +29,7 @@ ROUTE_ARGS ?= --num-conv-branches 1 --sizes-px 64 --epochs 8
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 .DELETE_ON_ERROR:
-.PHONY: help demo bench heldout results pages route install-pi wheelhouse submission test research-test test-slow \
+.PHONY: help demo bench heldout results pages route install install-train install-pi wheelhouse submission test research-test test-slow \
 	test-wheel test-pi4b pi4b pi4b-networks check-cost baseline-cost pi4b-install lint house type wheel wheel-sizes \
 	lock clean check-python
 
@@ -37,7 +37,10 @@ PLATFORM := $(shell $(PYTHON) -c 'import platform, sys; print("py%d%d-%s" % (sys
 CONSTRAINTS := $(wildcard constraints/$(PLATFORM).txt)
 PI_CONSTRAINTS := constraints/py$(subst .,,$(PI_PYTHON))-aarch64.txt
 
-# Two environments: .venv has everything, .venv-slim only what runs on a Pi.
+# Two environments: .venv has what was asked for (install, install-train, or all of it for the tests), .venv-slim only
+# what runs on a Pi.
+INSTALLED := .venv/slim-$(PLATFORM)
+TRAINING := .venv/train-$(PLATFORM)
 DEV := .venv/stamp-$(PLATFORM)
 SLIM := .venv-slim/stamp-$(PLATFORM)
 ifneq ($(findstring aarch64,$(PLATFORM)),)
@@ -45,6 +48,8 @@ EXTRAS ?= dev
 else
 EXTRAS ?= dev,export,report,baseline
 endif
+
+TRAIN_EXTRAS ?= export,report
 
 help:  ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' Makefile | expand -t 18
@@ -83,6 +88,12 @@ pages: $(DEV)  ## Report pages of the same predictions, in build/results; no dat
 route: $(DEV)  ## From pictures to predictions in a few minutes: make route DATA=path/to/ham10 (ROUTE_ARGS: of edge-train fit)
 	@test -d "$(DATA)" || { echo "usage: make route DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@sh tools/route.sh "$(DATA)" $(ROUTE_ARGS)
+
+install: $(INSTALLED)  ## edge-infer and edge-bench into .venv (about 45 MB of packages)
+	@echo "Installed: .venv/bin/edge-infer, .venv/bin/edge-bench. By name after:  . .venv/bin/activate"
+
+install-train: $(TRAINING)  ## All commands into .venv, with a CPU PyTorch to train with; without the tests
+	@echo "Installed: edge-train, edge-export and the others in .venv/bin. By name after:  . .venv/bin/activate"
 
 install-pi: check-python  ## Install the commands into VENV (default ~/fairedge-venv); OFFLINE=DIR: from a wheelhouse
 	@OFFLINE="$(OFFLINE)" sh tools/install_pi.sh "$(PYTHON)" "$(VENV)" $(CONSTRAINTS)
@@ -168,7 +179,19 @@ check-python:
 # An environment is rebuilt for another Python, and updated when what it installs changes (an editable install
 # knows the packages there were when it was made).
 NEEDS := setup.cfg pyproject.toml $(CONSTRAINTS) $(wildcard edge/__init__.py bench/__init__.py train/__init__.py export/__init__.py)
-NEW_VENV = { test -e $@ && $(PYTHON) -m venv $(@D) 2>/dev/null; } || $(PYTHON) -m venv --clear $(@D)
+NEW_VENV = { ls $(@D)/*-$(PLATFORM) >/dev/null 2>&1 && $(PYTHON) -m venv $(@D) 2>/dev/null; } || $(PYTHON) -m venv --clear $(@D)
+
+$(INSTALLED): $(NEEDS) | check-python
+	@$(NEW_VENV)
+	@.venv/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e .
+	@touch $@
+
+$(TRAINING): $(NEEDS) | check-python
+	@echo "Installing into .venv: $(TRAIN_EXTRAS) (once; a few minutes)"
+	@$(NEW_VENV)
+	@.venv/bin/python -m pip install -qq --retries 1 --extra-index-url $(TORCH_INDEX) $(CONSTRAINTS:%=-c %) torch==$(TORCH)
+	@.venv/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e ".[$(TRAIN_EXTRAS)]"
+	@touch $@
 
 $(DEV): $(NEEDS) | check-python
 	@echo "Installing into .venv: $(EXTRAS) (once; a few minutes)"

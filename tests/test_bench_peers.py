@@ -75,7 +75,7 @@ def test_a_missing_package_is_said_before_anything_is_timed(tmp_path, monkeypatc
     (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError(\"No module named 'cv2'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     peers.check(["naive", "organisers"])
-    with pytest.raises(EdgeError, match=r"winners cannot run: .*cv2.* \(pip install '.\[baseline\]' in the"):
+    with pytest.raises(EdgeError, match=r"winners cannot run: .*cv2.* \(pip install -e '.\[baseline\]' in the"):
         peers.check(["naive", "winners"])
 
 

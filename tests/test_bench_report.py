@@ -423,7 +423,7 @@ def test_missing_packages_are_one_line(
         monkeypatch.delitem(sys.modules, f"bench.report.{name}")
         monkeypatch.delattr(bench.report, name)
     assert run("report", "x.json", "-o", tmp_path / "out") == 5
-    expected = "edge-bench: report needs matplotlib and jinja2: pip install '.[report]' in the checkout\n"
+    expected = "edge-bench: report needs matplotlib and jinja2: pip install -e '.[report]' in the checkout\n"
     assert capsys.readouterr() == ("", expected)
 
 

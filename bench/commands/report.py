@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("matplotlib", "jinja2"):
             raise
-        text = "report needs matplotlib and jinja2: pip install '.[report]' in the checkout"
+        text = "report needs matplotlib and jinja2: pip install -e '.[report]' in the checkout"
         return fail(PROGRAM, text, ENVIRONMENT)
     names = page.write(page.load(arguments.results, arguments.group), out)
     if not arguments.quiet:

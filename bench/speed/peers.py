@@ -111,7 +111,7 @@ def table(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def _failure(what: str, cost: process_cost.Cost) -> EdgeError:
     is_missing = cost.error.startswith("ModuleNotFoundError")
-    hint = " (pip install '.[baseline]' in the checkout)" if is_missing else ""
+    hint = " (pip install -e '.[baseline]' in the checkout)" if is_missing else ""
     return EdgeError(f"{what}: {cost.error}{hint}", exit_status=ENVIRONMENT)
 
 

@@ -18,6 +18,8 @@ from ..recipes import RECIPES
 
 PROGRAM = "edge-train"
 _PACKAGES = {"torch": "PyTorch", "cv2": "opencv-python-headless", "safetensors": "safetensors", "onnx": "onnx"}
+_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""What the package index itself offers brings several GB of CUDA to every Linux."""
 
 
 def add_columns(to: argparse.ArgumentParser) -> None:
@@ -97,8 +99,9 @@ def with_packages(program: str, extra: str, action: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
-        text = f"needs {_PACKAGES[error.name]}: pip install '.[{extra}]' in the checkout"
-        return fail(program, text, ENVIRONMENT)
+        first = f"pip install torch --index-url {_CPU_INDEX}, then " if error.name == "torch" else ""
+        text = f"needs {_PACKAGES[error.name]}: {first}pip install -e '.[{extra}]' in the checkout"
+        return fail(program, f"{text} (make install-train does all of it)", ENVIRONMENT)
 
 
 def _type_of(name: str, value: object) -> Callable[[str], Any]:

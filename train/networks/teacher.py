@@ -136,7 +136,7 @@ def _load_swin(folder: Path) -> Member:
         from transformers import AutoModelForImageClassification
         from transformers.utils import logging
     except ImportError as error:
-        text = f"{folder}: needs transformers: pip install '.[teacher]' in the checkout"
+        text = f"{folder}: needs transformers: pip install -e '.[teacher]' in the checkout"
         raise EdgeError(text, exit_status=ENVIRONMENT) from error
     logging.set_verbosity_error()  # what it would report is raised below
     logging.disable_progress_bar()

