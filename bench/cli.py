@@ -45,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     module = _COMMANDS[arguments.command]
-    return run_command(PROGRAM, lambda: module.run(arguments, parser), verbose=arguments.verbose)
+    return run_command(PROGRAM, lambda: module.run(arguments, parser), arguments)

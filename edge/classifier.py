@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Generator, Iterable
+import re
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import ModelError
+from .output_files import protect
 from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source
 from .photo.preprocess import Preprocess
 from .pipeline import RunOptions, run
@@ -29,6 +31,28 @@ DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128
 
 SCHEMA = "edge-model/1"
 _INPUT, _OUTPUT = "images", "logits"
+
+_PROBABILITIES = ("Softmax", "Sigmoid", "HardSigmoid", "Exp")
+"""Operators that give no logits. LogSoftmax is none of them: softmax makes the same of its result."""
+
+_PASSING = """
+    Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose Clip Dropout QuantizeLinear DequantizeLinear Div
+""".split()
+
+_IN_WORDS = (
+    (r"model IR version: (\d+), max supported IR version: (\d+)",
+     r"made for a newer onnxruntime: IR version \1, this one reads up to \2"),
+    (r"Opset (\d+) is under development.*?till opset (\d+)",
+     r"made for a newer onnxruntime: opset \1, this one reads up to \2"),
+    (r"[Ee]xternal data path.*?(\"[^\"]*\"|$)", r"keeps its weights in another file \1, expected all in one file"),
+    (r"protobuf parsing failed", r"damaged, or no ONNX file (protobuf parsing failed)"),
+    (r"([\w.:]+)\(-?\d+\) is not a registered function/op", r"needs the operator \1, which this one does not have"),
+    (r"No Op registered for (\S+)", r"needs the operator \1, which this one does not have"),
+)  # fmt: skip
+"""What onnxruntime says of files that others make -> what it means."""
+
+_PLACE = r"\S+\.(cc|h|cpp|hpp|cuh):\d+ ([\w:<>~*&, ]*::[^ (]+(\([^()]*(\([^()]*\)[^()]*)*\))*( const)? )?"
+"""File, line and signature of the C++ that gave a reason, before it."""
 
 
 class Classifier:
@@ -52,6 +76,9 @@ class Classifier:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.classes, self.preprocess, self.temperature, self.profile = _read_metadata(path, self.metadata)
         _check_signature(path, self._session, self.preprocess.size_px, len(self.classes))
+        if operator := operator_of_probabilities(content):
+            problem = f"gives the result of {operator} as {_OUTPUT}, expected the values before it"
+            raise ModelError(f"{path}: {problem}: softmax is done here, and a second one flattens every confidence")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = DEFAULT_MODEL, *, intra_op_threads: int = 1) -> Classifier:
@@ -63,9 +90,11 @@ class Classifier:
             worker per core (1.98 times on 2 cores, against 1.47 for two threads inside); all cores suit one image.
 
         Raises:
-          ModelError: no such file, no ONNX model, no metadata, or another input or output than the contract's.
+          ModelError: no such file, no ONNX model, no metadata, or another input or output than the contract's, also
+            probabilities in place of logits.
         """
         path = Path(path)
+        protect([str(path)])
         try:
             if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
                 raise ModelError(f"{path}: model cannot be read: is no regular file")
@@ -90,7 +119,7 @@ class Classifier:
 
         Raises:
           ValueError: `batch` has another shape or dtype.
-          ModelError: the network cannot run.
+          ModelError: the network cannot run, or gives another shape.
         """
         side = self.preprocess.size_px
         if batch.ndim != 4 or batch.shape[1:] != (side, side, 3) or batch.dtype != np.uint8:
@@ -98,7 +127,10 @@ class Classifier:
         try:
             logits: np.ndarray = self._session.run([_OUTPUT], {_INPUT: batch})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            raise ModelError(f"{self.path}: the model failed to run: {_first_line(error)}") from error
+            raise ModelError(f"{self.path}: the model failed to run: {_reason(error)}") from error
+        if logits.shape != (expected := (len(batch), len(self.classes))):
+            got = f"{_OUTPUT} of shape {logits.shape} for {len(batch)} images"
+            raise ModelError(f"{self.path}: got {got}, expected {expected}: a row for each, a number for each class")
         return logits
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -161,7 +193,7 @@ def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.Inference
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        raise ModelError(f"{path}: not a usable ONNX model ({len(content)} bytes): {_first_line(error)}") from error
+        raise ModelError(f"{path}: not a usable ONNX model ({len(content)} bytes): {_reason(error)}") from error
 
 
 def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:
@@ -203,6 +235,67 @@ def _check_signature(path: Path, session: ort.InferenceSession, side: int, num_c
     if [(node.type, len(node.shape), node.shape[-1:]) for node in logits] != [("tensor(float)", 2, [num_classes])]:
         expected = f"{_OUTPUT} (float) ['N', {num_classes}] for its {num_classes} classes"
         raise ModelError(f"{path}: got output {describe(logits or outputs)}, expected {expected}")
+
+
+def operator_of_probabilities(content: bytes) -> str:
+    """The operator of `_PROBABILITIES` whose result a model file gives as logits, also passed on; "" if there is none.
+
+    Source: onnx.proto, whose fields are read here: ModelProto.graph 7, GraphProto.node 1, and of NodeProto input 1,
+    output 2, op_type 4.
+    """
+    if not any(b'"' + bytes([len(name)]) + name.encode() in content for name in _PROBABILITIES):  # a node's field 4
+        return ""
+    wanted = _OUTPUT.encode()
+    nodes = [node for graph in _fields(content, 7) for node in _fields(graph, 1)]
+    for node in reversed(nodes):  # they are sorted: each comes behind those that it needs
+        if wanted in _fields(node, 2):
+            operator = b"".join(_fields(node, 4)).decode("ascii", "replace")
+            if operator not in _PASSING:
+                return operator if operator in _PROBABILITIES else ""
+            wanted = next(_fields(node, 1), b"")
+    return ""
+
+
+def _fields(message: bytes, number: int) -> Iterator[bytes]:
+    """The texts and messages under a number in a message of protocol buffers; it ends where that is damaged."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while place < len(message):
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        return value
+
+    while place < len(message):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            varint()
+        elif kind == 2:
+            size = varint()
+            if key >> 3 == number:
+                yield message[place : place + size]
+            place += size
+        else:
+            place += {1: 8, 5: 4}.get(kind, len(message))
+
+
+def _reason(error: Exception) -> str:
+    """Why onnxruntime refuses, in one line: without the C++ in front of it, and in plain words where they are known."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for pattern, words in _IN_WORDS:
+        if found := re.search(pattern, text):
+            return found.expand(words).replace("this one", f"onnxruntime {ort.__version__}")
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = text.replace("(anonymous namespace)", "")
+    text = re.sub(_PLACE, "", text)
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"
 
 
 def _first_line(error: Exception) -> str:

@@ -30,7 +30,7 @@ from .exit import (
     say,
     uninterrupted,
 )
-from .output_files import refuse_input
+from .output_files import OutputPath, refuse_input
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -66,7 +66,7 @@ def build_parser() -> ArgumentParser:
     add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call")
     add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     output = parser.add_argument_group("output").add_argument
-    output("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
+    output("-o", "--output", type=OutputPath, metavar="FILE", help="write here instead of standard output")
     output("--format", choices=("csv", "jsonl", "esfair"), help="esfair: PATH INDEX (default: by FILE's suffix)")
     output("--topk", type=positive, default=1, metavar="K", help="name the K most probable classes")
     output("--probs", action="store_true", help="add the probability of every class")
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume and --force exclude each other")
     if arguments.format == "esfair" and arguments.min_confidence:
         parser.error("--min-confidence: the esfair form has -1 for errors only, expected csv or jsonl with it")
-    return run(_PROGRAM, lambda: _check(arguments) if arguments.check else _infer(arguments), verbose=arguments.verbose)
+    return run(_PROGRAM, lambda: _check(arguments) if arguments.check else _infer(arguments), arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
         inputs = collect(arguments.paths, recursive=arguments.recursive)
         if arguments.output is not None:
-            refuse_input(arguments.output, inputs.paths, what="one of the images")
+            refuse_input(arguments.output)
         for remark in () if arguments.quiet else inputs.remarks:
             say(_PROGRAM, remark)
         from .classifier import DEFAULT_MODEL, Classifier

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import __version__
@@ -29,16 +30,39 @@ _ROOT = Path("/")
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """Cores this process may use: its CPU affinity, and the quota of its control group rounded up."""
+    """Cores this process may use: its CPU affinity, and the smallest quota of its control groups rounded up.
+
+    systemd (`CPUQuota=`), Docker and Kubernetes put the quota into the process's own group or one above it.
+    """
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").split()
-    except ValueError:  # control groups of version 1
-        quota = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us") or "max"
-        period = _text(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us") or "0"
-    if quota.isdigit() and period.isdigit() and int(period) > 0:  # "max" and -1 both mean no limit
-        cores = min(cores, -(-int(quota) // int(period)))
+    for folder in _control_groups(root):
+        try:
+            quota, period = (_text(folder / "cpu.max") or "").split()
+        except ValueError:  # control groups of version 1
+            quota = _text(folder / "cpu.cfs_quota_us") or "max"
+            period = _text(folder / "cpu.cfs_period_us") or "0"
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:  # "max" and -1 both mean no limit
+            cores = min(cores, -(-int(quota) // int(period)))
     return max(1, cores)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The folders of this process's groups that can limit its CPU, of both versions, each up to the mount.
+
+    /proc/self/cgroup has lines "0::/PATH" (version 2) and "4:cpu,cpuacct:/PATH" (version 1). In a container the path
+    may be the host's, which is not mounted there: then its folders are absent, and the mount is the own group.
+    """
+    mounts = root / "sys/fs/cgroup"
+    for line in [*(_text(root / "proc/self/cgroup") or "").splitlines(), "0::/", "0:cpu:/"]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        names = [*dict.fromkeys([controllers, *controllers.split(",")])]
+        if "cpu" not in names and controllers:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        for mount in (mounts, mounts / "unified") if not controllers else [mounts / name for name in names]:
+            for depth in range(len(parts), -1, -1):
+                yield mount.joinpath(*parts[:depth])
 
 
 def record(root: Path = _ROOT) -> dict[str, object]:

@@ -2,11 +2,12 @@
 
     def main(argv=None) -> int:
         arguments = build_parser().parse_args(argv)
-        return run("edge-infer", lambda: _infer(arguments), verbose=arguments.verbose)
+        return run("edge-infer", lambda: _infer(arguments), arguments)
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from .errors import EdgeError
+from .output_files import protecting
 
 DONE = 0
 SOME_FAILED = 1
@@ -34,13 +36,14 @@ exit status:
 """
 
 
-def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> int:
-    """Runs a command's work, which returns its exit status.
+def run(program: str, action: Callable[[], int], arguments: argparse.Namespace = argparse.Namespace()) -> int:
+    """Runs a command's work, which returns its exit status. It cannot overwrite what its arguments name.
 
-    What stops it becomes a status and one line behind the program's name, with `verbose` after a traceback.
+    What stops it becomes a status and one line behind the program's name, with `arguments.verbose` after a traceback.
     """
     try:
-        status = action()
+        with protecting(vars(arguments).values()):
+            status = action()
         if sys.stdout is not None:
             sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
         return status
@@ -51,7 +54,7 @@ def run(program: str, action: Callable[[], int], *, verbose: bool = False) -> in
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at exit
         return CLOSED_PIPE
     except Exception as error:  # the last border: a person gets one line, -v gets the rest
-        if verbose:
+        if getattr(arguments, "verbose", False):
             traceback.print_exc()
         return fail(program, *_explain(error))
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from .errors import InputError
+from .output_files import protect
 from .photo.decode import SUFFIXES
 from .predictions import path_text
 
@@ -39,6 +40,8 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
     Raises:
       InputError: nothing to do: no such path at all, or folders without images, or an unreadable list.
     """
+    arguments = [*arguments]
+    protect(["/proc/self/fd/0" if name == "-" else name.removeprefix("@") for name in arguments])
     found: list[str] = []
     remarks: list[str] = []
     anchors: list[str] = []  # absolute folders whose deepest common one is the root
@@ -71,6 +74,7 @@ def collect(arguments: Iterable[str], *, recursive: bool = False) -> Inputs:
         raise InputError(f"no such path: {path_text(found[0])}{more}")
     if num_twice:
         remarks.append(f"{num_twice} of the paths lead to a file met before: one row for each file")
+    protect(found)
     root = os.path.commonpath(anchors)
     names = [path_text(os.path.relpath(os.path.abspath(path), root)).replace(os.sep, "/") for path in found]
     return Inputs(found, names, path_text(os.path.basename(root)), remarks)

@@ -7,7 +7,6 @@ name. A file under its final name is therefore always complete.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
-from .output_files import naming, write_output
+from .output_files import lock, naming, refuse_input, write_output
 from .predictions import TOTALS, Layout, Prediction, json_object, meta_path, read_meta, records
 
 _RESUME = "; the rows before it are kept, --resume continues"
@@ -210,12 +209,14 @@ def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> 
 
 
 def _place_for(path: Path) -> Path:
-    """Where the file will really lie: a link is followed, a folder or device refused."""
+    """Where the file will really lie: a link is followed, a folder, a device or an input refused."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "is no regular file (leave -o out for standard output)", str(path))
     place = path.resolve()
+    for name in (place, part_path(place), meta_path(place), part_path(meta_path(place))):
+        refuse_input(name)
     if not place.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(place.parent if path.is_symlink() else path.parent))
     return place
@@ -225,10 +226,8 @@ def _open_locked(path: Path) -> IO[bytes]:
     """Opens for unbuffered writing at its start, refusing a file that another run is writing."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock(file.fileno(), path)
+    except FileExistsError:
         file.close()
-        raise FileExistsError(errno.EEXIST, "is being written by another run", str(path)) from error
-    except OSError:
-        pass  # a file system without locks
+        raise
     return file

@@ -48,5 +48,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         PROGRAM,
         lambda: with_packages(PROGRAM, "export", lambda: command.run(arguments, parser)),
-        verbose=arguments.verbose,
+        arguments,
     )

@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's have no common base but Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(f"{path}: no valid ONNX model ({len(content)} bytes): {reason}") from error
     if not model.graph.node:
         raise ModelError(f"{path}: got a model without operators, expected a network")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.arguments import ArgumentParser, got, natural
 from edge.exit import DONE, SOME_FAILED, STATUSES, run, say
-from edge.output_files import check_output, write_output
+from edge.output_files import OutputPath, check_output, write_output
 from train.recipes import RECIPES
 
 from . import fidelity, memory
@@ -52,17 +52,17 @@ def build_parser() -> ArgumentParser:
     models.add_argument("--seed", type=natural, default=0, metavar="N", help="that the models were trained with (0)")
     for each in (collect, models):
         each.add_argument("--name", type=_plain_name, required=True, metavar="NAME", help="of the configuration")
-        each.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the evidence, made if needed")
+        each.add_argument("--out", type=OutputPath, required=True, metavar="FOLDER", help="of the evidence")
         each.add_argument("--force", action="store_true", help="replace the same configuration and seed")
 
     tables = with_talk("tables", "make the tables of evidence, as Markdown, without data set or checkpoint")
     tables.add_argument("folder", type=Path, metavar="FOLDER", help="of the evidence, with its protocol.json")
-    tables.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the tables here")
-    tables.add_argument("--results", type=Path, metavar="DIR", help="also each configuration's results, as by score")
+    tables.add_argument("-o", "--output", type=OutputPath, metavar="FILE", help="write the tables here")
+    tables.add_argument("--results", type=OutputPath, metavar="DIR", help="each configuration's results, as by score")
     tables.add_argument("--force", action="store_true", help="replace files")
 
     ladder = command("ladder", "train recipes that add one thing at a time, on the same folds")
-    ladder.add_argument("--out", type=Path, required=True, metavar="LADDER", help="folder; what is done there is kept")
+    ladder.add_argument("--out", type=OutputPath, required=True, metavar="LADDER", help="folder; what is there is kept")
     ladder.add_argument("--recipe", choices=sorted(LADDERS), required=True, help="which ladder")
     ladder.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else five folds are made)")
     ladder.add_argument("--hold-out", type=natural, action="append", metavar="K", help="measured on; repeatable (0)")
@@ -70,7 +70,7 @@ def build_parser() -> ArgumentParser:
     ladder.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher begins with these")
     ladder.add_argument("--seeds", type=natural, default=1, metavar="N", help="runs of each step and fold (1)")
     ladder.add_argument("--reference", metavar="GROUP", help="reference group of the contest's SPD (else the smallest)")
-    ladder.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+    ladder.add_argument("--cache", type=OutputPath, metavar="DIR", help="keep decoded pictures here")
 
     throughput = command("throughput", "time the input pipeline beside a plain DataLoader")
     throughput.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="of edge-train (default)")
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if arguments.command in _MEASUREMENTS:
         module = _MEASUREMENTS[arguments.command]
-        return run(PROGRAM, lambda: module.run(arguments, PROGRAM), verbose=arguments.verbose)
-    return run(PROGRAM, lambda: commands[arguments.command](arguments), verbose=arguments.verbose)
+        return run(PROGRAM, lambda: module.run(arguments, PROGRAM), arguments)
+    return run(PROGRAM, lambda: commands[arguments.command](arguments), arguments)
 
 
 def _collect(arguments: argparse.Namespace) -> int:

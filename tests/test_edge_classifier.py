@@ -11,6 +11,7 @@ from PIL import Image
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
 from edge import Classifier, ModelError, PixelLimits, Preprocess
+from edge.classifier import _reason
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +225,120 @@ def test_logits_that_are_not_finite_are_an_error_row(tmp_path):
 
 def test_metadata_is_plain_text(classifier):
     assert json.loads(classifier.metadata["classes"]) == list(classifier.classes)
+
+
+def behind(*operators):
+    """Puts operators behind the logits, the last of which gives `logits`; "Op:3" takes a number as second input."""
+
+    def change(model):
+        for node in model.graph.node:
+            node.output[:] = ["before0" if name == "logits" else name for name in node.output]
+        for i, operator in enumerate(operators):
+            inputs, (name, _, number) = [f"before{i}"], operator.partition(":")
+            if number:
+                kind = np.float32 if name == "Div" else np.int64
+                model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(eval(number), kind), f"n{i}"))
+                inputs.append(f"n{i}")
+            output = "logits" if i == len(operators) - 1 else f"before{i + 1}"
+            model.graph.node.append(helper.make_node(name, inputs, [output]))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [("Softmax",), ("Sigmoid",), ("Softmax", "Identity"), ("Softmax", "Reshape:[-1,3]"), ("Div:2", "Softmax", "Clip"),
+     ("HardSigmoid",), ("Softmax", "Transpose", "Transpose")],
+)  # fmt: skip
+def test_probabilities_are_no_logits(operators, tmp_path):
+    with pytest.raises(ModelError, match=r"gives the result of \w*(Softmax|Sigmoid) as logits, expected the values be"):
+        Classifier.load(changed(tmp_path, behind(*operators)))
+
+
+@pytest.mark.parametrize("operators", [("LogSoftmax",), ("Div:2",), ("Softmax", "Log"), ("Sigmoid", "Neg"), ("Relu",)])
+def test_what_softmax_takes_as_it_should_is_logits(operators, tmp_path, classifier):
+    model = Classifier.load(changed(tmp_path, behind(*operators)))
+    batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    if operators[-1].startswith("Log"):
+        expected = classifier.probabilities(classifier.logits(batch))
+        assert model.probabilities(model.logits(batch)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_softmax_before_the_last_layer_is_none_of_the_logits(tmp_path):
+    def change(model):
+        last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul", "Conv")][-1]
+        place = [*model.graph.node].index(last)
+        model.graph.node.insert(place, helper.make_node("Softmax", [last.input[0]], ["inside"]))
+        model.graph.node[place + 1].input[0] = "inside"
+
+    Classifier.load(changed(tmp_path, change))
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean:[0]", "Reshape:[1,-1]"])
+def test_a_row_for_each_image_or_a_line(operator, tmp_path):
+    path = changed(tmp_path, behind("Identity", operator))
+    with pytest.raises(ModelError, match=r"^[^\n]*(for 4 images, expected \(4, 3\)|failed to run: )[^\n]*$"):
+        list(Classifier.load(path).predict(four(), workers=1))
+
+
+def four():
+    return [np.full((40, 40, 3), value, np.uint8) for value in (0, 60, 120, 255)]
+
+
+def other_version(which, value):
+    def change(model):
+        if which == "ir":
+            model.ir_version = value
+        else:
+            model.opset_import[0].version = value
+
+    return change
+
+
+def in_another_file(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "8")):
+        tensor.external_data.add(key=key, value=value)
+
+
+def with_operator(name, domain=""):
+    def change(model):
+        model.graph.node[-1].op_type, model.graph.node[-1].domain = name, domain
+        if domain:
+            model.opset_import.append(helper.make_opsetid(domain, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_version("ir", 99), r"made for a newer onnxruntime: IR version 99, onnxruntime \S+ reads up to \d+$"),
+        (other_version("opset", 99), r"made for a newer onnxruntime: opset 99, onnxruntime \S+ reads up to \d+$"),
+        (in_another_file, r"keeps its weights in another file .*, expected all in one file$"),
+        (with_operator("NoSuchOp"), r"needs the operator NoSuchOp, which onnxruntime \S+ does not have$"),
+        (with_operator("Gemm", "my.ops"), r"needs the operator my.ops:Gemm, which onnxruntime \S+ does not have$"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_in_the_line(change, message, tmp_path):
+    with pytest.raises(ModelError, match=message) as caught:
+        Classifier.load(changed(tmp_path, change))
+    text = str(caught.value).removeprefix(str(tmp_path))
+    assert "\n" not in text and "::" not in text and len(text) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[ONNXRuntimeError] : 1 : FAIL : /a/b.h:91 x::R::R(const x::T&, bool) Input shape:{4,6}", "Input shape:{4,6}"),
+        ("/a/b.cc:2 void ns::(anonymous namespace)::f(int, std::function<int (int)>) const size (3) is wrong",
+         "size (3) is wrong"),
+        ("in /a/b.cc:3 too many", "in too many"),
+        ("x" * 5000 + " the end", "x" * 100 + " ... " + "x" * 187 + " the end"),
+        ("", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_reasons_without_the_program_that_gave_them(text, reason):
+    assert _reason(RuntimeError(text)) == reason

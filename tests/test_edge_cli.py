@@ -129,7 +129,7 @@ def test_on_error_fail_stops_with_1_and_can_be_resumed(photos, tmp_path, capsys)
         (["photos", "-o", "empty"], 5, "empty: is a folder"),
         (["photos", "-o", "nowhere/out.csv"], 5, "nowhere: no such folder"),
         (["photos", "-o", "pipe", "--force"], 2, "pipe: is no regular file"),
-        (["photos", "-o", "photos/img1.jpg", "--force"], 2, "photos/img1.jpg: is one of the images"),
+        (["photos", "-o", "photos/img1.jpg", "--force"], 2, "photos/img1.jpg: is an input, expected another output"),
         (["photos", "-m", "pipe"], 4, "pipe: model cannot be read: is no regular file"),
     ],
 )

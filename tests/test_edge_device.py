@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from edge import device
 
 
@@ -72,3 +74,30 @@ def test_usable_cores_under_control_groups_of_version_1(tmp_path, monkeypatch):
     assert device.usable_cores(tmp_path) == 8
     write(tmp_path, {quota: "300000\n"})
     assert device.usable_cores(tmp_path) == 3
+
+
+QUOTAS = [  # /proc/self/cgroup, the files of the groups, cores of eight
+    ("0::/system.slice/edge.service", {"system.slice/edge.service/cpu.max": "50000 100000"}, 1),
+    ("0::/a.slice/b.scope", {"a.slice/cpu.max": "250000 100000", "a.slice/b.scope/cpu.max": "max 100000"}, 3),
+    ("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "200000 100000", "cpu.max": "600000 100000"}, 2),
+    ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "700000 100000"}, 1),
+    ("0::/kubepods/pod1/0af3", {"cpu.max": "150000 100000"}, 2),  # the path is the host's
+    ("0::/../../other", {"cpu.max": "300000 100000"}, 3),  # beside this container's
+    ("1:name=systemd:/x\n0::/a", {"unified/a/cpu.max": "300000 100000"}, 3),  # both versions
+    ("4:cpu,cpuacct:/d/c", {"cpu,cpuacct/d/c/cpu.cfs_quota_us": "50000",
+                            "cpu,cpuacct/d/c/cpu.cfs_period_us": "100000"}, 1),
+    ("4:cpuacct,cpu:/d/c", {"cpu/d/cpu.cfs_quota_us": "500000", "cpu/d/cpu.cfs_period_us": "100000",
+                            "cpu/d/c/cpu.cfs_quota_us": "-1", "cpu/d/c/cpu.cfs_period_us": "100000"}, 5),
+    ("3:memory:/m\n2:cpu:/d", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+    ("3:memory:/m", {"memory/m/cpu.max": "50000 100000"}, 8),
+    ("0::/a:b", {"a:b/cpu.max": "50000 100000"}, 1),
+    ("no such line\n\n0::/a", {"a/cpu.max": "fast 100000"}, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("groups", "files", "cores"), QUOTAS)
+def test_usable_cores_respects_the_quota_of_the_own_group(groups, files, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    write(tmp_path, {"proc/self/cgroup": f"{groups}\n"})
+    write(tmp_path, {f"sys/fs/cgroup/{name}": f"{text}\n" for name, text in files.items()})
+    assert device.usable_cores(tmp_path) == cores

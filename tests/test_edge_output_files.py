@@ -1,10 +1,13 @@
 import os
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 
 import bench.cli
 import train.cli
-from edge.output_files import check_output, refuse_input, write_output
+from edge.output_files import OutputPath, check_output, only_writer, protecting, refuse_input, write_output
 
 
 def test_writing_leaves_a_whole_file_or_none(tmp_path, monkeypatch):
@@ -33,10 +36,13 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 def test_an_input_is_no_output(tmp_path):
     (tmp_path / "in").touch()
     (tmp_path / "link").symlink_to("in")
-    refuse_input(tmp_path / "new", [tmp_path / "in"])
-    refuse_input(tmp_path / "in", [tmp_path / "gone", "with\0zero"])
-    with pytest.raises(FileExistsError, match="is an input, expected another output"):
-        refuse_input(tmp_path / "link", [tmp_path / "in"])
+    refuse_input(tmp_path / "link")  # no command runs
+    with protecting(["with\0zero", tmp_path / "gone", [tmp_path / "in"], OutputPath(tmp_path / "link")]):
+        refuse_input(tmp_path / "new")
+        for refused in (refuse_input, partial(check_output, force=True), partial(write_output, content="")):
+            with pytest.raises(FileExistsError, match="is an input, expected another output"):
+                refused(tmp_path / "link")
+    write_output(tmp_path / "link", "no command runs any more")
 
 
 def test_a_link_stays_a_link(tmp_path):
@@ -72,3 +78,40 @@ def test_a_device_as_output_is_refused_and_stays(command, tmp_path, capsys):
     assert main([*arguments, str(tmp_path / "pipe"), "--force"]) == 2
     assert "pipe: is no regular file" in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
+
+
+HOLD = """if True:
+    import sys
+    from pathlib import Path
+    from edge.output_files import only_writer
+    with only_writer(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()"""
+
+
+def test_one_writer_a_folder_and_none_that_was_killed(tmp_path):
+    folder = tmp_path / "made" / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(FileExistsError, match=rf"is being written by another run(, process {other.pid})?:"):
+            with only_writer(folder):
+                pass
+        other.kill()
+        other.wait()
+        with only_writer(folder):
+            (folder / "file").touch()
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    with only_writer(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_system_without_locks_is_no_reason_to_stop(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with only_writer(tmp_path), only_writer(tmp_path):
+        pass

@@ -163,6 +163,8 @@ def test_a_new_run_is_there_whole_or_not_at_all(place, tmp_path, capsys, monkeyp
     out.mkdir(exist_ok=True)
     for name in ("LEAKY.txt", "log.csv", "mine.txt"):
         (out / name).write_text("old")
+    assert main(prior) == 2  # no run: somebody's folder
+    (out / "config.json").write_text('{"recipe": "default"}')
     assert main(prior) == 0
     assert {path.name for path in out.iterdir()} == {
         "checkpoint.pt", "config.json", "heldout.txt", "heldout_predictions.csv", "metrics.json", "mine.txt",

@@ -44,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     run = _COMMANDS[arguments.command].run
     action = partial(with_packages, PROGRAM, "train", partial(run, arguments, parser))
-    return run_command(PROGRAM, action, verbose=arguments.verbose)
+    return run_command(PROGRAM, action, arguments)

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge.arguments import ArgumentParser
 from edge.exit import DONE, GATE, say
-from edge.output_files import check_output, refuse_input
+from edge.output_files import CHECKPOINT, MANIFEST, OutputPath, check_output, protect
 
 PROGRAM = "edge-bench"
 PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
@@ -23,7 +23,7 @@ def add_output(
     parser: argparse.ArgumentParser, text: str = "write the results as JSON here", *, required: bool = False
 ) -> None:
     """Adds -o and --force."""
-    parser.add_argument("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+    parser.add_argument("-o", "--output", type=OutputPath, required=required, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="replace FILE")
 
 
@@ -48,15 +48,18 @@ def check_folder(out: Path, *, force: bool | None) -> None:
     if out.is_dir() and not force and next(out.iterdir(), None) is not None:
         way_out = "expected an empty folder or none" if force is None else "--force writes into it"
         raise FileExistsError(errno.EEXIST, f"is not empty ({way_out})", str(out))
+    for name in (MANIFEST, CHECKPOINT):  # also with --force
+        if (out / name).exists():
+            raise FileExistsError(errno.EEXIST, f"holds a {name}, expected a folder of its own", str(out))
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, "is a file, expected a folder", str(out))
 
 
 def check_files(arguments: argparse.Namespace, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Says before the work that its output cannot be written, or is one of the files that are read."""
+    protect([os.fspath(path) for path in inputs])
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
-        refuse_input(arguments.output, inputs)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

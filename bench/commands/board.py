@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge.arguments import ArgumentParser, positive
 from edge.exit import DONE, say
+from edge.output_files import OutputPath
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 
@@ -21,7 +22,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
-    add("--photos", type=Path, default=Path("board-photos"), metavar="DIR", help="for generated photos, 170 MB")
+    default = OutputPath("board-photos")
+    add("--photos", type=OutputPath, default=default, metavar="DIR", help="for generated photos, 170 MB")
     add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside")
     add("--runs", type=positive, default=10, metavar="N", help="timed passes (default 10)")
     add_output(parser, "write the report as JSON here", required=True)

@@ -7,9 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, fraction, got, natural, positive
-from edge.exit import DONE, INTERRUPTED, USAGE, fail, say
+from edge.exit import DONE, INTERRUPTED, fail, say
+from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_talk
+from .arguments import PROGRAM, add_talk, check_folder
 
 HELP = "write photo-like test images"
 DESCRIPTION = "Write photo-like test images: skin with a lesion, hairs and noise, drawn from a seed."
@@ -18,7 +19,7 @@ DESCRIPTION = "Write photo-like test images: skin with a lesion, hairs and noise
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="folder, made if needed")
+    add("out", type=OutputPath, metavar="OUT", help="folder, made if needed")
     add("--mix", choices=("esfair", "demo"), default="esfair", help="which sizes and kinds of file (default esfair)")
     add("-n", "--count", type=positive, metavar="N", help="number of images (default 100; demo: always 12)")
     add("--seed", type=natural, default=0, metavar="N", help="equal seeds give equal files (default 0)")
@@ -35,11 +36,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     given = {name: value for name, value in settings.items() if value is not None}
     if arguments.mix == "demo" and (given or arguments.count is not None):
         parser.error("--count, --quality and --progressive-share do not apply to --mix demo")
-    if out.exists() and not out.is_dir():
-        return fail(PROGRAM, f"{out}: is a file, expected a folder", USAGE)
+    check_folder(out, force=arguments.force)
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if found and not arguments.force:
-        return fail(PROGRAM, f"{out}: is not empty (use --force to write into it)", USAGE)
 
     from edge.progress import Progress
 

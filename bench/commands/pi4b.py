@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge.arguments import ArgumentParser, positive
 from edge.errors import EdgeError, InputError
 from edge.exit import DONE, ENVIRONMENT, GATE, fail, say
+from edge.output_files import OutputPath
 
 from .arguments import PROGRAM, add_output, add_talk, check_files
 
@@ -32,7 +33,8 @@ def add_flags(parser: ArgumentParser) -> None:
     add("-b", "--batch-size", type=positive, action="append", metavar="N", help="repeatable (default 1 and 4)")
     add("--peer", action="append", default=[], choices=("winners",), help="also what the contest's winners run")
     add("--python", choices=("3.11", "3.13"), default="3.11", help="of Raspberry Pi OS (default 3.11, bookworm)")
-    add("--cache", type=Path, metavar="DIR", help="where the arm64 tree is kept (default build/pi4b of the checkout)")
+    text = "where the arm64 tree is kept (default build/pi4b of the checkout)"
+    add("--cache", type=OutputPath, metavar="DIR", help=text)
     add("--baseline", type=Path, metavar="FILE", help="exit 6 when a region costs over 2 %% more than in FILE")
     add("--calibrate", type=Path, nargs="+", metavar="FILE", help="fit also to reports of edge-bench board")
     add("--validate", action="store_true", help="print how well the model predicts published times, and stop")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge.arguments import ArgumentParser
 from edge.exit import DONE, ENVIRONMENT, fail, say
+from edge.output_files import OutputPath, refuse_input
 
 from .arguments import PROGRAM, add_talk, check_folder, refuse_twice
 
@@ -20,7 +21,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
     add("--group", action="append", default=[], metavar="COLUMN", help=_SECTIONS)
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if needed")
+    add("-o", "--output", type=OutputPath, required=True, metavar="DIR", help="folder, made if needed")
     add("--force", action="store_true", help="write into a folder that is not empty")
     add_talk(parser)
 
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
             raise
         text = "report needs matplotlib and jinja2: pip install -e '.[report]' in the checkout"
         return fail(PROGRAM, text, ENVIRONMENT)
+    for name in page.FILES:
+        refuse_input(out / name)
     names = page.write(page.load(arguments.results, arguments.group), out)
     if not arguments.quiet:
         say(PROGRAM, f"wrote {out / names[0]}, beside it {', '.join(names[1:])}")

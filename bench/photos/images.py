@@ -6,6 +6,7 @@ the size, the bits per pixel and the kind of file, not on whose skin it is. `ben
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from PIL import ExifTags, Image, PngImagePlugin
 from edge.output_files import write_output
 
 from .scene import draw, falling, grid, to_bytes
+
+_DRAWN = "Drawn by fairedge, shows nobody"
 
 
 def encode(
@@ -149,15 +152,21 @@ def demo_files(*, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def write(folder: Path, name: str, data: bytes) -> Path:
-    """Writes a file that is whole or absent, whatever interrupts the writing; an existing one is replaced."""
+    """Writes a file that is whole or absent, whatever interrupts the writing; an earlier one is replaced.
+
+    Raises:
+      FileExistsError: there is a file of that name, and it was not drawn here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
+    if path.is_file() and _DRAWN.encode() not in path.read_bytes():
+        raise FileExistsError(errno.EEXIST, "is somebody's file, expected another folder", str(path))
     write_output(path, data)
     return path
 
 
 def _comment(seed: int, index: int) -> str:
-    return f"Drawn by fairedge, shows nobody: seed {seed}, picture {index}"
+    return f"{_DRAWN}: seed {seed}, picture {index}"
 
 
 def _shuffled(count: int, seed: int, what: int) -> list[int]:

@@ -17,7 +17,7 @@ from edge import cli as edge_cli
 from edge.classifier import Classifier
 from edge.errors import InputError
 from edge.exit import DONE, SOME_FAILED
-from edge.output_files import write_output
+from edge.output_files import refuse_input, write_output
 from edge.predictions import TOTALS, Prediction, csv_fields, meta_path, read, read_meta, records
 
 PREDICTIONS = "predictions.csv"
@@ -38,6 +38,8 @@ def run(data: Path, model: Path, output: Path, *, profile: str, reference: str, 
         raise InputError(f"{data}: no such folder, expected DATA_DIR/<group>/<class>/*.jpg")
     output.mkdir(parents=True, exist_ok=True)
     predictions, results = output / PREDICTIONS, output / RESULTS
+    for path in (predictions, results, output / _LABELLED):
+        refuse_input(path)
     results.unlink(missing_ok=True)  # of another data set, if this one has no labels
     options = ["-m", str(model), "-r", "--probs", "--no-timing", "-q", "-o", str(predictions), "--force"]
     status = edge_cli.main([*options, "--", str(data)])

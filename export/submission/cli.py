@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.commands.arguments import add_profile
 from edge.arguments import ArgumentParser, got, positive
 from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
+from edge.output_files import OutputPath
 
 from .sources import MACHINES
 
@@ -34,7 +35,7 @@ def build_parser() -> ArgumentParser:
     add = pack.add_argument
     add("-m", "--model", type=Path, metavar="FILE", help="model file (.onnx); default: the bundled one")
     add("--checkpoint", type=Path, metavar="RUN", help="its run, or its weights as .safetensors (bundled model: known)")
-    add("-o", "--output", type=Path, required=True, metavar="DIR|ZIP", help="folder, or a file that ends in .zip")
+    add("-o", "--output", type=OutputPath, required=True, metavar="DIR|ZIP", help="folder, or a file that ends in .zip")
     add("--team", type=_team, default="unnamed team", metavar="NAME", help="for the README")
     add("--wheels", type=_machines, default=(), metavar="LIST", help="pack wheels for x86_64, aarch64 or both")
     add("--force", action="store_true", help="replace a submission that is there")
@@ -43,15 +44,15 @@ def build_parser() -> ArgumentParser:
     add = check.add_argument
     add("source", type=Path, metavar="DIR|ZIP", help="a submission")
     add("--timeout", type=positive, default=600, metavar="SECONDS", help="of one run (default 600)")
-    add("-o", "--output", type=Path, metavar="FILE", help="write the report as JSON")
-    add("--logs", type=Path, metavar="DIR", help="keep the execution files' logs here")
+    add("-o", "--output", type=OutputPath, metavar="FILE", help="write the report as JSON")
+    add("--logs", type=OutputPath, metavar="DIR", help="keep the execution files' logs here")
     add("--force", action="store_true", help="replace FILE")
 
     accuracy = command("accuracy", "what run_accuracy.sh runs: predictions of a data set, and their score")
     add = accuracy.add_argument
     add("data", type=Path, metavar="DATA", help="ROOT/<group>/<class>/; without labels ROOT/<group>/, or a folder")
     add("-m", "--model", type=Path, required=True, metavar="FILE", help="model file (.onnx)")
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder; its files are replaced")
+    add("-o", "--output", type=OutputPath, required=True, metavar="DIR", help="folder; its files are replaced")
     add_profile(accuracy)
     add("--reference", default="G10", metavar="GROUP", help="the contest's group of reference (default G10)")
     return parser
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with terminations_as_interrupts():
             return {"pack": _pack, "check": _check, "accuracy": _accuracy}[arguments.command](arguments)
 
-    return run(PROGRAM, work, verbose=arguments.verbose)
+    return run(PROGRAM, work, arguments)
 
 
 def _pack(arguments: argparse.Namespace) -> int:
@@ -91,13 +92,15 @@ def _pack(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from edge.output_files import check_output, write_output
+    from edge.output_files import check_output, protect, refuse_folder, write_output
 
     from . import check
 
+    protect([str(path) for path in arguments.source.rglob("*")])
     if arguments.output is not None:
         check_output(arguments.output, force=arguments.force)
     if arguments.logs is not None:
+        refuse_folder(arguments.logs)
         arguments.logs.mkdir(parents=True, exist_ok=True)
 
     def heard(verdict: check.Verdict) -> None:

@@ -26,7 +26,7 @@ from edge import __version__, device
 from edge.classifier import Classifier
 from edge.errors import InputError, ModelError
 from edge.exit import DONE
-from edge.output_files import naming
+from edge.output_files import naming, refuse_folder, refuse_input
 
 from . import accuracy, sources, weights
 from .archive import MANIFEST, write_manifest, write_zip
@@ -117,6 +117,8 @@ def _check_output(output: Path, *, is_zip: bool, force: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(output.absolute().parent))
     if not os.path.lexists(output):
         return
+    refuse_input(output)
+    refuse_folder(output)
     if output.is_symlink() or not (output.is_file() if is_zip else output.is_dir()):
         reason = "is no regular file" if is_zip else "is no folder, expected a folder or FILE.zip"
     elif not is_zip and (output.is_mount() or output.samefile(".")):

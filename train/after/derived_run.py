@@ -22,7 +22,7 @@ import torch
 from bench.dataset import DatasetError, Sample, as_text, classes_of, index
 from bench.provenance import cluster_mark
 from bench.results.join import Pairs, join
-from edge.output_files import write_output
+from edge.output_files import only_writer, write_output
 from edge.photo.preprocess import Preprocess
 from edge.predictions import read
 
@@ -197,8 +197,7 @@ def _write(
     _check_labels(held_out, state.classes, where=origin / HELD_OUT)
     if not leaky:
         check_disjoint(state.clusters + state.pictures, held_out, root, name=str(origin))
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
+    with only_writer(out), tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
         new = Path(folder)
         if leaky:
             state = mark_leaky(state, [f"comes of the leaky run {name}" for name in leaky], new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from edge.arguments import ArgumentParser
 from edge.exit import ENVIRONMENT, fail
+from edge.output_files import CHECKPOINT, OutputPath, refuse_folder
 
 from ..config import TrainConfig
 from ..recipes import RECIPES
@@ -42,15 +44,29 @@ def add_finished_run(to: argparse.ArgumentParser) -> None:
 
 def add_new_run(to: argparse.ArgumentParser) -> None:
     """Adds --out and --force of a command that makes a run from finished ones."""
-    to.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new run")
+    to.add_argument("--out", type=OutputPath, required=True, metavar="NEW", help="folder of the new run")
     to.add_argument("--force", action="store_true", help="replace the run in NEW")
 
 
 def check_new_run(arguments: argparse.Namespace) -> None:
     """Raises FileExistsError where NEW has a run that --force does not replace."""
-    checkpoint = arguments.out / "checkpoint.pt"
+    check_run_folder(arguments.out)
+    checkpoint = arguments.out / CHECKPOINT
     if checkpoint.exists() and not arguments.force:
         raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", str(checkpoint))
+
+
+def check_run_folder(out: Path) -> None:
+    """Raises FileExistsError where a run would be written among what is none, or over what it is made from."""
+    refuse_folder(out)
+    if not out.is_dir() or not any(out.iterdir()) or (out / CHECKPOINT).exists():
+        return
+    try:
+        is_run = "recipe" in json.loads((out / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        is_run = False
+    if not is_run:
+        raise FileExistsError(errno.EEXIST, "is not empty and no run, expected an empty folder or none", str(out))
 
 
 def add_recipe(to: argparse.ArgumentParser, *, has_flags: bool) -> None:

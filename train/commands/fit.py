@@ -9,8 +9,9 @@ from pathlib import Path
 
 from edge.arguments import ArgumentParser, natural
 from edge.exit import DONE, SOME_FAILED, say
+from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_data, add_recipe, config_of
+from .arguments import PROGRAM, add_data, add_recipe, check_run_folder, config_of
 
 HELP = "train a network"
 
@@ -19,7 +20,7 @@ def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add_data(parser)
-    add("--out", type=Path, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
+    add("--out", type=OutputPath, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
     add("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
     add("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
     add("--search", type=natural, metavar="J", help="a second fold not trained on, to choose by")
@@ -29,7 +30,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--resume", action="store_true", help="continue RUN; everything else as in the first command")
     add("--force", action="store_true", help="start over in RUN")
     add("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
-    add("--cache", type=Path, metavar="DIR", help="keep decoded pictures here")
+    add("--cache", type=OutputPath, metavar="DIR", help="keep decoded pictures here")
     add_recipe(parser, has_flags=True)
 
 
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         parser.error("--resume and --force exclude each other")
     if bool(arguments.teacher) != (config.distill.distill != "none"):
         parser.error("--teacher and --distill belong together (a recipe may set --distill; none turns it off)")
+    if not arguments.resume:
+        check_run_folder(arguments.out)
     from ..loop import distributed
     from ..loop.run import Plan
     from ..loop.run import run as train

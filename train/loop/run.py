@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -19,7 +20,7 @@ from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.provenance import cluster_marks, picture_marks, source_commit
 from bench.results.text import interval_text
 from edge import device
-from edge.output_files import write_output
+from edge.output_files import only_writer, write_output
 from edge.photo.preprocess import Preprocess
 
 from .. import checkpoint as checkpoints
@@ -102,8 +103,13 @@ def run(plan: Plan, ranks: Ranks, *, say: Callable[[str], None]) -> Outcome:
       LeakError: training and held-out part overlap, or the teacher has seen the held-out part.
       CheckpointError: a run of other settings.
       TrainingError: the loss is no longer finite.
-      FileExistsError: a run is there, and the plan neither resumes nor forces.
+      FileExistsError: a run is there, and the plan neither resumes nor forces; or another process is writing it.
     """
+    with only_writer(plan.out) if ranks.is_first else nullcontext():
+        return _run(plan, ranks, say=say)
+
+
+def _run(plan: Plan, ranks: Ranks, *, say: Callable[[str], None]) -> Outcome:
     exists = (plan.out / NAME).exists()
     if exists and not plan.resume and not plan.force:
         hint = "--resume continues that run, --force starts over"
