@@ -32,8 +32,12 @@ ONE_GROUP = "all"
 MAX_GROUPS = 100
 """Groups that a column of a manifest may have; one with more holds names or numbers, and each value a few images."""
 
-MALIGNANT = ("BCC", "malignant", "MEL")
-"""Malignant classes without a column `coarse`: of the contest's six, and of labels that are coarse themselves."""
+MELANOMA = {"mel", "melanoma", "malignant melanoma", "melanoma in situ", "lentigo maligna", "lentigo maligna melanoma",
+            "superficial spreading melanoma", "superficial spreading melanoma ssm", "nodular melanoma",
+            "acral lentiginous melanoma"}
+MALIGNANT = MELANOMA | {"malignant", "bcc", "basal cell carcinoma", "scc", "squamous cell carcinoma",
+                        "squamous cell carcinoma in situ", "merkel cell carcinoma"}
+"""Classes, by `plain_name`, that are malignant without a column `coarse`; of other names nothing is assumed."""
 
 
 class DatasetError(EdgeError, ValueError):
@@ -125,14 +129,19 @@ def malignant_classes(samples: Iterable[Sample]) -> tuple[str, ...]:
     """The classes that must not be missed, sorted.
 
     With a column `coarse` those whose every image is "malignant" there: a class that mixes kinds, as the contest's
-    "unknown" does, is none. Without it `MALIGNANT`.
+    "unknown" does, is none. Without it those of `MALIGNANT`.
     """
     kinds: dict[str, set[str]] = {}
     for label, coarse in {(sample.label, sample.coarse) for sample in samples}:
         kinds.setdefault(label, set()).add(coarse)
     if any(kind != {""} for kind in kinds.values()):
         return tuple(sorted(name for name, kind in kinds.items() if kind == {"malignant"}))
-    return tuple(sorted(name for name in kinds if name in MALIGNANT))
+    return tuple(sorted(name for name in kinds if plain_name(name) in MALIGNANT))
+
+
+def plain_name(label: str) -> str:
+    """The name of a class in small letters, with one blank between words: "Basal_Cell-Carcinoma" is the same class."""
+    return " ".join(label.lower().replace("_", " ").replace("-", " ").split())
 
 
 def read_subset(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ from .output_files import protect
 from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source
 from .photo.preprocess import Preprocess
 from .pipeline import RunOptions, run
-from .predictions import UNCERTAIN, Prediction
+from .predictions import UNCERTAIN, Prediction, path_text
 from .profile import Profile
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128.int8.onnx"
@@ -31,6 +31,8 @@ DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128
 
 SCHEMA = "edge-model/1"
 _INPUT, _OUTPUT = "images", "logits"
+_LONGEST = 300
+"""Characters of a text of the metadata that is passed on."""
 
 _PROBABILITIES = ("Softmax", "Sigmoid", "HardSigmoid", "Exp")
 """Operators that give no logits. LogSoftmax is none of them: softmax makes the same of its result."""
@@ -71,7 +73,7 @@ class Classifier:
     def __init__(self, path: Path, content: bytes, *, intra_op_threads: int = 1) -> None:
         """Builds the session; use `load` for files."""
         self.path = path
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.sha256, self._num_bytes = hashlib.sha256(content).hexdigest(), len(content)
         self._session = _session(path, content, intra_op_threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.classes, self.preprocess, self.temperature, self.profile = _read_metadata(path, self.metadata)
@@ -113,6 +115,17 @@ class Classifier:
         except (ValueError, RecursionError):
             training = {}
         return training if isinstance(training, dict) else {}
+
+    def description(self) -> dict[str, object]:
+        """What people ask of a model, JSON-ready: file, bytes, card beside it, and what its metadata say in short."""
+        card = self.path.with_name(f"{self.path.stem.removesuffix('.int8')}.md")
+        return {
+            "file": path_text(self.path.name),
+            "bytes": self._num_bytes,
+            **({"card": path_text(card.name)} if card.is_file() else {}),
+            **({"license": self.metadata["license"][:_LONGEST]} if "license" in self.metadata else {}),
+            **{name: found for name in ("model", "training") if (found := _plain_values(self.metadata.get(name)))},
+        }
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Runs the network: (N, S, S, 3) uint8 RGB, as `preprocess` makes them -> (N, C) float32.
@@ -194,6 +207,19 @@ def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.Inference
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ModelError(f"{path}: not a usable ONNX model ({len(content)} bytes): {_reason(error)}") from error
+
+
+def _plain_values(text: str | None) -> dict[str, object]:
+    """Of a JSON object its short texts and numbers, without digests; none where it is no object."""
+    try:
+        found = json.loads(text or "{}", parse_constant=lambda _: None)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):  # also half a surrogate pair and 1e999, which a file of ours cannot hold
+        return {}
+    return {
+        name: value for name, value in (found.items() if isinstance(found, dict) else ())
+        if "sha256" not in name and isinstance(value, str | int | float) and len(str(value)) <= _LONGEST
+    }
 
 
 def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:

@@ -202,10 +202,11 @@ def _open_writer(
         probs=arguments.probs,
         timing=not arguments.no_timing,
     )
-    meta: dict[str, object] = {  # what changes the rows, and nothing else: no command line, host or absolute path
+    meta: dict[str, object] = {  # what the rows follow from, and nothing else: no command line, host or absolute path
         "schema": SCHEMA,
         "root": inputs.root,
         "model_sha256": classifier.sha256,
+        "model": classifier.description,
         "preprocess": asdict(classifier.preprocess),
         "temperature": classifier.temperature,
         "classes": list(classifier.classes),

@@ -196,8 +196,9 @@ def part_path(path: Path) -> Path:
 
 def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
     now = json.loads(json.dumps(meta))  # tuples become lists, as in the file
-    told = {*TOTALS, "intended_use"}  # the model says the latter; files of earlier versions do not
-    differing = [key for key in sorted({*kept, *now} - told) if kept.get(key) != now.get(key)]
+    # The model's digest says whether it is the same; files of earlier versions lack what it says of itself.
+    compared = {*kept, *now} - {*TOTALS, "intended_use", "model"}
+    differing = [key for key in sorted(compared) if kept.get(key) != now.get(key)]
     if "model_sha256" in differing:
         raise ModelError(
             f"{part}: its rows were made by the model {str(kept.get('model_sha256'))[:12]}..., "

@@ -196,6 +196,8 @@ def test_malignant_classes() -> None:
     assert dataset.malignant_classes([sample("MEL"), sample("BCC"), sample("NV")]) == ("BCC", "MEL")
     mixed = [sample("AKIEC", "malignant"), sample("NV", "benign"), sample("x", "malignant"), sample("x", "benign")]
     assert dataset.malignant_classes(mixed) == ("AKIEC",)
+    named = [sample(name) for name in ("Basal_cell-carcinoma", "melanoma", "Malignant", "nevus", "unknown", "NMEL")]
+    assert dataset.malignant_classes(named) == ("Basal_cell-carcinoma", "Malignant", "melanoma")
 
 
 def test_one_group_has_no_fairness() -> None:

@@ -73,6 +73,7 @@ def test_file_output_is_complete_with_its_meta(photos, tmp_path, capsys):
     predictions = read(out)
     assert len(predictions.rows) == 12
     assert predictions.meta["classes"] == ["ash", "birch", "cedar"]
+    assert predictions.meta["model"]["file"].endswith(".onnx") and predictions.meta["model"]["bytes"] > 0
     assert predictions.meta["columns"][-5:] == ["top3_label", "top3_confidence", "prob_ash", "prob_birch", "prob_cedar"]
     text = (tmp_path / "out.csv.meta.json").read_text()
     assert str(tmp_path) not in text and os.uname().nodename not in text

@@ -197,6 +197,7 @@ def test_resuming_another_list_model_or_setting_is_refused_and_changes_nothing(t
         resume(path, NAMES[:2])
     with pytest.raises(ModelError, match="made by the model 000000000000..., got 111111111111"):
         resume(path, meta={**META, "model_sha256": "1" * 64})
+    resume(path, meta={**META, "model": {"file": "renamed.onnx"}})[0].close()
     with pytest.raises(PredictionsError, match="root was 'photos', is 'other'"):
         resume(path, meta={**META, "root": "other"})
     assert part_path(path).read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> tuple[
     setting = _setting(arguments, everything, further)
     result: dict[str, Any] = {
         "schema": document.SCHEMA,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "data": {
             "name": arguments.data.resolve().name,
             "label_column": arguments.label,
