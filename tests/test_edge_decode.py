@@ -184,7 +184,7 @@ def test_a_baseline_jpeg_in_several_scans_counts_as_progressive():
 def test_a_progressive_jpeg_with_countless_scans_is_refused():
     content = encoded(photo(), progressive=True)
     last = content.rindex(b"\xff\xda")
-    with pytest.raises(DecodeError, match="scans, at most 100"):
+    with pytest.raises(DecodeError, match="has more than 100 scans"):
         decode(content[:-2] + content[last:-2] * 100 + b"\xff\xd9")
 
 
@@ -193,7 +193,7 @@ def test_a_webps_size_is_checked_before_its_decoder_takes_memory():
         content = encoded(photo(200, 100), "WEBP", **options)
         asked: list[int] = []
         assert decode(content, admit=asked.append).size == (200, 100)
-        assert asked == [16 * 200 * 100]
+        assert asked == [16 * 200 * 100 + 3 * len(content)]
         with pytest.raises(DecodeError, match="decoded whole") as info:
             decode(content, limits=PixelLimits(full=19_999))
         assert (info.value.width, info.value.height) == (200, 100)
@@ -240,7 +240,7 @@ def test_large_decodes_ask_the_gate_with_their_bytes():
         (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
         (b"GIF89a\1\0\1\0", "GIF is not supported"),
         (b"hello world", "not a known image format"),
-        (b"\xff\xd8\xff", "broken header"),
+        (b"\xff\xd8\xff", "truncated: its data end before its picture does"),
         (b"\x89PNG\r\n\x1a\n", "broken header"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "broken header"),
         (b"II*\0\x08\0\0\0", "broken header"),

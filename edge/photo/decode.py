@@ -22,7 +22,8 @@ from typing import IO, TYPE_CHECKING, Union, cast
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DecodeError
-from .jpeg import MAX_SCANS, count_scans, ends_in_grey, has_several_scans, is_cut_short
+from . import bmp, jpeg, png, webp
+from .reasons import CUT, Refusal, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,8 @@ _PLUGINS = (  # (magic bytes, offset, plugin module, class)
     (b"BM", 0, "BmpImagePlugin", "BmpImageFile"),
     *((magic, 0, "TiffImagePlugin", "TiffImageFile") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
+_CHECK_METADATA = {"JpegImageFile": jpeg.check_metadata, "PngImageFile": png.check_metadata}
+"""Of the plugins that keep all that a file holds beside its picture."""
 _EXPECTED = "expected JPEG, PNG, WebP, BMP or TIFF"
 
 
@@ -105,28 +108,30 @@ def decode(
             return DecodeError(name, reason, width=stored[0], height=stored[1])
 
         is_jpeg = image.format == "JPEG"
-        is_buffered = is_jpeg and has_several_scans(file, image)
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
-        if is_jpeg and needed_size is not None:
-            drafted = image.draft(None, needed_size(width, height))
-            box = drafted[1] if drafted else box
-        _check_size(name, stored, limits, is_reduced=image.size != size and not is_buffered)
-        if is_buffered and (num_scans := count_scans(file)) > MAX_SCANS:
-            raise failure(f"has {num_scans} scans, at most {MAX_SCANS}: each costs as much time as a picture")
-        if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that some other library of the process may have set
-            raise failure("Pillow is set to pass truncated images as whole: unset ImageFile.LOAD_TRUNCATED_IMAGES")
         try:
+            is_held = is_jpeg and jpeg.must_be_held(file, image)
+            if is_jpeg and needed_size is not None:
+                drafted = image.draft(None, needed_size(width, height))
+                box = drafted[1] if drafted else box
+            _check_size(name, stored, limits, is_reduced=image.size != size and not is_held)
+            structure = jpeg.whole_structure(file) if is_held else None
+            if image.format == "BMP":
+                bmp.check_runs(file, image)
+            if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that another library may have set
+                raise Refusal("Pillow is set to pass truncated images: unset ImageFile.LOAD_TRUNCATED_IMAGES")
             if admit is not None and image.format != "WEBP":  # that has been asked for when its header was read
-                admit(_decoding_bytes(image, size, is_buffered))
+                admit(_decoding_bytes(image, size, is_held))
             image.load()
-        except Exception as error:  # Pillow raises most built-in types on hostile files
-            raise failure(_pillow_reason(error)) from error
-        if is_jpeg and ends_in_grey(image) and is_cut_short(file, image):
-            raise failure("truncated or corrupt: the JPEG data end before the picture does")
-        try:
+            if is_jpeg:
+                image = jpeg.proven(file, image, structure)
+            elif image.format == "PNG" and png.lacks_rows(file, image):
+                raise Refusal(CUT)
             picture = _to_8_bit(image)
-        except ValueError as error:
-            raise failure(_pillow_reason(error)) from error
+        except DecodeError:
+            raise
+        except Exception as error:  # Pillow raises most built-in types on hostile files
+            raise failure(_reason(error, file, is_jpeg)) from error
         return Decoded(picture, box, size, stored, _orientation(image))
 
 
@@ -168,7 +173,7 @@ def _from_memory(source: Image.Image | np.ndarray, name: str, limits: PixelLimit
         image.load()  # of an image that was only opened
         picture = _to_8_bit(image)
     except Exception as error:  # Pillow raises most built-in types on hostile files
-        raise DecodeError(name, _pillow_reason(error), width=width, height=height) from error
+        raise DecodeError(name, reason_of(error), width=width, height=height) from error
     return Decoded(picture, (0.0, 0.0, float(width), float(height)), size, size, _orientation(image))
 
 
@@ -199,18 +204,17 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
         raise DecodeError(name, f"the file is empty (0 bytes), {_EXPECTED}")
     for magic, offset, module, class_name in _PLUGINS:
         if head[offset : offset + len(magic)] == magic:
-            if magic == b"WEBP" and (size := _webp_size(head)) is not None:
-                _check_size(name, size, limits)
-                try:
-                    if admit is not None:
-                        admit(16 * size[0] * size[1])  # two canvases, the frame's bytes and the image
-                except MemoryError as error:
-                    raise DecodeError(name, _pillow_reason(error), width=size[0], height=size[1]) from error
             try:
+                if class_name in _CHECK_METADATA:
+                    _CHECK_METADATA[class_name](file)
+                content = _webp_alone(file, head, name, limits, admit) if magic == b"WEBP" else file
                 plugin = getattr(import_module(f"PIL.{module}"), class_name)
-                return cast(ImageFile.ImageFile, plugin(file))
+                return cast(ImageFile.ImageFile, plugin(content))
+            except DecodeError:
+                raise
             except Exception as error:  # the plugins raise most built-in types on hostile headers
-                raise DecodeError(name, f"broken header: {_pillow_reason(error)}") from error
+                reason = _reason(error, file, class_name == "JpegImageFile", "broken header: ")
+                raise DecodeError(name, reason) from error
     raise DecodeError(name, f"{_what_is(head)}, {_EXPECTED}")
 
 
@@ -229,6 +233,19 @@ def _what_is(head: bytes) -> str:
     return f"not a known image format (starts with bytes {head[:8].hex(' ')})"
 
 
+def _webp_alone(file: IO[bytes], head: bytes, name: str, limits: PixelLimits, admit: Admit | None) -> IO[bytes]:
+    """A WebP without what follows it, after limits and `admit`: its decoder takes all its memory at once."""
+    width, height = size = webp.canvas_size(head)
+    num_bytes = webp.own_bytes(file, head)
+    _check_size(name, size, limits)
+    try:
+        if admit is not None:
+            admit(webp.decoding_bytes(size, num_bytes))
+    except MemoryError as error:
+        raise DecodeError(name, reason_of(error), width=width, height=height) from error
+    return io.BytesIO(file.read(num_bytes))
+
+
 def _check_size(name: str, size: tuple[int, int], limits: PixelLimits, *, is_reduced: bool = False) -> None:
     pixels = size[0] * size[1]
     if pixels > limits.any:
@@ -244,19 +261,6 @@ def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
     tags = getattr(image, "tag_v2", {})  # TIFF: image.size is that of the turned picture
     width, height = tags.get(256), tags.get(257)
     return (width, height) if isinstance(width, int) and isinstance(height, int) else image.size
-
-
-def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """(width, height) of a WebP file's first bytes. Source: RFC 9649, sections 2.5 to 2.7."""
-    kind = head[12:16]
-    if kind == b"VP8X" and len(head) >= 30:
-        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-    if kind == b"VP8L" and len(head) >= 25:
-        bits = int.from_bytes(head[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if kind == b"VP8 " and len(head) >= 30:
-        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
-    return None
 
 
 def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffered: bool) -> int:
@@ -297,13 +301,9 @@ def _shift_16_bit(image: Image.Image) -> Image.Image:
     return shifted.convert("RGBA")
 
 
-def _pillow_reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return text or "not enough memory to decode it"
-    if "truncated" in text.lower():
-        return f"truncated ({text})"
-    return text or type(error).__name__
+def _reason(error: Exception, file: IO[bytes], is_jpeg: bool, other: str = "") -> str:
+    is_known = isinstance(error, MemoryError | Refusal) or getattr(error, "errno", None) is not None
+    return jpeg.explanation(file) if is_jpeg and not is_known else reason_of(error, other=other)
 
 
 def _orientation(image: Image.Image) -> int:

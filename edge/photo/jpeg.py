@@ -1,87 +1,304 @@
-"""JPEG checks that Pillow does not offer: whether libjpeg must hold all of a file, whether its data end too early."""
+"""Structure of a JPEG, read from marker to marker: its scans, whether all are there, whether their data end too early.
+
+libjpeg fills what it has no data for and only warns, and Pillow drops the warning. A file cut short and closed again
+(by a camera, a recovery tool, an upload) therefore decodes "well". All reads are bounded, and nothing behind the
+picture's end is read: a video, other pictures or empty space of any size may follow.
+
+Source: ITU-T T.81, annexes B (markers) and G (progressive scans).
+"""
 
 from __future__ import annotations
 
-import io
 import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import IO
 
 from PIL import Image, ImageFile
 
+from .reasons import CUT, DAMAGED, MAX_METADATA_BYTES, TOO_MUCH_METADATA, Refusal, file_bytes, reason_of
+
 MAX_SCANS = 100
-"""Scans of a progressive JPEG that are decoded: encoders write about 10, an attacker 2,000 in 300 kB."""
+"""Scans of a JPEG that are decoded: encoders write about 10, an attacker 2,000 in 300 kB."""
+
+_BLOCK_BYTES = 1 << 16
+_TEMPORARY, _END, _START_OF_SCAN, _RESTART_INTERVAL = 0x01, 0xD9, 0xDA, 0xDD
+_RESTARTS = range(0xD0, 0xD8)
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = 0xC2
+_DECODED = (0xC0, 0xC1, _PROGRESSIVE)
+_SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+"""Markers that have a length, of those that libjpeg takes."""
+
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_PROBE = b"\xb6" + bytes((37 * i * i + 91 * i + 5) % 251 for i in range(4096))
+"""Begins unlike the zeros that libjpeg invents; no 0xff, no period that a Huffman table could idle in."""
 
 
-def has_several_scans(file: IO[bytes], image: ImageFile.ImageFile) -> bool:
-    """Whether libjpeg must hold all coefficients: a progressive file, or a first scan without all components."""
-    if "progressive" in image.info:
-        return True
-    num_components = len(getattr(image, "layer", ()))
-    length = 6 + 2 * num_components  # of the scan's header, which Pillow has just read
-    position = file.tell()
-    file.seek(max(0, position - length))
-    header = file.read(3)
+@dataclass(frozen=True)
+class Scan:
+    """One pass over the picture: some coefficients of some components."""
+
+    components: bytes
+    first: int
+    last: int
+    """Coefficients 0 to 63."""
+    low_bit: int
+    """How many of their bits are left to later scans."""
+    restart_interval: int
+    start: int
+    end: int
+    """Where its data lie in the file."""
+
+
+@dataclass
+class Structure:
+    """What the markers of a JPEG say."""
+
+    frame: int = 0
+    """Code of the frame's marker; 0 without one."""
+    header: bytes = b""
+    """Of the frame: bits of a sample, height, width, and three bytes for each component."""
+    scans: list[Scan] = field(default_factory=list)
+    first_scan: int = 0
+    """Where the first scan begins."""
+    problem: str | None = None
+    """Why there is no end of the picture."""
+
+    def sampling(self) -> dict[int, int]:
+        """Component -> its sampling factors, in one byte."""
+        return dict(zip(self.header[6::3], self.header[7::3], strict=False))
+
+
+def must_be_held(file: IO[bytes], image: ImageFile.ImageFile) -> bool:
+    """Whether libjpeg must hold all coefficients: a progressive file, or a first scan without all components.
+
+    Looks at what lies before the position of `file`, whose header Pillow has just read.
+
+    Raises:
+      Refusal: a kind of JPEG that is not decoded.
+    """
+    position, num_components = file.tell(), len(getattr(image, "layer", ()))
+    scan_bytes = 6 + 2 * num_components
+    frame = bytes((0, 8 + 3 * num_components, 8)) + image.height.to_bytes(2, "big") + image.width.to_bytes(2, "big")
+    file.seek(max(0, position - 1024))
+    header = file.read(min(position, 1024))
     file.seek(position)
-    return header != bytes((0, length, num_components))
+    found = header.rfind(frame)
+    code = header[found - 1] if found > 0 else read_structure(file, max_scans=0).frame
+    if code in (0xC9, 0xCA):  # its coder leaves out zeros at the end: a cut file is a whole one of another picture
+        raise Refusal("arithmetic-coded JPEG is not supported, as a lost end would not show: convert it with jpegtran")
+    if code in _FRAMES and code not in _DECODED:
+        raise Refusal(f"{'lossless' if code == 0xC3 else 'hierarchical'} JPEG is not supported: convert it to PNG")
+    return code == _PROGRESSIVE or header[-scan_bytes:][:3] != bytes((0, scan_bytes, num_components))
 
 
-def count_scans(file: IO[bytes]) -> int:
-    """Start-of-scan markers of the whole file; an embedded thumbnail may add its own."""
-    position = file.tell()
-    file.seek(0)
-    num_scans = file.read().count(b"\xff\xda")
+def read_structure(file: IO[bytes], *, max_scans: int = MAX_SCANS + 1) -> Structure:
+    """Walks the markers to the end of the picture or behind so many scans. The position of `file` stays."""
+    before = file.tell()
+    structure = Structure()
+    structure.problem = _walk(file, structure, max_scans)
+    file.seek(before)
+    return structure
+
+
+def _walk(file: IO[bytes], structure: Structure, max_scans: int) -> str | None:
+    position, restart_interval = 2, 0
+    while True:
+        marker = _next_marker(file, position, None if structure.scans else MAX_METADATA_BYTES)
+        if marker is None:
+            return CUT
+        start, code, position = marker
+        if code == _END:
+            return None
+        if code == _TEMPORARY:
+            continue
+        if code not in _SEGMENTS:
+            return f"damaged: expected a marker of its picture at byte {start}, got ff {code:02x}"
+        file.seek(position)
+        length = max(2, int.from_bytes(file.read(2), "big"))
+        body = file.read(length - 2) if code in _FRAMES or code in (_START_OF_SCAN, _RESTART_INTERVAL) else b""
+        position += length
+        if code in _FRAMES:
+            structure.frame, structure.header = code, body
+        elif code == _RESTART_INTERVAL:
+            restart_interval = int.from_bytes(body[:2], "big")
+        elif code == _START_OF_SCAN:
+            structure.first_scan = structure.first_scan or position
+            if len(structure.scans) == max_scans:
+                return None
+            end = _next_marker(file, position, None)
+            if end is None:
+                return CUT
+            if len(body) < 4:
+                return f"damaged: broken scan header at byte {start}"
+            first, last, bits = body[-3:]
+            structure.scans.append(Scan(body[1:-3:2], first, last, bits & 15, restart_interval, position, end[0]))
+            position = end[0]
+
+
+def _next_marker(file: IO[bytes], position: int, limit: int | None) -> tuple[int, int, int] | None:
+    """(start with its fill bytes, code, end) of the next marker that is no restart, or None up to `limit`."""
     file.seek(position)
-    return num_scans
+    fill, num_bytes = b"", 64  # most follow at once
+    while (limit is None or position < limit) and len(fill) < _BLOCK_BYTES and (block := file.read(num_bytes)):
+        data, num_bytes = fill + block, _BLOCK_BYTES
+        if (found := _MARKER.search(data)) is not None:
+            start = len(data[: found.end() - 1].rstrip(b"\xff"))
+            return position + start, data[found.end() - 1], position + found.end()
+        num_data = len(data.rstrip(b"\xff"))
+        fill = data[num_data:]
+        position += num_data
+    return None
 
 
-# libjpeg fills what it has no data for with mid-grey and only warns, and Pillow drops the warning. A file cut
-# short and closed again (by a camera, a recovery tool, an upload) therefore decodes "well", grey at the bottom.
-# Such a picture ends in exact mid-grey, which is rare enough to afford a second look.
+def check_metadata(file: IO[bytes]) -> None:
+    """Of a file at its beginning: Pillow keeps all that is before the first scan.
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_PROBE = bytes((37 * i * i + 91 * i + 5) % 251 for i in range(4096))  # no 0xff, no period a Huffman table could idle in
+    Raises:
+      Refusal: no scan begins within `MAX_METADATA_BYTES`.
+    """
+    if file_bytes(file) > MAX_METADATA_BYTES and not read_structure(file, max_scans=0).first_scan:
+        raise Refusal(TOO_MUCH_METADATA)
 
 
-def ends_in_grey(image: Image.Image) -> bool:
+def whole_structure(file: IO[bytes]) -> Structure:
+    """Structure of a picture in several scans.
+
+    Raises:
+      Refusal: scans are missing, or are too many.
+    """
+    structure = read_structure(file)
+    if len(structure.scans) > MAX_SCANS:
+        raise Refusal(f"has more than {MAX_SCANS} scans, and each costs as much time as a picture: save it anew")
+    if structure.problem is not None:
+        raise Refusal(structure.problem)
+    left = {component: bytearray(b"\xff" * 64) for component in structure.sampling()}
+    for scan in structure.scans:
+        first, last, low_bit = scan.first, min(scan.last, 63), scan.low_bit
+        if structure.frame != _PROGRESSIVE:
+            first, last, low_bit = 0, 63, 0
+        for component in scan.components:
+            if component in left and first <= last:
+                left[component][first : last + 1] = bytes([low_bit]) * (last + 1 - first)
+    if no_data := sum(bits[0] == 0xFF for bits in left.values()):
+        raise Refusal(f"truncated: {no_data} of its {len(left)} colour components have no data")
+    if any(map(any, left.values())):
+        raise Refusal("incomplete: its last scans are missing, copy it again or save it anew")
+    return structure
+
+
+def explanation(file: IO[bytes]) -> str:
+    """Why a JPEG that Pillow refuses cannot be decoded."""
+    try:
+        structure = read_structure(file)
+    except OSError as error:
+        return reason_of(error)
+    header = structure.header
+    if len(header) >= 6:
+        if header[0] != 8:
+            return f"JPEG of {header[0]} bits a sample is not supported: save it with 8"
+        if header[1:3] == b"\0\0":
+            return "JPEG that gives its height only behind its data (DNL) is not supported: save it anew"
+        if header[5] not in (1, 3, 4):
+            return f"JPEG of {header[5]} components is not supported: expected 1 (grey), 3 (colour) or 4 (CMYK)"
+    elif structure.problem is None:
+        return "damaged: a JPEG without frame header"
+    return structure.problem or DAMAGED
+
+
+def proven(file: IO[bytes], image: ImageFile.ImageFile, structure: Structure | None) -> ImageFile.ImageFile:
+    """A decoded picture, or a second decoding of it where the first may lack data.
+
+    Args:
+      file: Of the picture.
+      image: As Pillow decoded it. Its memory is given up for a second decoding.
+      structure: Of a picture in several scans.
+
+    Raises:
+      Refusal: the data of a scan end too early.
+    """
+    if not (_ends_in_grey(image) or structure is not None and _shows_last_scan(image, structure)):
+        return image
+    structure = structure or read_structure(file)
+    if structure.problem is not None:
+        raise Refusal(structure.problem)
+    before = _checksum(image)
+    again = type(image)(_rewound(file))
+    again.decoderconfig = image.decoderconfig
+    again._size = image.size
+    again.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in again.tile]
+    image.close()
+    blocks = _with_probes(file, structure.scans)
+    again.load_read = lambda num_bytes: next(blocks, b"")  # type: ignore[attr-defined]
+    try:
+        again.load()
+    except (OSError, ValueError):
+        before = -1
+    if _checksum(again) != before:
+        raise Refusal("truncated or corrupt: the JPEG data end before the picture does")
+    return again
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
     """Whether the last pixel is what libjpeg fills missing data with."""
     last = image.getpixel((image.width - 1, image.height - 1))
     bands = last if isinstance(last, tuple) else (last,)
     return all(band in (127, 128) for band in bands)  # 127: CMYK is stored inverted
 
 
-def is_cut_short(file: IO[bytes], image: Image.Image) -> bool:
-    """Whether the decoder ran out of data: then, and only then, more data before the end change the picture."""
+def _shows_last_scan(image: ImageFile.ImageFile, structure: Structure) -> bool:
+    """Whether the last of several scans changes pixels: not one of details in a picture at 1/8, which has none.
+
+    libjpeg scales components of lower resolution less, so these keep details.
+    """
+    last, sampling = structure.scans[-1], structure.sampling()
+    is_full = all(sampling[component] == max(sampling.values()) for component in last.components)
+    return not (is_full and last.first > 0 and image.decoderconfig[:1] == (8,))
+
+
+def _with_probes(file: IO[bytes], scans: list[Scan]) -> Iterator[bytes]:
+    """The picture with more data behind each scan: only a decoder that runs out of data reads them.
+
+    At the end of a restart interval it looks for the next restart marker and skips all else.
+    """
+    position = 0
+    for scan in scans:
+        probe = _PROBE
+        if scan.restart_interval:
+            probe += bytes((0xFF, _next_restart(file, scan))) + _PROBE
+        file.seek(position)
+        while position < scan.end and (block := file.read(min(scan.end - position, _BLOCK_BYTES))):
+            position += len(block)
+            yield block
+        yield probe
+    yield bytes((0xFF, _END))
+
+
+def _next_restart(file: IO[bytes], scan: Scan) -> int:
+    """Code of the restart marker that would follow the last one of a scan."""
+    end = scan.end
+    while end > scan.start:
+        start = max(scan.start, end - _BLOCK_BYTES)
+        file.seek(start)
+        data = file.read(end - start)
+        last, code = max((data.rfind(bytes((0xFF, code))), code) for code in _RESTARTS)
+        if last >= 0:
+            return _RESTARTS[(code + 1) % 8]
+        end = start + 1 if start > scan.start else start
+    return _RESTARTS[0]
+
+
+def _checksum(image: Image.Image) -> int:
+    """Of the pixels, without a copy of them all."""
+    checksum = 0
+    for top in range(0, image.height, 64):
+        strip = image.crop((0, top, image.width, min(top + 64, image.height)))
+        checksum = zlib.crc32(strip.tobytes(), checksum)
+    return checksum
+
+
+def _rewound(file: IO[bytes]) -> IO[bytes]:
     file.seek(0)
-    data = file.read()
-    position, restart_interval = 2, 0
-    while (marker := _MARKER.search(data, position)) is not None:
-        code = marker[1][0]
-        if code == 0xD9:
-            break
-        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        if code == 0xDD:
-            restart_interval = int.from_bytes(data[marker.end() + 2 : marker.end() + 4], "big")
-        position = marker.end() + max(length, 2)
-    if marker is None:
-        return False
-    before, after = data[: marker.start()], data[marker.start() :]
-    probes = [_PROBE]
-    if restart_interval:  # at the end of an interval the decoder looks for the next restart marker and skips all else
-        last, code = max((before.rfind(bytes((0xFF, code))), code) for code in range(0xD0, 0xD8))
-        probes.append(bytes((0xFF, 0xD0 if last < 0 else 0xD0 + (code - 0xD0 + 1) % 8)) + _PROBE)
-    return any(_decodes_otherwise(before + probe + after, image) for probe in probes)
-
-
-def _decodes_otherwise(content: bytes, image: Image.Image) -> bool:
-    """Whether a JPEG, decoded at the scale of `image`, gives other pixels or none."""
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    other = JpegImageFile(io.BytesIO(content))
-    other.decoderconfig = image.decoderconfig  # type: ignore[attr-defined]
-    other._size = image.size
-    other.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in other.tile]
-    try:
-        other.load()
-    except (OSError, ValueError):
-        return True
-    return other.tobytes() != image.tobytes()
+    return file
