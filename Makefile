@@ -75,8 +75,7 @@ heldout: $(SLIM)  ## Reproduce the bundled model's held-out figures: make heldou
 	@test -d "$(DATA)" || { echo "usage: make heldout DATA=FOLDER, the folder of the data set" >&2; exit 2; }
 	@mkdir -p build
 	@list="$$(.venv-slim/bin/python -c 'from edge.classifier import DEFAULT_MODEL; print(DEFAULT_MODEL)')" && \
-	list="$${list%.int8.onnx}.heldout.txt" && cd "$(DATA)" && \
-	"$(CURDIR)/.venv-slim/bin/edge-infer" "@$$list" -o "$(CURDIR)/build/heldout.csv" --force
+	.venv-slim/bin/edge-infer --root "$(DATA)" "@$${list%.int8.onnx}.heldout.txt" -o build/heldout.csv --force
 	@.venv-slim/bin/edge-bench score build/heldout.csv --data "$(DATA)" --subset --group group --group sex --group age
 
 results: $(SLIM)  ## Make the tables of research/results anew from the predictions there; no data set, no checkpoint

@@ -12,12 +12,12 @@ import io
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from edge.errors import EdgeError
-from edge.image_list import natural_key
-from edge.photo.decode import SUFFIXES
+from edge.image_list import list_entries
+from edge.photo.folder import Folder, left_out_line, look_into
 from edge.predictions import path_text
 
 MANIFEST = "manifest.csv"
@@ -78,12 +78,13 @@ def index(
 
     Returns:
       A manifest's samples in its own order, a tree's in natural order (img2 before img10), without hidden files and
-      files that are no images.
+      files that are no pictures; those that are, but of a format that is not read, are samples.
 
     Raises:
       DatasetError: no such folder, no images, a manifest without the columns needed, an empty path or class, a path
         given twice, outside the root, not in its shortest form, or absent, more than `MAX_GROUPS` groups, a tree with
-        images at several depths. Rows are counted from 1, under the header.
+        images at several depths, or with other files in place of the pictures of a class. Rows are counted from 1,
+        under the header.
     """
     root = Path(root)
     manifest = root / MANIFEST
@@ -107,7 +108,7 @@ def as_text(sample: Sample) -> Sample:
         sample.path.encode()  # in a tree it holds all names; a manifest is UTF-8
     except UnicodeEncodeError:
         return Sample(*map(path_text, astuple(sample)))
-    return sample
+    return replace(sample, path=path_text(sample.path)) if "\\x" in sample.path else sample
 
 
 def groups_by_path(root: str | os.PathLike[str], column: str, *, label_column: str = "class") -> dict[str, str]:
@@ -151,8 +152,9 @@ def read_subset(path: Path) -> list[str]:
       DatasetError: cannot be read, or names none.
     """
     try:
-        names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = list_entries(path.read_bytes(), str(path))
+        names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error}, expected paths of images, one a line") from error
     if not names:
         raise DatasetError(f"{path}: is empty, expected paths of images, one a line")
@@ -251,11 +253,12 @@ _LAYOUTS = {1: "file", 2: "<class>/file", 3: "<group>/<class>/file", 4: "<group>
 def _scan_tree(root: Path) -> list[Sample]:
     """Where the images lie decides whether there are groups: all at the second level, or all at the third."""
     found: dict[int, list[str]] = {}
+    listed: dict[int, list[tuple[str, Folder]]] = {}
     folders = [""]
     for depth in _LAYOUTS:
-        listed = [(folder, *_entries(root / folder)) for folder in folders]
-        folders = [f"{folder}{name}/" for folder, names, _ in listed for name in names]
-        if paths := [folder + name for folder, _, names in listed for name in names if _is_image(name)]:
+        listed[depth] = [(folder, _look_into(root / folder)) for folder in folders]
+        folders = [f"{folder}{name}/" for folder, inside in listed[depth] for name in inside.folders]
+        if paths := [folder + name for folder, inside in listed[depth] for name in inside.pictures]:
             found[depth] = paths
     if not found:
         raise DatasetError(f"{root}: no images, expected a {MANIFEST}, <class>/ or <group>/<class>/ folders of images")
@@ -269,19 +272,16 @@ def _scan_tree(root: Path) -> list[Sample]:
     for path in paths:
         *group, label, _ = path.split("/")
         samples.append(Sample(path, label, group[0] if group else ONE_GROUP, path))
+    labels = {sample.label for sample in samples}
+    for folder, inside in listed[depth]:
+        if inside.others and (label := folder.split("/")[-2]) not in labels:
+            left_out = left_out_line(inside.others)
+            raise DatasetError(f"{root / folder}: {left_out}; expected pictures of the class {label}")
     return samples
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, without hidden ones, each in natural order."""
+def _look_into(folder: Path) -> Folder:
     try:
-        with os.scandir(folder) as entries:
-            seen = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        return look_into(folder)
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
-    folders, files = ([name for name, is_folder in seen if is_folder == wanted] for wanted in (True, False))
-    return sorted(folders, key=natural_key), sorted(files, key=natural_key)

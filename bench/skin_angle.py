@@ -96,8 +96,8 @@ class Groups(NamedTuple):
     """Degrees by which all bounds are moved -> share of the known images that change their group."""
 
 
-def paths_of(root: Path) -> list[str]:
-    """Relative paths of a folder's images: a manifest's, else every image below it.
+def paths_of(root: Path) -> tuple[list[str], list[str]]:
+    """Relative paths of a folder's images, a manifest's or else every image below it, and remarks on what is left out.
 
     Raises:
       DatasetError: no folder, or a manifest that cannot be used.
@@ -106,8 +106,9 @@ def paths_of(root: Path) -> list[str]:
     if not root.is_dir():
         raise dataset.DatasetError(f"{root}: {'is a file' if root.exists() else 'no such folder'}, expected a folder")
     if (root / dataset.MANIFEST).exists():
-        return [sample.path for sample in dataset.index(root)]
-    return [os.path.relpath(path, root) for path in collect([str(root)], recursive=True).paths]
+        return [sample.path for sample in dataset.index(root)], []
+    inputs = collect([str(root)], recursive=True)
+    return [os.path.relpath(path, root) for path in inputs.paths], inputs.remarks
 
 
 def angles(root: Path, paths: Sequence[str]) -> Iterator[Angle]:

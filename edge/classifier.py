@@ -116,6 +116,7 @@ class Classifier:
             training = {}
         return training if isinstance(training, dict) else {}
 
+    @property
     def description(self) -> dict[str, object]:
         """What people ask of a model, JSON-ready: file, bytes, card beside it, and what its metadata say in short."""
         card = self.path.with_name(f"{self.path.stem.removesuffix('.int8')}.md")

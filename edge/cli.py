@@ -63,6 +63,7 @@ def build_parser() -> ArgumentParser:
     add("paths", nargs="*", metavar="PATH", help="file, folder, glob pattern, @list.txt, or - for a list on stdin")
     add("-m", "--model", type=Path, metavar="FILE", help="model, .onnx (default: the bundled one)")
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
+    add("--root", metavar="FOLDER", help="take relative paths, also those of lists, from here; rows are relative to it")
     add("-b", "--batch-size", type=_batch_size, default=4, metavar="N", help="images per network call")
     add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     output = parser.add_argument_group("output").add_argument
@@ -123,10 +124,12 @@ def _infer(arguments: argparse.Namespace) -> int:
     """Everything up to the first image: the list, the model, the output file; then the rows."""
     with quiet_interrupts(_PROGRAM):
         from .image_list import collect
+        from .predictions_writer import format_of
 
-        inputs = collect(arguments.paths, recursive=arguments.recursive)
+        inputs = collect(arguments.paths, recursive=arguments.recursive, root=arguments.root)
         if arguments.output is not None:
             refuse_input(arguments.output)
+        format_of(arguments.output, arguments.format)  # or a refusal
         for remark in () if arguments.quiet else inputs.remarks:
             say(_PROGRAM, remark)
         from .classifier import DEFAULT_MODEL, Classifier
@@ -157,7 +160,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         if kept and not arguments.quiet:
             say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
         results = run_images(classifier, inputs.paths[kept:], options)
-    return _write_all(arguments, inputs.names, results, writer, summary, kept)
+    return _write_all(arguments, inputs, results, writer, summary, kept)
 
 
 def _details(classifier: Classifier, options: RunOptions, inputs: Inputs) -> Iterator[str]:
@@ -188,16 +191,15 @@ def _open_writer(
     """The writer, and how many rows an interrupted run has left it."""
     from .device import versions
     from .predictions import SCHEMA, Layout
-    from .predictions_writer import PredictionsWriter
+    from .predictions_writer import PredictionsWriter, format_of
     from .table import Table
 
     if _is_for_people(arguments):
         num_named = len(classifier.classes) if arguments.probs else arguments.topk
         return Table(inputs.names, classifier, num_named=num_named), 0
-    default_format = "jsonl" if arguments.output and arguments.output.suffix.lower() == ".jsonl" else "csv"
     layout = Layout(
         classes=classifier.classes,
-        format=arguments.format or default_format,
+        format=format_of(arguments.output, arguments.format),
         topk=min(arguments.topk, len(classifier.classes)),
         probs=arguments.probs,
         timing=not arguments.no_timing,
@@ -221,12 +223,16 @@ def _open_writer(
         "intended_use": summary.intended_use,
     }
     if arguments.resume:
-        return PredictionsWriter.resume(layout, meta, arguments.output, inputs.names, count=summary.add)
+        names, photos = inputs.names, inputs.paths
+        writer, kept = PredictionsWriter.resume(layout, meta, arguments.output, names, photos, count=summary.add)
+        if writer.replaced and not arguments.quiet:
+            say(_PROGRAM, f"{writer.replaced} was changed since: its row and those after it are made anew")
+        return writer, kept
     return PredictionsWriter.create(layout, meta, arguments.output, force=arguments.force), 0
 
 
 def _write_all(
-    arguments: argparse.Namespace, names: list[str], results: Generator[Prediction, None, None],
+    arguments: argparse.Namespace, inputs: Inputs, results: Generator[Prediction, None, None],
     writer: PredictionsWriter | Table, summary: Summary, kept: int,
 ) -> int:
     """Writes the rows of all images but the first `kept`, whose rows are there."""
@@ -234,12 +240,14 @@ def _write_all(
     from .progress import Progress
     from .table import Reasons
 
-    total, done, reasons = len(names), kept, Reasons()
+    total, done, reasons = len(inputs.names), kept, Reasons()
     is_table = _is_for_people(arguments)
     progress = Progress(total - kept, quiet=arguments.quiet or _may_meet_rows(arguments))
     try:
         for prediction in results:
-            prediction.path = names[done]
+            prediction.path = inputs.names[done]
+            if prediction.status == "error":
+                prediction.error += inputs.hints.get(done, "")
             writer.write(prediction)
             summary.add(prediction)
             done += 1
@@ -270,7 +278,7 @@ def _write_all(
     talk = [*reasons.rest(), *summary.lines(total, kept, place), *([summary.times()] if arguments.verbose else ())]
     for line in () if arguments.quiet else (*talk, summary.intended_use):
         say(_PROGRAM, line)
-    return SOME_FAILED if summary.errors else DONE
+    return SOME_FAILED if summary.errors or inputs.num_unread else DONE
 
 
 def _is_for_people(arguments: argparse.Namespace) -> bool:

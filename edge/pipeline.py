@@ -28,9 +28,9 @@ import numpy as np
 from .device import memory_mb, usable_cores
 from .errors import DecodeError
 from .memory_gate import MemoryGate, MemoryPlan, plan_memory
-from .photo.decode import FILE_TYPES, PixelLimits, Source, check_source, describe
+from .photo.decode import PixelLimits, Source, check_source, describe
 from .photo.preprocess import Loaded
-from .predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction
+from .predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction, stamp_of
 
 if TYPE_CHECKING:
     from .classifier import Classifier
@@ -76,16 +76,6 @@ def run(
     return _Run(classifier, sources, options, plan).results()
 
 
-def _file_bytes(source: Source) -> int:
-    """Size of a file as a measure of its decoding time. In memory: endless, so that they are taken at once."""
-    if isinstance(source, bytes) or not isinstance(source, FILE_TYPES):
-        return sys.maxsize
-    try:
-        return os.stat(source).st_size
-    except (OSError, ValueError):
-        return 0  # decoding will say what is wrong with it
-
-
 class _Run:
     """The state that workers and consumer share; everything below `_changed` is guarded by it."""
 
@@ -109,6 +99,7 @@ class _Run:
         self._sources: Iterator[Source] = iter(sources)
         self._waiting: list[tuple[int, int, Source]] = []  # heap of (-bytes, index, path) inside the window
         self._finished: dict[int, Prediction] = {}
+        self._stamps: dict[int, tuple[int, int] | None] = {}  # of what is in the window
         self._num_read = self._handed_out = self._emitted = 0
         self._is_over = False  # no source left, or the run was stopped
         self._is_stopped = False  # no answer is wanted any more
@@ -228,7 +219,12 @@ class _Run:
             self._hand_out()
         elif not self._is_over:
             checked = check_source(source, f"sources[{self._num_read}]")
-            heappush(self._waiting, (-_file_bytes(checked), self._num_read, checked))
+            stamp, size = None, sys.maxsize  # in memory: as if endless, so that they are taken at once
+            if isinstance(checked, str | os.PathLike):
+                stamp = stamp_of(checked)
+                size = stamp[0] if stamp else 0  # a measure of decoding time
+            self._stamps[self._num_read] = stamp
+            heappush(self._waiting, (-size, self._num_read, checked))
             self._num_read += 1
         self._changed.notify_all()
 
@@ -281,7 +277,9 @@ class _Run:
     def _hand_out(self) -> None:
         """Gives the consumer what is finished up to the first that is not."""
         while self._handed_out in self._finished:
-            self._results.put(self._finished.pop(self._handed_out))
+            prediction = self._finished.pop(self._handed_out)
+            prediction.stamp = self._stamps.pop(self._handed_out)
+            self._results.put(prediction)
             self._handed_out += 1
         if self._is_over and self._handed_out == self._num_read:
             self._results.put(None)

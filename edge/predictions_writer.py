@@ -1,7 +1,8 @@
 """Writing the predictions file, and continuing it after a crash.
 
 Rows go to NAME.part with one write each, so a kill loses at most the row in flight; the end gives the file its
-name. A file under its final name is therefore always complete.
+name. A file under its final name is therefore always complete. Until then NAME.stamps.part has a line for each row:
+size and time of its photo, by which a photo that was replaced is noticed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import IO, Any
 
 from .errors import ModelError, PredictionsError
 from .output_files import lock, naming, refuse_input, write_output
-from .predictions import TOTALS, Layout, Prediction, json_object, meta_path, read_meta, records
+from .predictions import TOTALS, Layout, Prediction, json_object, meta_path, read_meta, records, stamp_of
 
 _RESUME = "; the rows before it are kept, --resume continues"
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 class PredictionsWriter:
@@ -30,6 +32,10 @@ class PredictionsWriter:
         self._layout, self._meta = layout, meta
         self._path, self._file = path, file
         self._size = 0  # bytes of complete rows
+        self._stamps: IO[bytes] | None = None
+        self._line_end = b"\n"
+        self.replaced = ""
+        """Name of the first photo that was changed since its row was written; its row and those after it are gone."""
 
     @classmethod
     def create(
@@ -59,19 +65,22 @@ class PredictionsWriter:
             if existing.exists() and not force:
                 raise FileExistsError(errno.EEXIST, f"exists already ({hint})", str(existing))
         writer = cls(layout, meta, path, _open_locked(part_path(path)))
-        writer._continue_after(0)
+        writer._continue_after(0, [])
         return writer
 
     @classmethod
     def resume(
-        cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str], *,
+        cls, layout: Layout, meta: dict[str, object], path: Path, names: Sequence[str], photos: Sequence[str], *,
         count: Callable[[Prediction], object],
     ) -> tuple[PredictionsWriter, int]:
         """Continues an interrupted file, or starts one where there is none; returns the number of rows kept as well.
 
+        Kept are the rows up to the first photo that was changed since: `replaced`.
+
         Args:
           layout, meta, path: As in the first run.
           names: Paths of all rows the complete file will have.
+          photos: Their files.
           count: Takes each row that is kept, as far as the form has its fields.
 
         Raises:
@@ -82,14 +91,17 @@ class PredictionsWriter:
         path = _place_for(path)
         part = part_path(path)
         is_copy = not part.exists()
+        if is_copy and not path.exists():
+            return cls.create(layout, meta, path, force=True), 0
+        shown = path if is_copy else part
+        written_ns = shown.stat().st_mtime_ns
         if is_copy:
-            if not path.exists():
-                return cls.create(layout, meta, path, force=True), 0
             shutil.copyfile(path, part)
         writer = cls(layout, meta, path, _open_locked(part))
         try:
-            kept, size = writer._check_kept(path, names, count)
-            writer._continue_after(size)
+            unchanged = _unchanged(part_path(_stamps_path(path)), photos, written_ns)
+            kept, size = writer._check_kept(path, str(shown), names, unchanged, count)
+            writer._continue_after(size, [_line_of(stamp_of(photo)) for photo in photos[:kept]])
         except BaseException:
             writer.close()
             if is_copy:
@@ -103,7 +115,11 @@ class PredictionsWriter:
         Raises:
           OSError: the disk is full, or the pipe is closed. The file keeps its complete rows.
         """
-        self._put(self._layout.encode(prediction))
+        if self._stamps is not None and self._path is not None:
+            with naming(self._path, _RESUME):
+                self._stamps.write(_line_of(prediction.stamp))
+        row = self._layout.encode(prediction)
+        self._put(row if self._line_end == b"\n" else row[:-1] + self._line_end)
 
     def finish(self, totals: dict[str, object] | None = None) -> None:
         """Gives a complete file its name; `totals` are for the meta beside a CSV, by the names of `TOTALS`."""
@@ -117,16 +133,21 @@ class PredictionsWriter:
             self._path.unlink(missing_ok=True)  # rows of an older run must not stand beside this run's meta
             os.replace(part_path(meta_path(self._path)), meta_path(self._path))
         os.replace(part_path(self._path), self._path)
+        part_path(_stamps_path(self._path)).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
         """Leaves the file as it is: under its own name after `finish`, to be resumed otherwise."""
         if self._path is not None:
             self._file.close()
+        if self._stamps is not None:
+            self._stamps.close()
 
-    def _continue_after(self, size: int) -> None:
-        """Keeps so many bytes of rows, and writes what has to stand before the next."""
+    def _continue_after(self, size: int, stamps: Sequence[bytes]) -> None:
+        """Keeps so many bytes of rows, of photos with these stamps, and writes what has to stand before the next."""
         assert self._path is not None
+        self._stamps = open(part_path(_stamps_path(self._path)), "wb", buffering=0)
+        self._stamps.write(b"".join(stamps))
         self._file.truncate(size)
         self._file.seek(size)
         self._write_meta(self._path, self._meta)
@@ -153,15 +174,22 @@ class PredictionsWriter:
             text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
             write_output(part_path(meta_path(path)), text)  # at once: without it the rows could not be continued
 
-    def _check_kept(self, path: Path, names: Sequence[str], count: Callable[[Prediction], object]) -> tuple[int, int]:
-        """(rows kept, bytes they take) of an interrupted file."""
+    def _check_kept(
+        self, path: Path, shown: str, names: Sequence[str], unchanged: Callable[[int], bool],
+        count: Callable[[Prediction], object],
+    ) -> tuple[int, int]:
+        """(rows kept, bytes they take) of an interrupted file, in messages `shown`."""
         layout, part = self._layout, part_path(path)
-        size = kept = 0
+        size = kept = size_kept = 0
 
         def complete(file: IO[bytes]) -> Iterator[bytes]:
             nonlocal size
             for record in records(file) if layout.format == "csv" else file:
                 if record.endswith(b"\n"):
+                    line_end = b"\r\n" if record.endswith(b"\r\n") else b"\n"
+                    if size and line_end != self._line_end:
+                        raise PredictionsError(f"{shown}: has LF and CRLF as line ends; start over with --force")
+                    self._line_end = line_end
                     size += len(record)
                     yield record
 
@@ -171,22 +199,44 @@ class PredictionsWriter:
             if not header and layout.format != "esfair":
                 return 0, 0
             if layout.format == "jsonl":
-                kept_meta = json_object(header, f"{part}: line 1")
+                kept_meta = json_object(header, f"{shown}: line 1")
             else:
                 meta_part = part_path(meta_path(path))  # absent when the run was killed while finishing
                 kept_meta = read_meta(meta_part if meta_part.exists() else meta_path(path))
-            _compare_meta(part, kept_meta, self._meta)
-            for prediction in layout.parse(rows, str(part)):
+            _compare_meta(shown, kept_meta, self._meta)
+            size_kept = size
+            for prediction in layout.parse(rows, shown):
                 expected = layout.written_path(names[kept]) if kept < len(names) else None
                 if prediction.path != expected:
                     raise PredictionsError(
-                        f"{part}: row {kept + 1} is {prediction.path}, but the images given now have "
+                        f"{shown}: row {kept + 1} is {prediction.path}, but the images given now have "
                         f"{expected or 'no more'} there; resume with the list of the first run, or start over with "
                         "--force"
                     )
+                if not unchanged(kept):
+                    self.replaced = names[kept]
+                    break
                 count(prediction)
-                kept += 1
-        return kept, size
+                kept, size_kept = kept + 1, size
+        return kept, size_kept
+
+
+def format_of(path: Path | None, wanted: str | None) -> str:
+    """The format of a file by its name, if no other is wanted: "csv", "jsonl" or "esfair".
+
+    Raises:
+      PredictionsError: the suffix promises what the file would not be (exit status 2).
+    """
+    suffix = "" if path is None else path.suffix.lower()
+    chosen = wanted or _FORMATS.get(suffix, "csv")
+    may_be_text = wanted is not None and suffix == ".txt"
+    if _FORMATS.get(suffix) == chosen or may_be_text or not any(c.isalpha() for c in suffix):
+        return chosen
+    of_chosen = [name for name, format in _FORMATS.items() if format == chosen] if wanted else _FORMATS
+    expected = f"{', '.join(of_chosen)} or none" if of_chosen else "none"
+    raise PredictionsError(
+        f"{path}: got the suffix {suffix} for {chosen}, expected {expected}, or .txt with --format", exit_status=2
+    )
 
 
 def part_path(path: Path) -> Path:
@@ -194,7 +244,32 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def _compare_meta(part: Path, kept: dict[str, Any], meta: dict[str, object]) -> None:
+def _stamps_path(path: Path) -> Path:
+    return path.with_name(path.name + ".stamps")
+
+
+def _line_of(stamp: tuple[int, int] | None) -> bytes:
+    return b"%d %d\n" % stamp if stamp else b"-\n"
+
+
+def _unchanged(stamps: Path, photos: Sequence[str], written_ns: int) -> Callable[[int], bool]:
+    """Index of a row -> whether its photo is as it was; of a file without stamps, finished at `written_ns`, by time."""
+    lines = stamps.read_bytes().splitlines(keepends=True) if stamps.exists() else None
+
+    def by_stamp(row: int) -> bool:
+        return lines is not None and row < len(lines) and lines[row] == _line_of(stamp_of(photos[row]))
+
+    def by_time(row: int) -> bool:
+        try:
+            status = os.stat(photos[row])
+        except (OSError, ValueError):
+            return True
+        return max(status.st_mtime_ns, status.st_ctime_ns) <= written_ns
+
+    return by_time if lines is None else by_stamp
+
+
+def _compare_meta(part: str, kept: dict[str, Any], meta: dict[str, object]) -> None:
     now = json.loads(json.dumps(meta))  # tuples become lists, as in the file
     # The model's digest says whether it is the same; files of earlier versions lack what it says of itself.
     compared = {*kept, *now} - {*TOTALS, "intended_use", "model"}
@@ -216,7 +291,8 @@ def _place_for(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "is no regular file (leave -o out for standard output)", str(path))
     place = path.resolve()
-    for name in (place, part_path(place), meta_path(place), part_path(meta_path(place))):
+    beside = (part_path(place), meta_path(place), part_path(meta_path(place)), part_path(_stamps_path(place)))
+    for name in (place, *beside):
         refuse_input(name)
     if not place.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(place.parent if path.is_symlink() else path.parent))

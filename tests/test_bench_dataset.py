@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from sample_images import encoded, photo
 
@@ -6,6 +8,7 @@ from bench.dataset import (
     ONE_GROUP,
     DatasetError,
     Sample,
+    as_text,
     choose,
     classes_of,
     groups_by_path,
@@ -19,7 +22,7 @@ JPEG = encoded(photo(16, 16))
 def put(root, *paths):
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(JPEG)
+        (root / path).write_bytes(b"text" if path.endswith(".txt") else JPEG)
     return root
 
 
@@ -81,6 +84,29 @@ def test_manifest_without_groups(tmp_path):
         groups_by_path(tmp_path, "group")
     with pytest.raises(DatasetError, match="no column age; got path, class, sex"):
         index(tmp_path, group_column="age")
+
+
+def test_tree_has_pictures_by_their_content_and_names_a_class_without(tmp_path):
+    put(tmp_path, "g/a/1.jpg", "g/a/2", "g/b/3.jpg.bak")
+    (tmp_path / "g/b/4.gif").write_bytes(b"GIF89a\1\0\1\0")  # not read, so training will name it
+    (tmp_path / "h/b").mkdir(parents=True)
+    (tmp_path / "h/b/notes.txt").write_text("text")
+    assert [sample.path for sample in index(tmp_path)] == ["g/a/1.jpg", "g/a/2", "g/b/3.jpg.bak", "g/b/4.gif"]
+    (tmp_path / "h/c").mkdir()
+    (tmp_path / "h/c/x.npy").write_bytes(b"\x93NUMPY")
+    left_out = "h/c: 1 file that is no picture left out: .npy 1; expected pictures of the class c$"
+    with pytest.raises(DatasetError, match=left_out):
+        index(tmp_path)
+
+
+def test_samples_as_a_predictions_file_writes_them(tmp_path):
+    put(tmp_path, rb"x\xff.jpg".decode(), os.fsdecode(b"x\xff.jpg"), "plain.jpg")
+    names = sorted(os.listdir(tmp_path))
+    (tmp_path / "manifest.csv").write_text("path,class,group\nplain.jpg,a,g\nx\\xff.jpg,a,g\n")
+    assert [as_text(sample).path for sample in index(tmp_path)] == ["plain.jpg", r"x\x5cxff.jpg"]
+    samples = [Sample(name, "a", "g", name) for name in names]
+    (tmp_path / "list").write_bytes(rb"x\xff.jpg" + b"\r\n" + rb"x\x5cxff.jpg" + b"\r\n")
+    assert choose(samples, read_subset(tmp_path / "list")) == [s for s in samples if s.path != "plain.jpg"]
 
 
 def test_manifest_in_its_own_order_with_clusters(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sample_images import TINY_MODEL, encoded, folder_of_photos, photo
 
-from edge import Classifier
+from edge import Classifier, image_list
 from edge.cli import main
 from edge.predictions import read
 
@@ -58,6 +58,37 @@ def test_rows_go_to_standard_output_and_talk_to_standard_error(photos, capsys):
     assert "edge-infer: img3.jpg: the file is empty" in err
     assert "edge-infer: 12 photos, 1 failed (its row says why), " in err
     assert " photos/s; rows on standard output\n" in err and err.endswith("\nedge-infer: not a medical device\n")
+
+
+def test_lists_of_another_folder_folders_that_cannot_be_read_and_hints(photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "list.txt").write_bytes("img1.jpg\r\nimg2.jpg\r\nsub\\img4.jpg\r\n".encode("utf-16"))
+    assert infer(f"@{tmp_path}/list.txt", "--root", photos, "--no-timing") == 1
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["img1.jpg", "img2.jpg", r"sub\img4.jpg"]
+    assert "no such file; folders are separated by /, not by" in rows[2]
+    look = image_list.look_into
+
+    def refuse(folder):
+        if os.path.basename(folder) == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr(image_list, "look_into", refuse)
+    (photos / "img3.jpg").unlink()
+    (photos / "lost+found").mkdir()
+    assert main(["-m", str(TINY_MODEL), "-r", str(photos), "--no-timing"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 12 and "lost+found: cannot be read: Permission denied: its photos have no" in err
+
+
+def test_a_photo_that_was_replaced_since_is_classified_again(photos, tmp_path, capsys):
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    assert infer(photos, "-o", out, "--no-timing", "--on-error", "fail") == 1  # at the fourth
+    (photos / "img1.jpg").write_bytes(encoded(photo(160, 120)))
+    assert main(["-m", str(TINY_MODEL), str(photos), "-o", str(out), "--no-timing", "--resume"]) == 1
+    assert "img1.jpg was changed since: its row and those after it are made anew" in capsys.readouterr().err
+    infer(photos, "-o", whole, "--no-timing")
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_all_good_is_0(photos, capsys):
@@ -131,6 +162,10 @@ def test_on_error_fail_stops_with_1_and_can_be_resumed(photos, tmp_path, capsys)
         (["photos", "-o", "nowhere/out.csv"], 5, "nowhere: no such folder"),
         (["photos", "-o", "pipe", "--force"], 2, "pipe: is no regular file"),
         (["photos", "-o", "photos/img1.jpg", "--force"], 2, "photos/img1.jpg: is an input, expected another output"),
+        (["photos", "-o", "out.xlsx"], 2, "out.xlsx: got the suffix .xlsx for csv, expected .csv, .jsonl"),
+        (["photos", "-o", "out.csv", "--format", "jsonl"], 2, "out.csv: got the suffix .csv for jsonl"),
+        (["img1.jpg", "--root", "gone"], 3, "--root gone: no such folder"),
+        (["@list.txt"], 3, "edge-infer --root FOLDER takes them from FOLDER"),
         (["photos", "-m", "pipe"], 4, "pipe: model cannot be read: is no regular file"),
     ],
 )
@@ -138,6 +173,7 @@ def test_what_stops_a_run_is_one_line_and_its_status(photos, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken.csv").touch()
+    (tmp_path / "list.txt").write_text("img1.jpg\nimg2.jpg\n")
     os.mkfifo(tmp_path / "pipe")
     assert main(["-m", str(TINY_MODEL), *arguments]) == status
     out, err = capsys.readouterr()

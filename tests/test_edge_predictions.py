@@ -1,16 +1,19 @@
 """The predictions file: its bytes, reading back, continuing after a crash."""
 
 import errno
+import itertools
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge import Prediction
 from edge.errors import ModelError, PredictionsError
-from edge.predictions import Layout, meta_path, path_text, read
-from edge.predictions_writer import PredictionsWriter, part_path
+from edge.predictions import Layout, from_path_text, meta_path, path_text, read, stamp_of
+from edge.predictions_writer import PredictionsWriter, format_of, part_path
 
 CLASSES = ("ash", "birch", "cedar")
 OK = Prediction("a.jpg", "birch", 1, 0.7, "ok", "", 64, 48, 1.5, 0.25, np.array([0.2, 0.7, 0.1], np.float32))
@@ -29,10 +32,12 @@ def write(path, predictions, *, finish=True, **options):
     (writer.finish if finish else writer.close)()
 
 
-def resume(path, names=None, meta=META, **options):
+def resume(path, names=None, meta=META, photos=None, **options):
     """The writer, and what it says of the rows that it kept."""
-    rows = []
-    writer, kept = PredictionsWriter.resume(layout(**options), meta, path, names or NAMES, count=rows.append)
+    rows, names = [], names or NAMES
+    writer, kept = PredictionsWriter.resume(
+        layout(**options), meta, path, names, photos or names, count=rows.append
+    )
     assert kept == len(rows)
     return writer, rows
 
@@ -237,9 +242,17 @@ def test_a_full_disk_keeps_the_complete_rows(tmp_path):
     writer.close()
 
 
-def test_path_text():
+def test_path_text_is_one_to_one():
     assert path_text("plain ü.jpg") == "plain ü.jpg"
     assert path_text(os.fsdecode(b"a\xff\xe9.jpg")) == r"a\xff\xe9.jpg"
+    for name in ("a\\b.jpg", r"C:\xml\x.jpg", r"\xFF", r"\x5", "\\"):
+        assert path_text(name) == name  # nothing in them looks like an escape
+    assert path_text(r"a\xff.jpg") == r"a\x5cxff.jpg"
+    parts = [b"\xff", b"\\", b"x", b"f", b"5c", b"\\xff", b"\xc3\xbc"]
+    names = {os.fsdecode(b"".join(chosen)) for n in range(1, 5) for chosen in itertools.product(parts, repeat=n)}
+    texts = {name: path_text(name) for name in names}
+    assert len({*texts.values()}) == len(names)
+    assert all(from_path_text(text) == name for name, text in texts.items())
 
 
 @pytest.mark.parametrize("name", ["a\rb.jpg", "a\nb.jpg", 'a"b.jpg', '"', "a,b", "{", " a ", "=1+1"])
@@ -306,3 +319,192 @@ def test_a_file_that_ends_in_the_middle_of_a_row_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(PredictionsError, match="ends in the middle of its last row"):
         read(path)
+
+
+PROBS = "path,label,label_index,confidence,status,prob_ash,prob_birch,prob_cedar\na.jpg,birch,1,0.700000,ok,.2,.7,.1\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("b.jpg,birch,1,.7,ok,.2,.7,.1", None),
+        ("b.jpg,ash,0,0.450000,ok,.450000,.450000,.1", None),  # equal after rounding
+        ("b.jpg,birch,1,0.450000,ok,.450000,.450000,.1", None),
+        ("b.jpg,uncertain,-1,0.4,ok,.4,.3,.3", None),
+        ("b.jpg,,,,error,,,", None),
+        ("b.jpg,ash,0,.7,ok,.2,.7,.1", "got label ash, but prob_birch is the largest"),
+        ("b.jpg,birch,1,.9,ok,.2,.7,.1", "got confidence 0.9, but the largest probability is 0.700000"),
+        ("b.jpg,birch,1,.7,ok,.2,.7,.2", "its probabilities sum to 1.1, expected 1"),
+        ("b.jpg,birch,1,.7,ok,0,.7,0", "its probabilities sum to 0.7, expected 1"),
+        ("b.jpg,birch,1,.7,ok,nan,.7,.1", "its probabilities sum to nan, expected 1"),
+        ("b.jpg,uncertain,-1,0.7,ok,.2,.7,.1", "got uncertain with confidence 0.7, .* min_confidence 0.5"),
+        ("b.jpg,ash,0,0.4,ok,.4,.3,.3", "got ash with confidence 0.4, .* min_confidence 0.5"),
+        ("b.jpg,birch,1,.7,ok,.2,.7,", "could not convert"),
+    ],
+)
+def test_a_row_is_held_against_its_probabilities(tmp_path, row, message):
+    path = tmp_path / "in.csv"
+    path.write_text(f"{PROBS}{row}\n")
+    least = 0.5 if "uncertain" in row or "min_confidence" in str(message) else 0.0
+    meta_path(path).write_text(json.dumps({"min_confidence": least, "classes": CLASSES}))
+    if message is None:
+        assert len(read(path).rows) == 2
+    else:
+        with pytest.raises(PredictionsError, match=f"in.csv: row 2: .*{message}"):
+            read(path)
+
+
+def test_probabilities_are_read_by_the_name_of_their_column(tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text("prob_cedar,prob_ash,prob_birch,path,label,label_index,status\n.1,.2,.7,a.jpg,birch,1,ok\n")
+    assert read(path).rows[0].probabilities.tolist() == pytest.approx([0.1, 0.2, 0.7])  # nothing names an order
+    meta_path(path).write_text(json.dumps({"classes": CLASSES}))
+    assert read(path).rows[0].probabilities.tolist() == pytest.approx([0.2, 0.7, 0.1])
+    for classes, message in (
+        ([*CLASSES, "elm"], "no column prob_elm, but its metadata have the class"),
+        (CLASSES[:2], "got the column prob_cedar, but its metadata have no such class"),
+    ):
+        meta_path(path).write_text(json.dumps({"classes": classes}))
+        with pytest.raises(PredictionsError, match=message):
+            read(path)
+    meta_path(path).unlink()
+    path.write_text("path,label,label_index,status,label\na.jpg,ash,0,ok,birch\n")
+    with pytest.raises(PredictionsError, match="got the column label twice"):
+        read(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Files of PREDICTIONS, in whose rows are their stamps."""
+    paths = [tmp_path / f"photo{i}" for i in range(len(NAMES))]
+    for path in paths:
+        path.write_bytes(b"old")
+    return [str(path) for path in paths]
+
+
+def with_stamps(photos):
+    return [replace(p, stamp=stamp_of(photo)) for p, photo in zip(PREDICTIONS, photos, strict=True)]
+
+
+def changed(path, how):
+    status = os.stat(path)
+    if how == "gone":
+        os.unlink(path)
+    elif how == "time":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 1))
+    else:
+        with open(path, "wb") as file:
+            file.write(b"another")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as cp -p does
+
+
+@pytest.mark.parametrize("how", ["gone", "time", "size"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "esfair"])
+def test_the_row_of_a_photo_that_was_replaced_is_made_anew(tmp_path, photos, format, how):
+    whole, path = tmp_path / "whole", tmp_path / "out"
+    write(whole, with_stamps(photos), format=format)
+    write(path, with_stamps(photos)[:5], format=format, finish=False)
+    writer, kept = resume(path, photos=photos, format=format)
+    assert len(kept) == 5 and writer.replaced == ""
+    writer.close()
+    changed(photos[3], how)
+    for _ in range(2):  # a run that is killed at once changes nothing
+        writer, kept = resume(path, photos=photos, format=format)
+        assert len(kept) == 3
+        writer.close()
+    writer, kept = resume(path, photos=photos, format=format)
+    for prediction in with_stamps(photos)[3:]:
+        writer.write(prediction)
+    writer.finish()
+    assert path.read_bytes() == whole.read_bytes()
+    files = {"out", "whole"} | ({"out.meta.json", "whole.meta.json"} if format != "jsonl" else set())
+    assert {name for name in os.listdir(tmp_path) if not name.startswith("photo")} == files
+
+
+def test_the_first_photo_that_was_replaced_is_named(tmp_path, photos):
+    path = tmp_path / "out"
+    write(path, with_stamps(photos)[:5], finish=False)
+    changed(photos[1], "size")
+    changed(photos[3], "size")
+    writer, kept = resume(path, photos=photos)
+    assert len(kept) == 1 and writer.replaced == NAMES[1]
+    writer.close()
+
+
+def test_a_finished_file_has_no_stamps_and_goes_by_its_own_time(tmp_path, photos):
+    path = tmp_path / "out"
+    write(path, with_stamps(photos))
+    os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 10**9))
+    writer, kept = resume(path, photos=photos)
+    assert len(kept) == len(NAMES) and writer.replaced == ""
+    writer.finish()
+    os.utime(path, ns=(0, os.stat(path).st_mtime_ns - 10**9))
+    os.utime(photos[4], ns=(0, 0))  # an old picture, put there just now
+    for photo in photos[:4]:
+        os.utime(path, ns=(0, os.stat(photo).st_ctime_ns))
+    writer, kept = resume(path, photos=photos)
+    assert len(kept) < len(NAMES) and path.exists()
+    writer.close()
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "esfair"])
+def test_line_ends_of_an_edited_file_stay_or_are_refused(tmp_path, format):
+    whole, path = tmp_path / "whole", tmp_path / "out"
+    plain = [Prediction(f"{i}.jpg", "ash", 0, 0.5) for i in range(6)]
+    names = [p.path for p in plain]
+    write(whole, plain, format=format)
+    write(path, plain[:3], format=format, finish=False)
+    content = part_path(path).read_bytes()
+    part_path(path).write_bytes(content.replace(b"\n", b"\r\n", 2))
+    with pytest.raises(PredictionsError, match=r"out.part: has LF and CRLF as line ends; start over with --force"):
+        resume(path, names, format=format)
+    part_path(path).write_bytes(content.replace(b"\n", b"\r\n"))
+    writer, kept = resume(path, names, format=format)
+    assert len(kept) == 3
+    for prediction in plain[3:]:
+        writer.write(prediction)
+    writer.finish()
+    assert path.read_bytes() == whole.read_bytes().replace(b"\n", b"\r\n")
+    if format != "esfair":
+        assert [row.path for row in read(path).rows] == names
+
+
+def test_what_is_said_of_a_finished_file_has_its_name(tmp_path):
+    path = tmp_path / "out.csv"
+    write(path, PREDICTIONS)
+    for options in ({"names": ["other.jpg"]}, {"meta": {**META, "root": "other"}}):
+        with pytest.raises(PredictionsError, match=f"^{path}: "):
+            resume(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "format"),
+    [
+        (None, None, "csv"), ("x.csv", None, "csv"), ("x.CSV", None, "csv"), ("x.jsonl", None, "jsonl"),
+        ("x.ndjson", None, "jsonl"), ("x", None, "csv"), ("x", "jsonl", "jsonl"), ("x.2026-11-28", None, "csv"),
+        ("x.txt", "csv", "csv"), ("x.txt", "esfair", "esfair"), ("x.jsonl", "jsonl", "jsonl"),
+        (None, "esfair", "esfair"),
+    ],
+)  # fmt: skip
+def test_a_suffix_is_honoured(name, wanted, format):
+    assert format_of(None if name is None else Path(name), wanted) == format
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("x.json", None, "x.json: got the suffix .json for csv, expected .csv, .jsonl, .ndjson or none, or .txt with"),
+        ("x.txt", None, "got the suffix .txt for csv"),
+        ("x.tsv", None, "got the suffix .tsv for csv"),
+        ("x.xlsx", "csv", "got the suffix .xlsx for csv, expected .csv or none, or .txt with --format"),
+        ("x.csv.gz", None, "got the suffix .gz"),
+        ("x.csv", "jsonl", "got the suffix .csv for jsonl, expected .jsonl, .ndjson or none"),
+        ("x.jsonl", "csv", "got the suffix .jsonl for csv"),
+        ("x.csv", "esfair", "got the suffix .csv for esfair, expected none, or .txt with --format"),
+        ("x.json", "jsonl", "got the suffix .json for jsonl"),
+    ],
+)
+def test_or_refused(name, wanted, message):
+    with pytest.raises(PredictionsError, match=message) as caught:
+        format_of(Path(name), wanted)
+    assert caught.value.exit_status == 2

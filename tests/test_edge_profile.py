@@ -207,7 +207,7 @@ def test_a_kill_while_finishing_loses_nothing(tmp_path, monkeypatch, kill):
     monkeypatch.undo()
     writer.close()
     rows = []
-    writer, kept = PredictionsWriter.resume(layout, meta, path, ["a.jpg"], count=rows.append)
+    writer, kept = PredictionsWriter.resume(layout, meta, path, ["a.jpg"], ["a.jpg"], count=rows.append)
     assert kept == 1 and [(row.label, row.width, row.height) for row in rows] == [("ash", 64, 48)]
     writer.finish(totals)
     assert read(path).meta == {**meta, **totals}

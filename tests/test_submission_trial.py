@@ -114,12 +114,14 @@ PLANTED = [
      "run_accuracy.sh", "gives two rows for one image"),
     ("accuracy", edit(ACC, "for name in names:", "for name in [*names, 'G6/NV/more.jpg']:"),
      "run_accuracy.sh", "gives a row for G6/NV/more.jpg, which is no image"),
-    ("recorded", edit(ACC, '"NV", 0, 0.75', '"MEL", 1, 0.75'), "samples/predictions.csv", "got MEL, recorded NV"),
+    ("recorded", edit(ACC, '"NV", 0, 0.75', '"MEL", 1, 0.75'), "samples/predictions.csv", "prob_NV is the largest"),
     ("accuracy", edit(ACC, "[group]}} for group in groups}", "[group]}} for group in groups[1:]}"),
      "run_accuracy.sh", "no accuracy of G10"),
     ("accuracy", edit(ACC, "results.json", "scores.json"), "run_accuracy.sh", "gives no results.json"),
-    ("recorded", edit(ACC, "0.75, 0.25]", "0.7502, 0.2498]"), "samples/predictions.csv", "differs by 2.0e-04"),
-    ("recorded", edit(ACC, "0.75, 0.25]", "0.25, 0.75]"), "samples/predictions.csv", "a probability differs"),
+    ("recorded", edit(ACC, '0.75, "ok", "", 0.75, 0.25', '0.7502, "ok", "", 0.7502, 0.2498'),
+     "samples/predictions.csv", "differs by 2.0e-04"),
+    ("recorded", edit(ACC, '"NV", 0, 0.75, "ok", "", 0.75, 0.25', '"MEL", 1, 0.75, "ok", "", 0.25, 0.75'),
+     "samples/predictions.csv", "a probability differs"),
     ("accuracy", edit("run_accuracy.sh", '"$1"', "$1"), "run_accuracy.sh", "cannot be read"),
     ("accuracy", edit(ACC, "name.lower().endswith", "name.endswith"), "run_accuracy.sh", "no row for G10/NV/IMG_2.JPG"),
     ("accuracy", edit(ACC, '"ok", ""', '"error", "broken"'), "run_accuracy.sh", "cannot use"),
@@ -175,11 +177,11 @@ def test_nothing_else_is_tried_without_an_environment(bench):
 
 
 def test_a_near_tie_may_fall_otherwise_and_is_told(bench):
-    for line in (("0.75, 0.25]", "0.50003, 0.49997]"),):
-        edit(ACC, *line)(bench.folder)
+    edit(ACC, '0.75, "ok", "", 0.75, 0.25', '0.50003, "ok", "", 0.50003, 0.49997')(bench.folder)
     verdict_of(bench, "accuracy")
     shutil.copyfile(bench.output("run_accuracy.sh") / "predictions.csv", bench.folder / "samples/predictions.csv")
-    edit(ACC, '"NV", 0, 0.75, "ok", "", 0.50003, 0.49997', '"MEL", 1, 0.75, "ok", "", 0.49998, 0.50002')(bench.folder)
+    before = '"NV", 0, 0.50003, "ok", "", 0.50003, 0.49997'
+    edit(ACC, before, '"MEL", 1, 0.50002, "ok", "", 0.49998, 0.50002')(bench.folder)
     verdict_of(bench, "accuracy")
     verdict = verdict_of(bench, "recorded")
     assert verdict.state == "ok"

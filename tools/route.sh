@@ -13,5 +13,5 @@ held_out=$out/run/heldout.txt
 "$bin/edge-export" int8 "$out/model.onnx" --calibrate "$data" --held-out "$held_out" -o "$out/model.int8.onnx"
 "$bin/edge-export" verify "$out/run" "$out/model.onnx" --data "$data" --subset "$held_out"
 "$bin/edge-export" verify "$out/model.onnx" "$out/model.int8.onnx" --data "$data" --subset "$held_out"
-(cd "$data" && "$bin/edge-infer" "@$held_out" -m "$out/model.int8.onnx" -o "$out/predictions.csv")
+"$bin/edge-infer" --root "$data" "@$held_out" -m "$out/model.int8.onnx" -o "$out/predictions.csv"
 "$bin/edge-bench" score "$out/predictions.csv" --data "$data" --subset

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.arguments import ArgumentParser, natural, positive, workers
 from edge.errors import EdgeError
-from edge.exit import DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, fail, ignore_interrupts
+from edge.exit import DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, fail, ignore_interrupts, say
 
 from ..speed.peers import PEERS
 from .arguments import PROGRAM, add_output, add_talk, check_files
@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from ..speed import latency, peers
 
     inputs = collect(arguments.images, recursive=arguments.recursive)
+    for remark in () if arguments.quiet else inputs.remarks:
+        say(PROGRAM, remark)
     model = arguments.model or DEFAULT_MODEL
     check_files(arguments, [model, *inputs.paths])
     peers.check(arguments.peer)

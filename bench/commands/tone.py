@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from .. import dataset, skin_angle
 
     check_files(arguments, [arguments.data / dataset.MANIFEST])
-    paths = skin_angle.paths_of(arguments.data)
+    paths, remarks = skin_angle.paths_of(arguments.data)
+    for remark in () if arguments.quiet else remarks:
+        say(PROGRAM, remark)
     progress = Progress(len(paths), quiet=arguments.quiet)
     found = []
     for angle in skin_angle.angles(arguments.data, paths):

@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DecodeError
 from . import bmp, jpeg, png, webp
+from .kinds import HEAD_BYTES, foreign_name
 from .reasons import CUT, Refusal, reason_of
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ FILE_TYPES = (str, bytes, os.PathLike)
 
 Admit = Callable[[int], None]
 """Called with the bytes that decoding will need. May wait; raises MemoryError to refuse. As of `MemoryGate`."""
-
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .heic .heif .avif".split())
-"""Files of a folder that count as images, in lower case. HEIC and AVIF are among them to be reported, not ignored."""
 
 _PLUGINS = (  # (magic bytes, offset, plugin module, class)
     (b"\xff\xd8\xff", 0, "JpegImagePlugin", "JpegImageFile"),
@@ -196,7 +194,7 @@ def _open_binary(source: str | os.PathLike[str] | bytes, name: str) -> IO[bytes]
 def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | None) -> ImageFile.ImageFile:
     """Reads the header only; of a WebP, whose decoder takes its memory at once, after limits and `admit`."""
     try:
-        head = file.read(64)
+        head = file.read(HEAD_BYTES)
         file.seek(0)
     except OSError as error:
         raise DecodeError(name, f"cannot be read: {error.strerror or error}") from error
@@ -219,14 +217,12 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
 
 
 def _what_is(head: bytes) -> str:
-    kind = head[8:12]
+    if (name := foreign_name(head)) in ("HEIC", "AVIF"):
+        return f"{name} is not supported: convert it to JPEG (phones: camera format 'most compatible')"
+    if name is not None:
+        return f"{name} is not supported: convert it to PNG"
     if head[4:8] == b"ftyp":
-        if kind not in (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-            return "a video file"
-        brand = "AVIF" if kind in (b"avif", b"avis") else "HEIC"
-        return f"{brand} is not supported: convert it to JPEG (phones: camera format 'most compatible')"
-    if head[:4] == b"GIF8":
-        return "GIF is not supported: convert it to PNG"
+        return "a video file"
     text = head.lstrip()
     if text[:1] == b"<":
         return f"not an image but HTML or XML (starts with {text[:15].decode('ascii', 'replace')!r})"

@@ -1,4 +1,4 @@
-"""A prediction, and the form of a predictions file: its columns, its rows, reading it back.
+"""A prediction, and the form of a predictions file: its columns and its rows.
 
 One row per image in input order, header always there. What changes the rows (model, preprocessing, classes,
 columns, limits, versions) is the file's meta: the first line of JSONL, or NAME.meta.json beside a CSV.
@@ -10,14 +10,15 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import DecodeError, PredictionsError
+from ..errors import DecodeError, PredictionsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +27,13 @@ SCHEMA = "edge-predictions/1"
 UNCERTAIN, UNCERTAIN_INDEX = "uncertain", -1
 TOTALS = ("outside_profile",)
 """Keys of the meta that describe all rows together. A JSONL's meta has none: it stands before the rows."""
-_BOM = b"\xef\xbb\xbf"
 
 _PLAIN = ("path", "label", "label_index", "confidence", "status", "error", "width", "height")
 _TIMING = ("decode_ms", "infer_ms")
 _FIELDS = (*_PLAIN, *_TIMING)
+
+_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 
 
 @dataclass(slots=True)  # not frozen, which takes four times as long to make: there are a million of them
@@ -60,6 +63,8 @@ class Prediction:
     """(C,) float32 in the order of the model's classes; None on error, and when read from a file without them."""
     resize_ms: float | None = None
     """The part of `decode_ms` after the decoder: resizing, rotating, padding. Not a column of the file."""
+    stamp: tuple[int, int] | None = field(default=None, compare=False)
+    """(bytes, time of change in ns) of the image file before it was read. Not a column of the file."""
 
     @classmethod
     def failed(cls, error: DecodeError) -> Prediction:
@@ -127,16 +132,16 @@ class Layout:
         """
         if self.format == "csv":
             text = (record.decode("utf-8", "replace") for record in records)
-            return _predictions(where, self.columns, csv.reader(text))
+            return parse_rows(where, self.columns, csv.reader(text))
         if self.format == "jsonl":
             objects = (json_object(record, f"{where}: row {n}") for n, record in enumerate(records, 1))
-            return _predictions(where, _FIELDS, _json_rows(where, _FIELDS, objects))
+            return parse_rows(where, _FIELDS, json_rows(where, _FIELDS, objects))
         return self._parse_esfair(records, where)
 
     def _parse_esfair(self, records: Iterable[bytes], where: str) -> Iterator[Prediction]:
         labels = {str(i): label for i, label in enumerate(self.classes)}
         for n, record in enumerate(records, 1):
-            path, _, index = record.decode("utf-8", "replace").rstrip("\n").rpartition(" ")
+            path, _, index = record.decode("utf-8", "replace").rstrip("\r\n").rpartition(" ")
             if index == str(UNCERTAIN_INDEX):
                 yield Prediction(path, status="error")
             elif index in labels:
@@ -147,8 +152,27 @@ class Layout:
 
 
 def path_text(path: str) -> str:
-    r"""A path as text for files and messages: bytes of a name that are no UTF-8 become \xNN."""
+    r"""A path as text for files and messages: bytes of a name that are no UTF-8 become \xNN.
+
+    A backslash of the name becomes \x5c where what follows would make it look so; `from_path_text` gives the path back.
+    """
+    if "\\x" in path:
+        path = _LIKE_ESCAPE.sub(r"\\x5c", path)
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def from_path_text(text: str) -> str:
+    """The path that `path_text` has written so."""
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+
+
+def stamp_of(photo: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """(bytes, time of change in ns) of a file; None where it cannot be asked."""
+    try:
+        status = os.stat(photo)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def meta_path(path: Path) -> Path:
@@ -156,61 +180,7 @@ def meta_path(path: Path) -> Path:
     return path.with_name(path.name + ".meta.json")
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """A predictions file read back."""
-
-    meta: dict[str, Any]
-    """What the file says of itself; empty for a CSV whose NAME.meta.json is missing."""
-    rows: list[Prediction]
-    """One per image, in the order of the file; `probabilities` only when the file has every prob_<class>."""
-
-
-def read(path: str | os.PathLike[str]) -> Predictions:
-    """Reads a CSV or JSONL predictions file: JSONL when its first character is "{", behind any byte order mark.
-
-    Raises:
-      PredictionsError: no such file, empty, not a predictions file, a damaged row (with its number), or an end in the
-        middle of a row.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            is_jsonl = file.read(4).removeprefix(_BOM).startswith(b"{")
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            if file.read() not in (b"", b"\n"):
-                raise PredictionsError(f"{path}: ends in the middle of its last row (an interrupted run or copy?)")
-            file.seek(0)
-            return _read_jsonl(path, file) if is_jsonl else _read_csv(path, file)
-    except OSError as error:
-        raise PredictionsError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _read_jsonl(path: Path, file: IO[bytes]) -> Predictions:
-    meta = json_object(next(file), f"{path}: line 1")
-    if meta.get("schema") != SCHEMA:
-        raise PredictionsError(f"{path}: got schema {meta.get('schema')!r}, expected {SCHEMA!r}")
-    objects = [json_object(line, f"{path}: row {n}") for n, line in enumerate(file, 1)]
-    columns = list(objects[0]) if objects else []
-    return Predictions(meta, list(_predictions(str(path), columns, _json_rows(str(path), columns, objects))))
-
-
-def _read_csv(path: Path, file: IO[bytes]) -> Predictions:
-    with io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as text:
-        reader = csv.reader(text)
-        try:
-            columns = next(reader, [])
-        except csv.Error as problem:
-            raise PredictionsError(f"{path}: header: {problem}") from problem
-        missing = [name for name in ("path", "label", "label_index", "status") if name not in columns]
-        if missing:
-            got = ",".join(columns)[:80]
-            raise PredictionsError(f"{path}: not a predictions file: no column {', '.join(missing)}; got {got!r}")
-        meta = read_meta(meta_path(path)) if meta_path(path).exists() else {}
-        return Predictions(meta, list(_predictions(str(path), columns, reader)))
-
-
-def _json_rows(where: str, columns: Sequence[str], objects: Iterable[dict[str, Any]]) -> Iterator[list[str]]:
+def json_rows(where: str, columns: Sequence[str], objects: Iterable[dict[str, Any]]) -> Iterator[list[str]]:
     """JSON objects as the rows of a CSV. A name may not be something else that happens to have a text."""
     names = [name for name in columns if name in ("path", "label", "status", "error")]
     for n, values in enumerate(objects, 1):
@@ -220,8 +190,14 @@ def _json_rows(where: str, columns: Sequence[str], objects: Iterable[dict[str, A
         yield ["" if (value := values.get(name)) is None else str(value) for name in columns]
 
 
-def _predictions(where: str, columns: Sequence[str], rows: Iterable[list[str]]) -> Iterator[Prediction]:
-    """Rows of text -> predictions. A million of them should not take ten seconds."""
+def parse_rows(
+    where: str, columns: Sequence[str], rows: Iterable[list[str]], classes: Sequence[str] = ()
+) -> Iterator[Prediction]:
+    """Rows of text -> predictions, with the probabilities of `classes`. A million should not take ten seconds.
+
+    Raises:
+      PredictionsError: a damaged row, with `where` and its number.
+    """
     import numpy as np
 
     place = {column: i for i, column in enumerate(columns)}
@@ -229,7 +205,7 @@ def _predictions(where: str, columns: Sequence[str], rows: Iterable[list[str]]) 
     path, label, index, confidence, status, error, width, height, decode_ms, infer_ms = (
         place.get(name, nothing) for name in _FIELDS
     )
-    probs = [i for column, i in place.items() if column.startswith("prob_")]
+    probs = [place[f"prob_{name}"] for name in classes]
     intern = sys.intern  # a handful of classes: each name is held once
     n = 0
     try:
