@@ -1,5 +1,12 @@
-"""python -m bench."""
+"""edge-bench, also as `python -m bench`."""
 
-from .cli import main
+from edge.exit import start
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    return start("edge-bench", "bench.cli")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,5 +1,12 @@
-"""python -m edge."""
+"""edge-infer, also as `python -m edge`."""
 
-from .cli import main
+from .exit import start
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    return start("edge-infer", "edge.cli")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

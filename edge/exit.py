@@ -3,6 +3,8 @@
     def main(argv=None) -> int:
         arguments = build_parser().parse_args(argv)
         return run("edge-infer", lambda: _infer(arguments), arguments)
+
+A command starts in its package's `__main__.py`, by `start`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
+from types import FrameType
 
 from .errors import EdgeError
 from .output_files import protecting
@@ -36,13 +39,25 @@ exit status:
 """
 
 
+def start(program: str, module: str) -> int:
+    """Runs `main` of a command's module; from the first import on, Ctrl-C ends the command with one line."""
+    try:
+        with quiet_interrupts(program):
+            main: Callable[[], int] = import_module(module).main
+        return main()
+    except KeyboardInterrupt:  # while the arguments were read
+        return fail(program, "interrupted", INTERRUPTED)
+    finally:
+        ignore_interrupts()  # the interpreter's end would show a traceback
+
+
 def run(program: str, action: Callable[[], int], arguments: argparse.Namespace = argparse.Namespace()) -> int:
     """Runs a command's work, which returns its exit status. It cannot overwrite what its arguments name.
 
     What stops it becomes a status and one line behind the program's name, with `arguments.verbose` after a traceback.
     """
     try:
-        with protecting(vars(arguments).values()):
+        with _handling([signal.SIGINT], _interrupt), protecting(vars(arguments).values()):
             status = action()
         if sys.stdout is not None:
             sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
@@ -55,8 +70,21 @@ def run(program: str, action: Callable[[], int], arguments: argparse.Namespace =
         return CLOSED_PIPE
     except Exception as error:  # the last border: a person gets one line, -v gets the rest
         if getattr(arguments, "verbose", False):
+            import traceback  # takes as long as the imports above
+
             traceback.print_exc()
         return fail(program, *_explain(error))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, but once an import is over: a broken one says anything, or goes on as if there had been none."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    if frame is None:
+        raise KeyboardInterrupt
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def quiet_interrupts(program: str) -> AbstractContextManager[None]:
@@ -71,14 +99,14 @@ def quiet_interrupts(program: str) -> AbstractContextManager[None]:
 
 def terminations_as_interrupts() -> AbstractContextManager[None]:
     """SIGTERM and SIGHUP end the work as Ctrl-C does: what it started is stopped, what it made is cleared away."""
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [signal.SIGTERM, signal.SIGHUP]
 
     def end(*_: object) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # one is enough: what follows is clearing away
         raise KeyboardInterrupt
 
-    return _handling(numbers, end)  # nohup's is left ignored
+    return _handling(numbers, end)
 
 
 def uninterrupted() -> AbstractContextManager[None]:
@@ -88,11 +116,15 @@ def uninterrupted() -> AbstractContextManager[None]:
 
 @contextmanager
 def _handling(numbers: Sequence[signal.Signals], handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
-    """Has a handler for signals; a program that calls `main` from a thread keeps its own."""
+    """Has a handler for signals, but for those that are ignored, as a shell does for what it starts behind itself.
+
+    A program that calls `main` from a thread keeps its own.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

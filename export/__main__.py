@@ -1,5 +1,12 @@
-"""Runs `python -m export`, the same as edge-export."""
+"""edge-export, also as `python -m export`."""
 
-from .cli import main
+from edge.exit import start
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    return start("edge-export", "export.cli")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,5 +1,12 @@
-"""Runs `python -m train`, the same as edge-train."""
+"""edge-train, also as `python -m train`."""
 
-from .cli import main
+from edge.exit import start
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    return start("edge-train", "train.cli")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

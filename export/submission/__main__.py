@@ -1,5 +1,12 @@
-"""Runs `python -m export.submission`, the same as edge-submit."""
+"""edge-submit, also as `python -m export.submission`."""
 
-from .cli import main
+from edge.exit import start
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    return start("edge-submit", "export.submission.cli")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
