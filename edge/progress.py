@@ -42,7 +42,8 @@ class Progress:
         self._last = now
         rate = done / (now - self._start)
         left_s = round((self._total - done) / rate) if rate > 0 else 0
-        text = f"[{done}/{self._total}] {rate:.1f} {self._unit}/s ETA {left_s // 60}:{left_s % 60:02}"
+        speed = f"{1 / rate:.1f} s/{self._unit}" if 0 < rate < 1 else f"{rate:.1f} {self._unit}/s"
+        text = f"[{done}/{self._total}] {speed} ETA {left_s // 60}:{left_s % 60:02}"
         text += f" errors {errors}" if errors else ""
         self._write("\r" + text.ljust(self._width) if self._is_terminal else text + "\n")
         self._width = len(text)

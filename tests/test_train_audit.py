@@ -123,7 +123,8 @@ def test_shortcut(tmp_path, capsys, shortcut):
     (line,) = [line for line in text.splitlines() if f"class from {shortcut}" in line]
     assert status == 0  # a warning
     assert line.endswith("p 0.01: SHORTCUT")
-    assert "class from group         " in text and text.count("SHORTCUT") <= 2  # file size may tell as well
+    assert "class from group         " in text and text.count(": SHORTCUT") <= 2  # file size may tell as well
+    assert f"  {shortcut}: " in text  # what to do about it
 
 
 def test_probe_sees_no_shortcut_in_noise():

@@ -13,6 +13,7 @@ from sample_networks import dataset
 from train import checkpoint as checkpoints
 from train.cli import main
 from train.config import TrainConfig
+from train.loop.loop import Session
 from train.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -42,6 +43,9 @@ def test_folds_then_fit_then_resume(tmp_path, data, capsys):
     assert "12 images to train on, 12 held out, classes ash, birch, Cedar" in captured.err
     assert "epoch 2/2 32 px loss" in captured.err
     assert "held-out balanced_accuracy: " in captured.err
+    score, export = captured.err.splitlines()[-2:]
+    assert score == f"edge-train: next: edge-bench score {out}/heldout_predictions.csv --data {data} --subset"
+    assert export == f"edge-train: next: edge-export onnx {out} --license 'LICENCE OF THE WEIGHTS' -o model.onnx"
     held_out = (out / "heldout.txt").read_text().splitlines()
     assert len(held_out) == 12 and all((data / path).is_file() for path in held_out)
     assert (out / "heldout_predictions.csv").read_text().count("\n") == 13
@@ -78,9 +82,12 @@ def test_groups_of_another_column(tmp_path, data, capsys):
         assert capsys.readouterr().err.endswith("no column age; got path, class, group, cluster, sex\n")
 
 
-def test_without_folds_nothing_is_held_out(tmp_path, data):
+def test_without_folds_nothing_is_held_out(tmp_path, data, capsys):
     out = tmp_path / "run"
-    assert main(["fit", str(data), "--out", str(out), *FAST, "--epochs", "1", "-q"]) == 0
+    assert main(["fit", str(data), "--out", str(out), *FAST, "--epochs", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "no --hold-out: every image is trained on" in said and "next: edge-export onnx" in said
+    assert "edge-bench score" not in said
     assert checkpoints.load(out).metrics is None
     assert not (out / "metrics.json").exists()
 
@@ -90,7 +97,28 @@ def test_folds_refuses_to_overwrite(tmp_path, data, capsys):
     assert main(["folds", str(data), "-o", str(tmp_path / "folds.csv")]) == 2
     assert "exists already (--force replaces it)" in capsys.readouterr().err
     assert main(["folds", str(data), "-o", str(tmp_path / "folds.csv"), "--force"]) == 0
-    assert "24 images, 12 clusters; images per fold: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "24 images, 12 clusters; images per fold: " in said
+    assert said.endswith(f"next: edge-train audit {data} --folds {tmp_path / 'folds.csv'}\n")
+    assert main(["audit", str(data), "--folds", str(tmp_path / "folds.csv")]) == 0
+    where = f"--folds {tmp_path / 'folds.csv'} --hold-out 0 --out RUN"
+    assert capsys.readouterr().err.endswith(f"next: edge-train fit {data} {where}\n")
+
+
+def test_an_interrupted_run_says_what_is_kept(tmp_path, data, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "take", interrupt)
+    out = tmp_path / "it's a run"
+    command = ["fit", str(data), "--out", str(out), *FAST, "-q"]
+    for said in (f"{out}/checkpoint.pt was not written yet: nothing to go on from",
+                 f"{out}/checkpoint.pt is kept, and the same command with --resume goes on from it"):
+        assert main(command) == 130
+        assert capsys.readouterr().err.splitlines() == [f"edge-train: {said}", "edge-train: interrupted"]
+        (out / "checkpoint.pt").touch()
+        command = [*command, "--force"]
+        monkeypatch.setattr(checkpoints, "start", interrupt)  # before anything is replaced
 
 
 @pytest.mark.parametrize(

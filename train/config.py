@@ -253,6 +253,10 @@ class TrainConfig:
             if not is_valid:
                 raise ValueError(f"{name}: got {self.flat()[name]!r}, expected {expected}")
 
+    def size_px(self, epoch: int) -> int:
+        """The input side of an epoch, from 0."""
+        return self.input.sizes_px[epoch * len(self.input.sizes_px) // self.optim.epochs]
+
     def flat(self) -> dict[str, Any]:
         """Every field of every section by its name."""
         return {name: value for section in asdict(self).values() for name, value in section.items()}

@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import errno
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge.arguments import ArgumentParser
-from edge.exit import ENVIRONMENT, fail
+from edge.exit import ENVIRONMENT, fail, say
 from edge.output_files import CHECKPOINT, OutputPath, refuse_folder
 
 from ..config import TrainConfig
@@ -106,6 +107,23 @@ def config_of(arguments: argparse.Namespace, parser: ArgumentParser) -> TrainCon
         name, _, text = str(error).partition(":")
         flag = f"set {name}" if name in dict(arguments.set) else name.replace("_", "-")
         parser.error(f"argument --{flag}:{text}")
+
+
+def say_next(arguments: argparse.Namespace, *commands: Sequence[object]) -> None:
+    """Says what to do after a command, one line a command; the columns that are not the usual ones go along."""
+    usual = {"label": "class", "group": "group"}
+    given = [word for name, column in usual.items() if getattr(arguments, name) != column
+             for word in (f"--{name}", getattr(arguments, name))]
+    for command in () if arguments.quiet else commands:
+        words = [str(word) for word in command]
+        say(PROGRAM, f"next: {shlex.join(words + (given if str(arguments.data) in words else []))}")
+
+
+def say_export(arguments: argparse.Namespace) -> None:
+    """Says what to do with a finished run: score what it held out, if anything, and export it."""
+    score = ["edge-bench", "score", arguments.out / "heldout_predictions.csv", "--data", arguments.data, "--subset"]
+    export = ["edge-export", "onnx", arguments.out, "--license", "LICENCE OF THE WEIGHTS", "-o", "model.onnx"]
+    say_next(arguments, *([score] if score[2].exists() else []), export)
 
 
 def with_packages(program: str, extra: str, action: Callable[[], int]) -> int:

@@ -13,7 +13,7 @@ from edge.arguments import ArgumentParser
 from edge.exit import DONE, GATE
 from edge.output_files import check_output, write_output
 
-from .arguments import add_data
+from .arguments import add_data, say_next
 
 HELP = "look for leaks and shortcuts"
 
@@ -50,4 +50,11 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if arguments.output is not None:
         text = json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1)
         write_output(arguments.output, text + "\n")
-    return GATE if any(finding.is_leak for finding in found.findings) else DONE
+    if any(finding.is_leak for finding in found.findings):
+        return GATE
+    if arguments.folds is None:
+        say_next(arguments, ["edge-train", "folds", arguments.data, "-o", "folds.csv"])
+    else:
+        where = ["--folds", arguments.folds, "--hold-out", 0, "--out", "RUN"]
+        say_next(arguments, ["edge-train", "fit", arguments.data, *where])
+    return DONE

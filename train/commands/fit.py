@@ -11,7 +11,7 @@ from edge.arguments import ArgumentParser, natural
 from edge.exit import DONE, SOME_FAILED, say
 from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_data, add_recipe, check_run_folder, config_of
+from .arguments import PROGRAM, add_data, add_recipe, check_run_folder, config_of, say_export
 
 HELP = "train a network"
 
@@ -56,5 +56,13 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     values = vars(arguments) | {"config": config}
     plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
     with distributed.start() as ranks:
-        outcome = train(plan, ranks, say=partial(say, PROGRAM))
+        try:
+            outcome = train(plan, ranks, say=partial(say, PROGRAM))
+        except KeyboardInterrupt:
+            checkpoint = plan.out / "checkpoint.pt"
+            kept = f"{checkpoint} is kept, and the same command with --resume goes on from it"
+            say(PROGRAM, kept if checkpoint.exists() else f"{checkpoint} was not written yet: nothing to go on from")
+            raise
+        if ranks.is_first:
+            say_export(arguments)
     return SOME_FAILED if outcome.num_unusable else DONE

@@ -11,7 +11,7 @@ from edge.arguments import ArgumentParser, natural, whole
 from edge.exit import DONE, say
 from edge.output_files import check_output, write_output
 
-from .arguments import PROGRAM, add_data
+from .arguments import PROGRAM, add_data, say_next
 
 HELP = "split a data set into folds"
 
@@ -39,4 +39,5 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         per_fold = ", ".join(str(sizes[fold]) for fold in range(arguments.folds))
         num_clusters = len({sample.cluster for sample in samples})
         say(PROGRAM, f"{len(samples)} images, {num_clusters} clusters; images per fold: {per_fold}")
+    say_next(arguments, ["edge-train", "audit", arguments.data, "--folds", arguments.output])
     return DONE

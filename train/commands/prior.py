@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 
-from .arguments import add_finished_run, add_new_run, check_new_run
+from .arguments import add_finished_run, add_new_run, check_new_run, say_export
 
 HELP = "fit one number times the log shares of the classes on runs of other folds, and add it to a run's last layer"
 
@@ -31,4 +31,5 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     print(f"accuracy {found['before']:.4f}, with the number fitted on other folds {found['after']:.4f}")
     for name, value in zip(["tau", *found["classes"]], [found["tau"], *found["offsets"]], strict=True):
         print(f"{name:16} {value:+z.3f}")
+    say_export(arguments)
     return DONE

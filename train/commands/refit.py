@@ -7,7 +7,7 @@ import argparse
 from edge.arguments import ArgumentParser
 from edge.exit import DONE
 
-from .arguments import add_finished_run, add_new_run, check_new_run
+from .arguments import add_finished_run, add_new_run, check_new_run, say_export
 
 HELP = "fit the last layer anew, for the run's classes or other ones"
 
@@ -28,4 +28,5 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     columns = {"label_column": arguments.label, "group_column": arguments.group}
     is_balanced = arguments.balance == "cells"
     derived_run.refit(arguments.data, arguments.run, arguments.out, balance=is_balanced, **columns)
+    say_export(arguments)
     return DONE

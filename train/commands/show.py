@@ -10,7 +10,7 @@ from edge.arguments import ArgumentParser
 from edge.exit import DONE
 from edge.output_files import check_output, write_output
 
-from .arguments import add_data, add_recipe, config_of
+from .arguments import add_data, add_recipe, config_of, say_next
 
 HELP = "draw what a recipe makes of the pictures"
 _NUM_SHOWN = 8
@@ -40,4 +40,5 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     content = io.BytesIO()
     contact_sheet(images.pixels, captions, config, seed=seed).save(content, "PNG")
     write_output(arguments.output, content.getvalue())
+    say_next(arguments, ["edge-train", "fit", arguments.data, "--recipe", arguments.recipe, "--out", "RUN"])
     return DONE

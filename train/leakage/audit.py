@@ -23,6 +23,15 @@ _MAX_P_VALUE = 0.01
 _BORDER_PX = 8
 _NUM_EXAMPLES = 20
 _WORDS = {"file": "pairs of one file", "pixels": "pairs of the same pixels", "near": "near-duplicate pairs"}
+_CURES = {
+    "group": "the classes are mixed differently in each group: judge them by recall and gap at equal mix, not by accuracy",
+    "image size": "the classes come in different sizes: train with --recipe lite, whose pictures lose pixels at random, "
+    "and test on pictures of one source",
+    "file size": "the classes differ in size, compression or detail: save all pictures alike, or train with --recipe "
+    "lite, whose blur and JPEG hide that, and test on pictures of one source",
+    "border colour": "the surroundings give the class away: train with --resize crop or --p-bars 0.3, or cut them off",
+}
+"""What to do where a feature gives the class away."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,14 @@ class Audit:
             constant = f"constant {1 / p.num_classes:.3f}, p {p.balanced_p_value:.2f}"
             mark = "SHORTCUT" if p.is_shortcut else "fine"
             lines.append(f"class from {p.feature:13s} {plain}; balanced {p.balanced_accuracy:.3f}, {constant}: {mark}")
+        found = [p.feature for p in self.probes if p.is_shortcut]
+        if found:
+            lines.append("SHORTCUT: what is no lesion tells the class, so that a network may learn it instead")
+        lines += [f"  {feature}: {_CURES[feature]}" for feature in found]
         seen = f"{self.images} images, {self.flat} too flat to compare by looks"
         leaks = sum(finding.is_leak for finding in self.findings)
-        return [*lines, f"{seen}, {self.alike_by_hash_alone} pairs alike by hash alone, {leaks} kinds of leak"]
+        alike = f"{self.alike_by_hash_alone} pairs of different pictures with alike hashes"
+        return [*lines, f"{seen}, {alike}, {leaks} kinds of leak"]
 
 
 def load(root: Path, samples: list[Sample], *, quiet: bool = False) -> Pictures:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from edge.errors import EdgeError
 from edge.exit import USAGE
 from edge.photo.preprocess import Preprocess
-from edge.progress import Progress
 
 from ..checkpoint import NAME, Checkpoint, save
 from ..config import TrainConfig
@@ -34,6 +33,7 @@ from ..networks.teacher import Teacher
 from .distributed import Ranks, gather, share_batch_norm
 from .epoch_log import EpochLog, Log
 from .losses import Objective
+from .machine import Forecast
 from .optimizer import Ema, build_optimizer, reestimate_batch_norm, set_rates
 
 _TURNS = 0x5EED_7A2  # keeps these numbers apart from the augmentation's and the sampler's of the same seed
@@ -89,6 +89,7 @@ def fit(
     ranks: Ranks,
     checkpoint_s: float = 300.0,
     quiet: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[EpochLog]:
     """Trains from `checkpoint` to the last step of its configuration.
 
@@ -99,6 +100,7 @@ def fit(
       ranks: This process among those that train together.
       checkpoint_s: Most seconds between checkpoints: what a kill loses.
       quiet: Whether no progress is shown.
+      say: Takes what the run will take.
 
     Yields:
       The log of each epoch, once it is on disk.
@@ -108,14 +110,14 @@ def fit(
       ValueError: the configuration does not fit the data.
     """
     run = Session(checkpoint, data, ranks)
-    sizes_px, first_step, saved_at = run.config.input.sizes_px, run.step, perf_counter()
+    first_step, saved_at = run.step, perf_counter()
     log = Log(out, num_epochs=run.step // run.steps_per_epoch) if ranks.is_first else None
-    progress = Progress(run.num_steps - first_step, unit="step", quiet=quiet or not ranks.is_first)
+    work = [run.config.size_px(step // run.steps_per_epoch) ** 2 for step in range(first_step, run.num_steps)]
+    progress = Forecast(work, say=say, quiet=quiet or not ranks.is_first)
     with contextlib.closing(progress):
         while run.step < run.num_steps:
             epoch = run.step // run.steps_per_epoch
-            size_px = sizes_px[epoch * len(sizes_px) // run.config.optim.epochs]
-            begin = perf_counter()
+            size_px, begin = run.config.size_px(epoch), perf_counter()
             with contextlib.closing(run.batches(epoch, size_px)) as batches:
                 for batch in batches:
                     waited_s = perf_counter() - begin

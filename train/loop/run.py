@@ -19,7 +19,6 @@ import torch
 from bench.dataset import DatasetError, Sample, classes_of, index
 from bench.provenance import cluster_marks, picture_marks, source_commit
 from bench.results.text import interval_text
-from edge import device
 from edge.output_files import only_writer, write_output
 from edge.photo.preprocess import Preprocess
 
@@ -38,6 +37,7 @@ from ..networks.weights import Report, imagenet_weights, load_weights
 from .distributed import Ranks
 from .epoch_log import CSV, JSONL
 from .loop import TrainingData, TrainingError, check_config, fit
+from .machine import bound_threads, describe
 
 CONFIG = "config.json"
 METRICS = "metrics.json"
@@ -117,6 +117,7 @@ def _run(plan: Plan, ranks: Ranks, *, say: Callable[[str], None]) -> Outcome:
     warn = say if ranks.is_first else _silence
     remark = _silence if plan.quiet else warn
     quiet = plan.quiet or not ranks.is_first
+    bound_threads(plan.out / CONFIG if plan.resume and exists else None, say=remark)
     config, parts = plan.config, _divide(plan)
     preprocess = config.input.preprocess
     load = partial(load_images, plan.data, cache=plan.cache, quiet=quiet)
@@ -147,10 +148,13 @@ def _run(plan: Plan, ranks: Ranks, *, say: Callable[[str], None]) -> Outcome:
         state = mark_leaky(state, leaks, plan.out)
     num_held_out = 0 if held_out is None else len(held_out.samples)
     remark(f"{len(seen.samples)} images to train on, {num_held_out} held out, classes {', '.join(parts.classes)}")
+    if held_out is None:
+        remark("no --hold-out: every image is trained on, so nothing here says how good the network is on others")
     names, load_seen = [sample.path for sample in seen.samples], partial(load, seen.samples)
     lessons = _lessons(plan, teacher, seen, load_seen, quiet=quiet)
     data = TrainingData(_with_margins(config, preprocess, seen, load_seen), labels, groups, names, **lessons)
-    for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=60.0 * plan.checkpoint_minutes, quiet=quiet):
+    checkpoint_s = 60.0 * plan.checkpoint_minutes
+    for row in fit(state, data, out=plan.out, ranks=ranks, checkpoint_s=checkpoint_s, quiet=quiet, say=remark):
         rate = f"{row.seconds:.0f} s, {row.images_per_second:.0f} images/s, {row.input_share:.0%} waiting for them"
         remark(f"epoch {row.epoch}/{config.optim.epochs} {row.size_px} px loss {row.loss:.4f} {rate}")
     if held_out is None or not ranks.is_first:
@@ -266,11 +270,8 @@ def _begin(plan: Plan, parts: Parts, is_leaky: bool, ranks: Ranks) -> None:
     for name in (NAME, CSV, JSONL, METRICS, PREDICTIONS, LEAKY):
         (plan.out / name).unlink(missing_ok=True)
     mark = {"leaky": True} if is_leaky else {}
-    machine = f"{device.record()['cpu'] or 'unknown processor'}, {device.usable_cores()} cores"
-    if ranks.device.type == "cuda":
-        machine = f"{torch.cuda.get_device_name(ranks.device)}; {machine}"
-    head = {"recipe": plan.recipe, **mark, "machine": machine, "pytorch": str(torch.__version__)}
-    write_json(plan.out / CONFIG, {**head, **plan.config.to_dict()})
+    machine = {"machine": describe(ranks.device), "threads": torch.get_num_threads(), "pytorch": str(torch.__version__)}
+    write_json(plan.out / CONFIG, {"recipe": plan.recipe, **mark, **machine, **plan.config.to_dict()})
     for name, samples in (("heldout.txt", parts.held_out), ("search.txt", parts.search)):
         if samples or name == "heldout.txt":
             write_output(plan.out / name, "".join(f"{sample.path}\n" for sample in samples))
