@@ -231,7 +231,7 @@ def test_no_groups_are_said_in_words_and_the_total_is_of_what_there_is() -> None
     assert "score: total of 2/3 (accuracy, latency)" in list(text.table(result))[-1]
     json.dumps(result, allow_nan=False)
     same = compare.compare(result, result, draws=50)
-    assert "not defined for either: fairness, total of two thirds, worst group" in "\n".join(compare.table(same))
+    assert "not defined, no groups: fairness, total of two thirds, worst group" in "\n".join(compare.table(same))
     assert not [line for line in compare.table(same) if "in all" in line]
 
 

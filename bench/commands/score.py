@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.arguments import ArgumentParser, fraction, got, natural
 from edge.exit import say
@@ -16,24 +16,33 @@ from ..results.gates import GATES, WITH_LATENCY
 from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice, say_failed
 
 if TYPE_CHECKING:
+    from edge.predictions import Prediction
+
     from ..dataset import Sample
     from ..metrics.evaluation import Setting
+    from ..provenance import Seen
 
 HELP = "compare predictions with a data set"
-DESCRIPTION = (
-    "Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong."
-)
-_GROUP = "manifest column with the group (default group); repeatable: the score compares the first, each has a section"
+DESCRIPTION = """\
+Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong.
+
+PREDICTIONS is one of
+  a file of edge-infer (CSV or JSONL), with --data
+  a CSV with the columns path,label[,prob_CLASS...], with --data; an empty label is no answer
+  a CSV with the columns y_true,y_pred[,path][,group][,cluster][,prob_CLASS...], without --data
+docs/data.md shows them, docs/score.md says how the score works."""
+_GROUP = "column with the group (default group, if any); repeatable: the score compares the first, each has a section"
 _MODEL = "model file that made the predictions: was it trained on these pictures? (default the bundled one, if it did)"
+_OF_DATA = ("label", "split", "subset", "model", "strict")
 _FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("predictions", type=Path, metavar="PREDICTIONS", help="file written by edge-infer (CSV or JSONL)")
-    add("--data", type=Path, required=True, metavar="ROOT", help="data set: ROOT/<group>/<class>/ or a manifest.csv")
-    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
+    add("predictions", type=Path, metavar="PREDICTIONS", help="what a model answered")
+    add("--data", type=Path, metavar="ROOT", help="data set: ROOT/<group>/<class>/, ROOT/<class>/ or a manifest.csv")
+    add("--label", metavar="COLUMN", help="manifest column with the true class (default class)")
     add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
     add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
     add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
@@ -57,9 +66,16 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     refuse_twice("--group", arguments.group, parser)
     if arguments.latency is None and (needs := {*WITH_LATENCY} & {*minima}):
         parser.error(f"--fail-under {min(needs)} needs --latency")
+    from ..results import own_predictions
+
+    form = own_predictions.form_of(arguments.predictions)
+    if form != own_predictions.TABLE and arguments.data is None:
+        parser.error("the following arguments are required: --data (but for a CSV with the columns y_true,y_pred)")
+    if form == own_predictions.TABLE and (given := [name for name in ("data", *_OF_DATA) if getattr(arguments, name)]):
+        parser.error(f"--{given[0]} is for a data set; {arguments.predictions} has its own true classes (y_true)")
     gc.disable()  # a million rows are millions of objects and no cycle; looking for one takes a tenth of the time
     try:
-        result, seen = _score(arguments, minima)
+        result, seen = _score(arguments, form, minima)
     finally:
         gc.enable()
     from ..results import document, text
@@ -77,21 +93,83 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     return say_failed(result["gates"])
 
 
-def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+class _Scored(NamedTuple):
+    """What is scored."""
+
+    samples: list[Sample]
+    """The whole data set: its groups say which is the reference."""
+    pairs: list[tuple[Sample, Prediction]]
+    classes: list[str]
+    further: dict[str, dict[str, str]]
+    """By further column of groups the group of every sample, by its path."""
+    meta: dict[str, Any]
+    """What the predictions say of themselves."""
+    left_out: int
+    remarks: list[str]
+    seen: Seen
+    """How many of the pictures the model was trained on."""
+
+
+def _score(arguments: argparse.Namespace, form: str, minima: Mapping[str, float]) -> tuple[dict[str, Any], str]:
     """The results file, and what is to be said of what the model was trained on."""
-    from edge.predictions import meta_path, read
+    from edge.predictions import meta_path
 
-    from .. import dataset, provenance
-    from ..results import build, document, gates, join
+    from .. import dataset
+    from ..results import build, document, gates, own_predictions
 
-    column, *others = arguments.group or ["group"]
-    inputs = [arguments.predictions, meta_path(arguments.predictions), arguments.data / dataset.MANIFEST]
+    has_data = form != own_predictions.TABLE
+    inputs = [arguments.predictions, meta_path(arguments.predictions)]
+    inputs += [arguments.data / dataset.MANIFEST] if has_data else []
     check_files(arguments, [*inputs, *filter(None, [arguments.latency, arguments.model])])
     latency = None if arguments.latency is None else document.load_latency(arguments.latency)
-    indexed = dataset.index(arguments.data, label_column=arguments.label, group_column=column)
+    scored = _of_data(arguments, form) if has_data else _of_table(arguments)
+    pairs = scored.pairs
+    usable = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
+    setting = _setting(arguments, scored.samples, scored.further)
+    result: dict[str, Any] = {
+        "schema": document.SCHEMA,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "data": {
+            "name": arguments.data.resolve().name if has_data else arguments.predictions.name,
+            "label_column": (arguments.label or "class") if has_data else "y_true",
+            "group_column": arguments.group[0] if arguments.group else dataset.GROUP_COLUMN,
+            "split": arguments.split,
+            "samples": len(pairs) + scored.left_out,
+            "left_out": scored.left_out,
+            **({} if scored.seen.images is None else {"trained_on": scored.seen.images}),
+        },
+        "predictions": scored.meta,
+        "errors": {"policy": arguments.errors, "images": len(pairs) - len(usable)},
+        **build.metrics(usable if arguments.errors == "exclude" else pairs, scored.classes, setting),
+    }
+    result["warnings"] = [*scored.remarks, *result["warnings"]]
+    further = build.further(
+        result["samples"], scored.classes, setting, scored.further, excluded=arguments.exclude_group
+    )
+    result["groupings"] = further
+    if latency is not None:
+        build.add_latency(result, latency)
+    result["gates"] = gates.check(result, minima)
+    return result, scored.seen.remark
+
+
+def _of_data(arguments: argparse.Namespace, form: str) -> _Scored:
+    """Predictions beside a data set."""
+    from edge.predictions import read
+
+    from .. import dataset, provenance
+    from ..results import join, own_predictions
+
+    label, (column, *others) = arguments.label or "class", arguments.group or [dataset.GROUP_COLUMN]
+    needs_group = bool(arguments.group)
+    indexed = dataset.index(arguments.data, label_column=label, group_column=column, needs_group=needs_group)
     everything = [dataset.as_text(sample) for sample in indexed]
-    further = {name: dataset.groups_by_path(arguments.data, name, label_column=arguments.label) for name in others}
-    predictions = read(arguments.predictions)  # second: what indexing needs for a moment is free again
+    further = {name: dataset.groups_by_path(arguments.data, name, label_column=label) for name in others}
+    remarks: list[str] = []
+    if form == own_predictions.LABELS:
+        predictions, remarks = own_predictions.read_labels(arguments.predictions, everything)
+    else:
+        predictions = read(arguments.predictions)  # second: what indexing needs for a moment is free again
     samples = [sample for sample in everything if arguments.split in (None, sample.split)]
     if not samples:
         parts = ", ".join(sorted({sample.split or "none" for sample in everything}))
@@ -102,29 +180,19 @@ def _score(arguments: argparse.Namespace, minima: Mapping[str, float]) -> tuple[
     # A split may lack a class that the model, unless it says which it knows, may still have answered.
     known = dataset.classes_of(samples if "classes" in predictions.meta else everything)
     classes = join.class_order(predictions.meta, known, pairs)
-    usable = [(sample, prediction) for sample, prediction in pairs if prediction.status != "error"]
-    setting = _setting(arguments, everything, further)
-    result: dict[str, Any] = {
-        "schema": document.SCHEMA,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": {
-            "name": arguments.data.resolve().name,
-            "label_column": arguments.label,
-            "group_column": column,
-            "split": arguments.split,
-            "samples": len(samples),
-            "left_out": len(samples) - len(pairs),
-            **({} if seen.images is None else {"trained_on": seen.images}),
-        },
-        "predictions": predictions.meta,
-        "errors": {"policy": arguments.errors, "images": len(pairs) - len(usable)},
-        **build.metrics(usable if arguments.errors == "exclude" else pairs, classes, setting),
-    }
-    result["groupings"] = build.further(result["samples"], classes, setting, further, excluded=arguments.exclude_group)
-    if latency is not None:
-        build.add_latency(result, latency)
-    result["gates"] = gates.check(result, minima)
-    return result, seen.remark
+    left_out = len(samples) - len(pairs)
+    return _Scored(everything, pairs, classes, further, predictions.meta, left_out, remarks, seen)
+
+
+def _of_table(arguments: argparse.Namespace) -> _Scored:
+    """Predictions with the true classes beside them."""
+    from ..provenance import Seen
+    from ..results import own_predictions
+
+    table = own_predictions.read_table(arguments.predictions, arguments.group)
+    pairs = list(zip(table.samples, table.predictions.rows, strict=True))
+    meta = table.predictions.meta
+    return _Scored(table.samples, pairs, meta["classes"], table.groups, meta, 0, table.remarks, Seen(None, ""))
 
 
 def _setting(

@@ -122,7 +122,9 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         found = f"{number(entry['a']):>6}  {number(entry['b']):>6}  {change:>7}  {ends:18}  {entry['verdict']}"
         yield fitting(f"{title:{width}} {meaning(name).arrow}  {found}")
     if len(rows) < len(_rows(result)):
-        yield "not defined for either: " + ", ".join(title for _, title, entry in _rows(result) if _is_undefined(entry))
+        why = "no groups" if [*result["by_group"]] == [ONE_GROUP] else "for either"
+        undefined = ", ".join(title for _, title, entry in _rows(result) if _is_undefined(entry))
+        yield fitting(f"not defined, {why}: {undefined}")
 
 
 def conclusion(result: dict[str, Any]) -> str:
@@ -133,7 +135,7 @@ def conclusion(result: dict[str, Any]) -> str:
     better, worse, same = (titles.get(verdict, []) for verdict in ("B better", "B worse", SAME))
     said = [f"B is shown {how} in {', '.join(names)}" for how, names in (("better", better), ("worse", worse)) if names]
     if same:
-        said.append(f"no difference is shown in {', '.join(same) if not said else f'{len(same)} others'}")
+        said.append(f"no difference is shown in {'the other' if said else 'any of'} {len(same)} figures")
     gate = (
         f"it refuses a total of two thirds that falls by over {MAX_TOTAL_LOSS}, or a group of {MIN_GROUP} images or "
         f"more that loses over {100 * MAX_GROUP_LOSS:.0f} point of accuracy, each beyond noise"

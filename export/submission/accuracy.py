@@ -6,6 +6,8 @@ neither. The commands that score are the project's own: edge-infer and edge-benc
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from edge.classifier import Classifier
 from edge.errors import InputError
 from edge.exit import DONE, SOME_FAILED
 from edge.output_files import refuse_input, write_output
-from edge.predictions import TOTALS, Prediction, csv_fields, meta_path, read, read_meta, records
+from edge.predictions import Prediction, read
 
 PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
@@ -51,11 +53,11 @@ def run(data: Path, model: Path, output: Path, *, profile: str, reference: str, 
     for row in failed[:10]:
         tell(f"  {row.path}: {row.error}")
     classes = Classifier.load(model).classes
-    if not (samples := _labelled(data, classes)):
+    if not (samples := _labelled(data, classes, rows)):
         for line in _unlabelled(rows):
             tell(line)
         return status
-    names = {dataset.as_text(sample).path for sample in samples}
+    names = {sample.path for sample in samples}
     if strange := sorted({sample.label for sample in samples} - {*classes}):
         raise InputError(
             f"{data}: got class {strange[0]!r}, expected those of the model: {', '.join(classes)}; the predictions are "
@@ -65,9 +67,10 @@ def run(data: Path, model: Path, output: Path, *, profile: str, reference: str, 
         tell(f"{len(others)} images lie in no class folder and are not scored, as {others[0]}")
     if reference not in (groups := sorted({sample.group for sample in samples})):
         tell(f"no group {reference} among {', '.join(groups)}: compared against the one with the fewest images")
-    scored = _keep(predictions, names, output / _LABELLED) if others else predictions
-    score = ["score", "--data", str(data), "--profile", profile, "-o", str(results), "--force", "--", str(scored)]
-    if done := bench_cli.main(score):
+    source = ["--data", str(data), "--", str(predictions)]
+    if others:
+        source = ["--", str(_keep(samples, rows, classes, output / _LABELLED))]
+    if done := bench_cli.main(["score", "--profile", profile, "-o", str(results), "--force", *source]):
         return done
     for line in summary(results):
         tell(line)
@@ -88,14 +91,16 @@ def summary(results: Path) -> Iterator[str]:
     yield f"(accuracy + fairness) / 3 = {contest['total_of_two_thirds']['value']}"
 
 
-def _labelled(data: Path, classes: tuple[str, ...]) -> list[dataset.Sample]:
+def _labelled(data: Path, classes: tuple[str, ...], rows: list[Prediction]) -> list[dataset.Sample]:
     """The samples of a data set with labels; none where no class is one that the model knows."""
     try:
-        samples = dataset.index(data)
+        samples = [dataset.as_text(sample) for sample in dataset.index(data)]
     except dataset.DatasetError:
         if (data / dataset.MANIFEST).exists():
             raise
-        return []
+        # Images at several depths: those in the contest's layout have a label, the others are strays.
+        parts = [(row.path, row.path.split("/")) for row in rows]
+        samples = [dataset.Sample(path, names[1], names[0], path) for path, names in parts if len(names) == 3]
     return samples if {sample.label for sample in samples} & {*classes} else []
 
 
@@ -109,12 +114,16 @@ def _unlabelled(rows: list[Prediction]) -> Iterator[str]:
         yield f"  {group}: " + ", ".join(f"{label} {n}" for label, n in sorted(answers.items()))
 
 
-def _keep(predictions: Path, names: set[str], out: Path) -> Path:
-    """Writes the rows of some images, with the header and what the meta says of each."""
-    with open(predictions, "rb") as file, open(out, "wb") as kept:
-        for number, record in enumerate(records(file)):
-            if number == 0 or csv_fields(record)[0] in names:
-                kept.write(record)
-    meta = {key: value for key, value in read_meta(meta_path(predictions)).items() if key not in TOTALS}
-    write_output(meta_path(out), json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
+def _keep(samples: list[dataset.Sample], rows: list[Prediction], classes: tuple[str, ...], out: Path) -> Path:
+    """Writes the answers to these samples with their true classes beside them, as `edge-bench score` takes them."""
+    by_path, nothing = {row.path: row for row in rows}, [""] * len(classes)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    shares_of = [f"prob_{name}" for name in classes]
+    writer.writerow(["path", "y_true", "y_pred", dataset.GROUP_COLUMN, "cluster", *shares_of])
+    for sample in samples:
+        row = by_path.get(sample.path, Prediction(sample.path))
+        shares = nothing if row.probabilities is None else row.probabilities.tolist()
+        writer.writerow([sample.path, sample.label, row.label, sample.group, sample.cluster, *shares])
+    write_output(out, file.getvalue())
     return out
