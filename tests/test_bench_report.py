@@ -24,13 +24,16 @@ from bench.cli import main
 from bench.dataset import NOT_STATED
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
+from bench.report import csv_tables
 from bench.report import page as report
-from bench.report import plots
+from bench.report import planes, plots, words
 from bench.results import build, document
 from edge.errors import EdgeError
 
 HOSTILE = "<script>alert(1)</script>&\"'|`$x$ #010101 id=\"a\"\x07"
 VOID = {"meta", "br", "img"}
+PROSE = {"0.667", "0.05", "0.2", "0.944", "0.033", "0.011", "0.72", "0.98", "0.01", "0.8"}
+"""Numbers that the page says of the contest, not of a result."""
 
 
 def run(*arguments: object) -> int:
@@ -64,7 +67,7 @@ def page(contents: dict[str, str]) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has no picture drawn but those of several results: they are most of what a page costs."""
-    for function in ("accuracies", "fairness", "reliability", "percentiles", "stages", "_strengths"):
+    for function in ("accuracies", "found", "fairness", "reliability", "percentiles", "stages", "_strengths"):
         monkeypatch.setattr(plots, function, lambda name, *_, **__: f'<svg aria-labelledby="{name}"></svg>')
 
 
@@ -119,8 +122,8 @@ def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert all(link.startswith("#") and link[1:] in outline.ids for link in outline.links)
     assert max(Counter(outline.ids).values()) == 1
     assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(outline.ids)
-    assert outline.tags["svg"] == 8  # three of them of changes
-    assert page.count('role="img" aria-labelledby') == 8
+    assert outline.tags["svg"] == 9  # three of them of changes
+    assert page.count('role="img" aria-labelledby') == 9
 
 
 def test_pictures_take_their_colours_from_the_page(page: str) -> None:
@@ -140,7 +143,7 @@ def numbers_of(contents: dict[str, str]) -> set[str]:
             for row in csv.reader(io.StringIO(text)):
                 for field in row:
                     try:
-                        found |= {report.number(float(field), digits) for digits in (1, 2, 3)}
+                        found |= {words.number(float(field), digits) for digits in (1, 2, 3)}
                     except ValueError:
                         pass
     return found
@@ -154,7 +157,7 @@ def test_every_number_is_in_the_tables_and_in_the_json(
     small: dict[str, Any], large: dict[str, Any], undrawn: None
 ) -> None:
     contents = report.render({"small": small, "large": large})
-    known = numbers_of(contents) | {"0.667", "0.05", "0.2"}  # the most that two thirds can be, and what prose says
+    known = numbers_of(contents) | PROSE
     for name in ("index.html", "summary.md"):
         text = " ".join(Outline(contents[name]).text) if name == "index.html" else contents[name]
         shown = numbers_in(text)
@@ -167,7 +170,7 @@ def test_every_number_is_in_the_tables_and_in_the_json(
 
 
 def test_tables_hold_the_results(small: dict[str, Any], contents: dict[str, str]) -> None:
-    assert set(contents) == set(report.FILES)
+    assert {*contents, csv_tables.PAIR} == set(report.FILES)
     rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
     (spd,) = [row for row in rows if row["metric"] == "score.spd"]
     assert float(spd["value"]) == small["score"]["spd"]["value"] and float(spd["low"]) == small["score"]["spd"]["low"]
@@ -208,6 +211,9 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     made |= build.metrics(found, classes, setting)
     made["data"]["name"] = HOSTILE
     made |= {"valid": False, "reasons": [HOSTILE], "warnings": [HOSTILE]}
+    made["date"] = HOSTILE
+    about = {"file": HOSTILE, "card": HOSTILE, "license": HOSTILE, "model": {"variant": HOSTILE}}
+    made["predictions"]["model"] = {**about, "training": {"data": HOSTILE, "weights": HOSTILE, "commit": HOSTILE}}
     made["predictions"] |= {"model_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}, "preprocess": {HOSTILE: HOSTILE}}
     contents = report.render({HOSTILE: made})
     page = contents["index.html"]
@@ -222,14 +228,154 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     assert {row["class"] for row in rows} >= {HOSTILE}
 
 
-def test_invalid_is_said_loudly(page: str, undrawn: None) -> None:
+def test_the_title_and_the_facts_say_what_was_scored(small: dict[str, Any], undrawn: None) -> None:
+    about = {
+        "file": "net.int8.onnx", "bytes": 3_640_797, "card": "net.md", "license": "CC0",
+        "model": {"variant": "net", "parameters": 3_357_686, "macs": 125_365_248},
+        "training": {"data": "ham", "recipe": "lite", "hold_out": 0, "commit": "0123456789", "leaky": True},
+    }
+    made = changed(small, date="2026-11-28")
+    made["predictions"] |= {"model": about, "preprocess": {"size_px": 128, "resize": "crop"}}
+    contents = report.render({"file-name": made})
+    text = " ".join(" ".join(Outline(contents["index.html"]).text).split())
+    assert "<title>net.int8 on simulated</title>" in contents["index.html"] and "file-name" not in text
+    for said in (
+        "scored 2026-11-28", "Model net.int8.onnx Model card net.md", "Licence CC0",
+        "net, 3,641 kB, 3,357,686 parameters, 125 million multiply-adds",
+        "128 × 128 pixels, the central square of a photo",
+        "ham, recipe lite, fold 0 held out, commit 0123456, LEAKY: it saw held-out images",
+    ):
+        assert said in text
+    assert "Model: net.int8.onnx" in contents["summary.md"] and "Scored 2026-11-28" in contents["summary.md"]
+    older = changed(small)
+    older["predictions"] = {}
+    assert "not described in the predictions file" in report.render({"x": older})["index.html"]
+
+
+def test_sensitivity_stands_on_top(small: dict[str, Any], page: str) -> None:
+    found = words.sensitivities(small, small)
+    assert [kind["name"] for kind in found] == ["Melanoma sensitivity", "Malignant sensitivity", "Specificity"]
+    assert found[0]["whole"] == small["by_class"]["MEL"]["recall"] and "basal cell carcinoma" in found[1]["text"]
+    lowest = min(small["by_group"], key=lambda group: small["by_group"][group]["recall"]["MEL"]["value"])
+    assert found[0]["lowest"] == lowest
+    text = " ".join(" ".join(Outline(page).text).split())
+    whole = found[0]["whole"]
+    missed = round(whole["n"] * (1 - whole["value"]))
+    assert f"Melanomas found {words.number(whole['value'])}" in text and f"{missed} of {whole['n']} missed" in text
+    assert page.index("Melanomas found") < page.index("What these numbers say")
+    assert page.count('style="--s:') >= 5 * 36 + 20  # the confusion matrices, and recall where 10 images or more say it
+
+
+@pytest.mark.parametrize(("classes", "malignant", "names"), [
+    (("Melanoma", "nevus"), ("Melanoma",), ["Malignant sensitivity", "Specificity"]),
+    (("benign", "malignant"), ("malignant",), ["Malignant sensitivity", "Specificity"]),
+    (("Melanoma", "nevus"), (), ["Melanoma sensitivity"]),
+    (("lentigo_maligna", "melanoma", "x"), ("lentigo_maligna", "melanoma"), ["Malignant sensitivity", "Specificity"]),
+    (("acne", "psoriasis"), (), []),
+])
+def test_what_counts_as_melanoma(classes: tuple[str, ...], malignant: tuple[str, ...], names: list[str]) -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}
+    own = {"recall": dict.fromkeys(classes, rate)}
+    kinds = {"sensitivity": rate, "specificity": rate}
+    part = {"by_group": {"a": own}, "malignant": None}
+    if malignant:
+        part["malignant"] = {"classes": list(malignant), **kinds, "by_group": {"a": kinds}}
+    whole = {"classes": list(classes), "by_class": {name: {"recall": rate} for name in classes}}
+    assert [kind["name"] for kind in words.sensitivities(part, whole)] == names
+
+
+def test_no_malignant_class_is_said(undrawn: None) -> None:
+    made = result("small", draws=50, with_latency=False)
+    made = changed(made, malignant=None, classes=["a", "b", "c", "d", "e", "f"])
+    names = dict(zip(("BCC", "BKL", "MEL", "NV", "unknown", "VASC"), made["classes"], strict=True))
+    for part in (made, *made["by_group"].values()):
+        key = "by_class" if "by_class" in part else "recall"
+        part[key] = {names[name]: value for name, value in part[key].items()}
+    page = report.render({"x": made})["index.html"]
+    assert "None of the classes is known to be malignant" in page and "-found" not in page
+
+
+def test_groups_are_explained() -> None:
+    assert "ita_q1 has the smallest angles, the darkest skin; ita_q4" in words.groups_meaning(
+        ["ita_q4", "ita_q2", "ita_q1", "ita_q3", NOT_STATED]
+    )
+    assert "I is the lightest" in words.groups_meaning(["I-II", "III-IV", "V-VI", "unknown"])
+    assert "does not say which of them is darker" in words.groups_meaning(["G6", "G10"])
+    assert words.groups_meaning(["female", "male"]) == words.groups_meaning(["0-39", "60+"]) == ""
+
+
+def test_long_labels_of_bars_are_not_clipped() -> None:
+    for longest in (2.5, 241.92, 12345.67):
+        svg = plots.stages("x", {"decode": {"per_image": longest, "share": 1.0}})
+        text = f"{longest:.2f} ms"
+        ((start, anchored),) = re.findall(rf"translate\(([\d.]+) [\d.]+\)\">({re.escape(text)})<", svg) or [
+            (found, text) for found in re.findall(rf'x="([\d.]+)"[^>]*>{re.escape(text)}<', svg)
+        ]
+        assert float(start) + 7 * len(anchored) <= plots.WIDTH_PX
+
+
+def test_marks_of_equal_results_do_not_hide_each_other() -> None:
+    point = {"value": 0.8, "low": None}
+    points = {letter: (point, point) for letter in "ABC"}
+    svg = planes._draw("x", "t", points, {*"ABC"}, x_label="x", y_label="y", is_time=False)
+    radii = [float(size) for size in re.findall(r"M 0 ([\d.]+) \nC|M 0 ([\d.]+) ?C", svg) for size in size if size]
+    assert len(set(radii)) == 3 and radii == sorted(radii, reverse=True)
+    offsets = planes._label_offsets(planes.np.array([[50.0, 50], [50, 50], [50, 50], [55, 50]]))
+    places = {(round(x), round(y)) for x, y in offsets}
+    assert len(places) >= 3
+
+
+def test_shades_can_be_read() -> None:
+    style = (Path(report.__file__).parent / "templates" / "style.css.j2").read_text()
+    light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6})", part)) for part in style.split("dark)")[:2])
+
+    def rgb(colour: str) -> list[float]:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        return [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+
+    def luminance(colour: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for colours in (light, dark):
+        for name, share in (("missed", 0.60), ("accent", 0.55)):
+            pairs_of = zip(rgb(colours[name]), rgb(colours["surface"]), strict=True)
+            shaded = [share * a + (1 - share) * b for a, b in pairs_of]
+            low, high = sorted((luminance(shaded), luminance(rgb(colours["ink"]))))
+            assert (high + 0.05) / (low + 0.05) > 4.5
+
+
+def test_two_results_have_their_paired_differences(
+    small: dict[str, Any], large: dict[str, Any], undrawn: None
+) -> None:
+    contents = report.render({"small": small, "large": large})
+    page = contents["index.html"]
+    rows = list(csv.DictReader(io.StringIO(contents[csv_tables.PAIR])))
+    (accuracy,) = [row for row in rows if (row["metric"], row["group"]) == ("accuracy", "")]
+    assert float(accuracy["value"]) == pytest.approx(large["accuracy"]["value"] - small["accuracy"]["value"])
+    assert accuracy["verdict"] == "B better" and "B minus A, paired" in page and "replace A" in page
+    assert "edge-bench compare A.json" not in page and "replace A" in contents["summary.md"]
+    other = changed(large)
+    other["samples"]["cluster"][0] = "another"
+    page = report.render({"small": small, "large": other})["index.html"]
+    assert "B minus A, paired" not in page and "edge-bench compare A.json" in page
+    for results in ({"small": small}, {"a": small, "b": large, "c": large}):
+        assert csv_tables.PAIR not in report.render(results)
+
+
+def test_a_latency_that_is_not_valid_is_said_where_it_stands(page: str, undrawn: None) -> None:
     made = result("small", draws=50, with_latency=False)
     build.add_latency(made, latency(3.0, reasons=("governor is ondemand",)))
     contents = report.render({"small": made})
-    assert contents["index.html"].count("valid: NO") == 2
-    assert "latency: governor is ondemand" in contents["index.html"]
-    assert "**valid: NO**" in contents["summary.md"]
-    assert "valid: NO" not in page
+    found = contents["index.html"]
+    assert found.count("governor is ondemand") == 1 and "latency: governor" not in found
+    assert found.index("This latency is not valid") > found.index('id="a-latency"')
+    assert "not valid: see Latency" in found and "with a latency that is not valid" in found
+    assert '<div class="bad"><strong>Not valid' not in found  # over the whole page
+    assert "**not valid**: governor is ondemand" in contents["summary.md"]
+    assert "not valid" not in page
+    other = report.render({"small": changed(made, reasons=["something else"])})["index.html"]
+    assert other.index("something else") < other.index('class="cards"')
 
 
 def test_what_is_absent_is_said(undrawn: None) -> None:
@@ -237,10 +383,10 @@ def test_what_is_absent_is_said(undrawn: None) -> None:
     contents = report.render({"x": made})
     page = contents["index.html"]
     assert "no probabilities of all classes" in page and "edge-infer --probs" in page
-    assert "not measured" in page and "edge-bench latency" in page and "Total, of 2/3" in page
+    assert "not measured" in page and "edge-bench latency" in page and "Total of two thirds" in page
     assert not {"calibration.csv", "latency.csv", "robustness.csv"} & set(contents)
     assert "edge-bench robustness -m MODEL DATA" in page
-    assert "not measured" in contents["summary.md"] and "total, of 2/3" in contents["summary.md"]
+    assert "not measured" in contents["summary.md"] and "total of two thirds" in contents["summary.md"]
 
 
 def test_undefined_metrics_have_their_reason() -> None:
@@ -257,8 +403,8 @@ def test_undefined_metrics_have_their_reason() -> None:
 ])
 def test_small_groups_are_marked(sizes: dict[str, int], reason: str) -> None:
     page = report.render({"x": result("small", draws=50, sizes=sizes, with_latency=False)})["index.html"]
-    assert reason in page and "not known to ±5 points" in page and "Hatched" in page and "<pattern" in page
-    assert "Warning:" in page
+    assert reason in page and "not known to ±0.05" in page and "Hatched" in page and "<pattern" in page
+    assert "Warnings" in page
 
 
 def test_deep_nesting_is_refused(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,9 +454,9 @@ def test_further_columns_have_a_section_each(small: dict[str, Any], undrawn: Non
     part = made["groupings"]["sex"]
     worst = min(("female", "male"), key=lambda name: part["by_group"][name]["accuracy"]["value"])
     assert f"Groups by sex {worst} is the group served worst" in text
-    assert f"gap of {report.number(part['null']['equal_accuracy']['gap']['value'])} on these images" in text
+    assert f"gap of {words.number(part['null']['equal_accuracy']['gap']['value'])} on these images" in text
     assert "not stated not compared" in text and "is not stated: they are compared with no other" in text
-    assert numbers_in(text) <= numbers_of(contents) | {"0.667", "0.05", "0.2"}
+    assert numbers_in(text) <= numbers_of(contents) | PROSE
     rows = list(csv.DictReader(io.StringIO(contents["metrics.csv"])))
     keys = [(row["result"], row["metric"], row["group"], row["class"]) for row in rows]
     assert max(Counter(keys).values()) == 1
@@ -370,18 +516,18 @@ def test_results_of_other_images_are_not_ranked(small: dict[str, Any], undrawn: 
 
 def test_front() -> None:
     scores = {"a": (0.9, 0.5), "b": (0.8, 0.9), "c": (0.8, 0.8), "d": (0.9, 0.5), "e": (0.7, 0.9)}
-    assert report._front(scores) == {"a", "b", "d"}
+    assert planes._front(scores) == {"a", "b", "d"}
 
 
 def test_page_carries_its_caveats(page: str) -> None:
     text = " ".join(" ".join(Outline(page).text).split())
-    for words in ("A group is not a skin tone", "Not a medical device", "cannot see the training data"):
-        assert words in text
+    for said in ("A group is not a skin tone", "Not a medical device", "cannot see the training data"):
+        assert said in text
 
 
 def test_letters_and_names() -> None:
-    assert report.letters(28)[24:] == ["Y", "Z", "A1", "B1"]
-    assert report.number(None) == "\N{EN DASH}" and report.number(-0.25) == "\N{MINUS SIGN}0.250"
+    assert words.letters(28)[24:] == ["Y", "Z", "A1", "B1"]
+    assert words.number(None) == "\N{EN DASH}" and words.number(-0.25) == "\N{MINUS SIGN}0.250"
     assert plots._short("a\x00b" + 20 * "c", 5) == "a\N{REPLACEMENT CHARACTER}bc…"
 
 
@@ -408,7 +554,7 @@ def test_command(small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFi
     saved(tmp_path, "small", small)
     assert run("report", path, "-o", out, "--force", "-q") == 0
     assert capsys.readouterr() == ("", "")
-    left = set(report.FILES) - {"latency.csv", "calibration.csv"}
+    left = set(report.FILES) - {"latency.csv", "calibration.csv", csv_tables.PAIR}
     assert {file.name for file in out.iterdir()} == left | {"mine.txt"}
     assert run("report", path, "-o", path) == 2
     assert "is a file, expected a folder" in capsys.readouterr().err

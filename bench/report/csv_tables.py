@@ -14,6 +14,8 @@ from typing import Any
 Row = tuple[Any, ...]
 _ACCURACIES = ("accuracy", "balanced_accuracy", "macro_f1")
 _CELLS = ("value", "low", "high", "n")
+PAIR = "difference.csv"
+"""B minus A of two results."""
 
 
 def of_results(results: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -24,6 +26,19 @@ def of_results(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         if found:
             contents[file_name] = as_csv([dict(zip(("result", *columns), row, strict=True)) for row in found])
     return contents
+
+
+def of_pair(paired: dict[str, Any] | None) -> dict[str, str]:
+    """The file `PAIR` of what `edge-bench compare` says of two results; none without it."""
+    if paired is None:
+        return {}
+    entries = [(name, "", entry) for name, entry in paired["metrics"].items()]
+    entries += [("accuracy", group, entry) for group, entry in paired["by_group"].items()]
+    return {PAIR: as_csv([
+        {"metric": name, "group": group, "a": entry["a"], "b": entry["b"],
+         **dict(zip(_CELLS, _cells(entry["difference"]), strict=True)), "verdict": entry["verdict"]}
+        for name, group, entry in entries
+    ])}
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -5,10 +5,8 @@ Equal results give equal bytes. The words are in the templates, as are the place
 
 from __future__ import annotations
 
-import html
 import math
 import shlex
-import string
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -24,14 +22,14 @@ from edge.errors import EdgeError
 from edge.output_files import write_output
 
 from ..dataset import NOT_STATED
-from ..metrics.evaluation import Metric
-from ..results import document
+from ..metrics.meaning import meaning
+from ..results import compare, document
 from ..results.caveats import HALF_WIDTH
 from ..robustness.changes import CHANGES
 from ..robustness.measure import is_other
-from . import csv_tables, plots
+from . import csv_tables, planes, plots, words
 
-FILES = ("index.html", "summary.md", *csv_tables.SHEETS)
+FILES = ("index.html", "summary.md", *csv_tables.SHEETS, csv_tables.PAIR)
 """Everything a report may consist of."""
 
 
@@ -100,19 +98,24 @@ def write(results: dict[str, dict[str, Any]], out: Path) -> list[str]:
 
 def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
     """File name -> content."""
-    by_letter = dict(zip(letters(len(results)), results.values(), strict=True))
+    by_letter = dict(zip(words.letters(len(results)), results.values(), strict=True))
     differences = _differences(list(results.values()))
+    paired = _paired(list(results.values())) if len(results) == 2 and not differences else None
     context = {
         "version": __version__,
+        "title": words.title(results.values()),
+        "dates": sorted({str(result["date"]) for result in results.values() if "date" in result}),
+        "paired": paired,
         "results": [
             {"letter": letter, "name": name, "r": result}
             for letter, (name, result) in zip(by_letter, results.items(), strict=True)
         ],
-        "planes": _planes(by_letter) if len(results) > 1 and not differences else [],
+        "planes": planes.of_results(by_letter) if len(results) > 1 and not differences else [],
         "differences": differences,
     }
     templates = {name: _environment().get_template(f"{name}.j2") for name in ("index.html", "summary.md")}
-    return {name: template.render(context) for name, template in templates.items()} | csv_tables.of_results(results)
+    pages = {name: template.render(context) for name, template in templates.items()}
+    return pages | csv_tables.of_results(results) | csv_tables.of_pair(paired)
 
 
 @cache
@@ -123,11 +126,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=lambda name: name is not None and "html" in name,
     )
-    environment.filters |= {"num": number, "span": span, "cell": markdown_cell}
-    environment.tests |= {"small": plots.is_small, "other": is_other}
+    environment.filters |= {"num": words.number, "whole": words.whole, "span": words.span, "cell": words.markdown_cell}
+    environment.tests |= {"small": plots.is_small, "other": is_other, "of_latency": _is_of_latency}
     environment.globals |= {
-        "worst_group": _worst_group, "why_undefined": why_undefined, "columns_of": document.columns_of,
-        "costliest": _costliest, "board_of": _board_of, "command": _command, "plots": plots, "half_width": HALF_WIDTH,
+        "worst_group": _worst_group, "columns_of": document.columns_of, "costliest": _costliest, "board_of": _board_of,
+        "command": _command, "meaning": meaning, "plots": plots, "words": words, "half_width": HALF_WIDTH,
     }
     return environment
 
@@ -150,6 +153,11 @@ def _costliest(part: dict[str, Any]) -> list[dict[str, Any]]:
         return value is None, value
 
     return [min(rows, key=cost) for _, rows in groupby(part["changes"], key=itemgetter("kind"))]
+
+
+def _is_of_latency(reason: str) -> bool:
+    """Whether a reason for which a result is not valid touches its latency only."""
+    return reason.startswith("latency: ")
 
 
 def _board_of(result: dict[str, Any]) -> str:
@@ -190,49 +198,12 @@ def _command(result: dict[str, Any]) -> str:
 # Several results
 
 
-def letters(num_results: int) -> list[str]:
-    """A, B, ... Z, A1, B1, ..."""
-    return [f"{string.ascii_uppercase[i % 26]}{i // 26 or ''}" for i in range(num_results)]
-
-
-def _planes(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pictures that hold results, by their letters, against each other."""
-    scored: dict[str, tuple[Metric, Metric]] = {}
-    timed: dict[str, tuple[Metric, Metric]] = {}
-    for letter, result in results.items():
-        score = result["score"]
-        if None in (score["accuracy"]["value"], score["fairness"]["value"]):
-            continue
-        scored[letter] = score["accuracy"], score["fairness"]
-        if score["latency"] is not None:
-            timed[letter] = {"value": result["latency"]["seconds_per_100"], "low": None}, score["total_of_two_thirds"]
-    planes = []
-    if scored:
-        planes.append(_plane("fairness", "Accuracy and fairness", scored, "accuracy", "fairness (contest)"))
-    if len(timed) > 1:
-        title, y_label = "Latency and the sum of the two other thirds", "(accuracy + fairness) / 3"
-        planes.append(_plane("latency", title, timed, "seconds per 100 photos", y_label, is_time=True))
-    return planes
-
-
-def _plane(
-    name: str, title: str, points: dict[str, tuple[Metric, Metric]], x_label: str, y_label: str, *,
-    is_time: bool = False,
-) -> dict[str, Any]:
-    """A picture with its title and the letters on its front; of time less is better."""
-    sign = -1 if is_time else 1
-    front = _front({letter: (sign * x["value"], y["value"]) for letter, (x, y) in points.items()})
-    svg = plots.plane(f"plane-{name}", title, points, front, x_label=x_label, y_label=y_label, log_x=is_time)
-    return {"title": title, "svg": svg, "front": [letter for letter in points if letter in front]}
-
-
-def _front(scores: dict[str, tuple[float, ...]]) -> set[str]:
-    """Those that no other beats: as good in everything and better in something. Larger is better."""
-
-    def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-        return a != b and all(x >= y for x, y in zip(a, b, strict=True))
-
-    return {name for name, own in scores.items() if not any(beats(other, own) for other in scores.values())}
+def _paired(results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """B minus A; None where `edge-bench compare` refuses them, as for other clusters."""
+    try:
+        return compare.compare(*results)
+    except EdgeError:
+        return None
 
 
 def _differences(results: list[dict[str, Any]]) -> list[str]:
@@ -245,45 +216,3 @@ def _differences(results: list[dict[str, Any]]) -> list[str]:
         keys.remove("group")
     images = [sorted(zip(*(result["samples"][key] for key in keys))) for result in results]
     return [*(["images"] if any(other != images[0] for other in images) else []), *found]
-
-
-# Words
-
-
-def why_undefined(name: str, part: dict[str, Any]) -> str:
-    """Why a parity metric has no value, or no interval; "" where it has both.
-
-    Args:
-      name: Of the metric.
-      part: Of a results file what has `fairness` and `by_group`: the whole, or one of its `groupings`.
-    """
-    parity = part["fairness"]
-    metric = parity[name]
-    sizes = [part["by_group"][group]["accuracy"]["n"] for group in parity["compared_groups"]]
-    if metric["value"] is not None:
-        return "no interval: a compared group has under 10 images" if metric["low"] is None else ""
-    if sum(n > 0 for n in sizes) < 2:
-        return "fewer than two groups with images"
-    if name in ("spd_accuracy", "spd_selection"):
-        return f"the reference group {parity['reference_group']} has no scored image"
-    if name == "pqd":
-        return "no group has a right answer"
-    if name in ("dpm", "di_selection"):
-        return "no class is predicted in two groups"
-    return f"no class has {parity['min_cell']} images in each of two groups"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three decimals; an en dash for what is not defined."""
-    return "\N{EN DASH}" if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def span(metric: Metric) -> str:
-    """low to high, breakable only behind the "to"; empty where there is no interval."""
-    return "" if metric["low"] is None else f"{number(metric['low'])}\N{NO-BREAK SPACE}to {number(metric['high'])}"
-
-
-def markdown_cell(text: object) -> str:
-    """A name that cannot become markup, or leave its cell."""
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+!|~$" else c for c in html.escape(plain, quote=False))

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..metrics.evaluation import Metric
+from ..metrics.fairness import MIN_CELL
 from ..results.caveats import HALF_WIDTH
 from ..robustness.changes import KINDS
 
@@ -30,15 +31,15 @@ FEW = 10
 """Images under which a bin of the reliability diagram is drawn hollow."""
 
 WIDTH_PX = 360
-_INK, _MUTED, _LINE, _SURFACE, _ACCENT, _SECOND = (f"#01010{digit}" for digit in range(1, 7))
+_INK, MUTED, _LINE, SURFACE, ACCENT, _SECOND = (f"#01010{digit}" for digit in range(1, 7))
 _VARIABLES = {
-    _INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)", _SURFACE: "var(--surface)",
-    _ACCENT: "var(--accent)", _SECOND: "var(--second)",
+    _INK: "var(--ink)", MUTED: "var(--muted)", _LINE: "var(--line)", SURFACE: "var(--surface)",
+    ACCENT: "var(--accent)", _SECOND: "var(--second)",
 }
 _SETTINGS: Any = {  # matplotlib types its settings by a list of all their names
     "svg.fonttype": "none", "svg.hashsalt": "fairedge", "font.size": 11, "text.parse_math": False,
-    "font.family": "DejaVu Sans", "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _MUTED,
-    "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+    "font.family": "DejaVu Sans", "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": MUTED,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
     "axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True, "axes.grid.axis": "x",
     "grid.color": _LINE, "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "hatch.linewidth": 1.2, "legend.frameon": False, "legend.fontsize": 10,
@@ -69,9 +70,19 @@ def accuracies(name: str, by_group: Mapping[str, dict[str, Any]], whole: Metric)
     return _bars(name, title, labels, list(metrics.values()), texts, hatched=hatched, line=whole["value"])
 
 
+def found(name: str, kind: Mapping[str, Any]) -> str:
+    """One of `words.sensitivities` in each group as a bar, hatched where under `MIN_CELL` images say it."""
+    metrics = kind["by_group"]
+    labels = [(group, f"n = {metric['n']}") for group, metric in metrics.items()]
+    texts = ["no images" if m["value"] is None else f"{m['value']:.3f}" for m in metrics.values()]
+    hatched = [row for row, metric in enumerate(metrics.values()) if metric["n"] < MIN_CELL]
+    title = f"{kind['name']} in each group with its 95 % interval; the table has the same numbers"
+    return _bars(name, title, labels, list(metrics.values()), texts, hatched=hatched, line=kind["whole"]["value"])
+
+
 def stages(name: str, stages_ms: Mapping[str, dict[str, float]]) -> str:
     """Milliseconds per image of each stage as bars, with their shares."""
-    labels = [(stage, f"{row['share']:.1%}") for stage, row in stages_ms.items()]
+    labels = [(stage, f"{100 * row['share']:.0f} %") for stage, row in stages_ms.items()]
     metrics = [{"value": row["per_image"], "low": None} for row in stages_ms.values()]
     texts = [f"{row['per_image']:.2f} ms" for row in stages_ms.values()]
     longest = max((row["per_image"] for row in stages_ms.values()), default=0.0)
@@ -88,8 +99,8 @@ def _bars(
     def draw(axes: Axes) -> None:
         for y, (metric, text) in enumerate(zip(metrics, texts, strict=True)):
             if (value := metric["value"]) is not None:
-                face, hatch = ("none", "////") if y in hatched else (_ACCENT, None)
-                axes.barh(y, value, height=0.56, facecolor=face, edgecolor=_ACCENT, hatch=hatch, linewidth=1.2)
+                face, hatch = ("none", "////") if y in hatched else (ACCENT, None)
+                axes.barh(y, value, height=0.56, facecolor=face, edgecolor=ACCENT, hatch=hatch, linewidth=1.2)
                 if metric["low"] is not None:
                     ends = [[max(0.0, value - metric["low"])], [max(0.0, metric["high"] - value)]]
                     axes.errorbar(value, y, xerr=ends, fmt="none", ecolor=_INK, capsize=4, elinewidth=1.8, capthick=1.8)
@@ -99,7 +110,8 @@ def _bars(
         _label(axes, labels, longest=16)
         axes.set(xlim=(0, limit))
 
-    return _svg(name, title, 44 * len(labels) + 30, draw, left=116, right=62, top=6, bottom=24)
+    right = 14 + 7 * max(map(len, texts), default=0)  # a digit of any font at 11 px is at most 7 px wide
+    return svg(name, title, 44 * len(labels) + 30, draw, left=116, right=right, top=6, bottom=24)
 
 
 def fairness(name: str, measured: Metric, null: Mapping[str, dict[str, Any]]) -> str:
@@ -113,7 +125,7 @@ def fairness(name: str, measured: Metric, null: Mapping[str, dict[str, Any]]) ->
             if metric["value"] is None:
                 axes.text(0.02, y, "not defined", va="center")
                 continue
-            colour, marker = (_SECOND, "o") if y else (_ACCENT, "D")
+            colour, marker = (_SECOND, "o") if y else (ACCENT, "D")
             if metric["low"] is not None:
                 ends = [metric["low"], metric["high"]]
                 axes.plot(ends, [y, y], color=colour, linewidth=7, alpha=0.45, solid_capstyle="butt")
@@ -123,7 +135,7 @@ def fairness(name: str, measured: Metric, null: Mapping[str, dict[str, Any]]) ->
         axes.set(xlim=(min([0.0, *lows]) - 0.01, 1.01))
 
     title = "Measured fairness beside the range that perfectly fair models reach by chance"
-    return _svg(name, title, 46 * len(labels) + 26, draw, left=142, right=12, top=4, bottom=24)
+    return svg(name, title, 46 * len(labels) + 26, draw, left=142, right=12, top=4, bottom=24)
 
 
 def reliability(name: str, bins: Mapping[str, Sequence[Any]]) -> str:
@@ -131,17 +143,17 @@ def reliability(name: str, bins: Mapping[str, Sequence[Any]]) -> str:
 
     def draw(axes: Axes) -> None:
         axes.grid(True, axis="both")
-        axes.plot([0, 1], [0, 1], color=_MUTED, **_DASHED)
+        axes.plot([0, 1], [0, 1], color=MUTED, **_DASHED)
         for n, confidence, accuracy in zip(bins["n"], bins["confidence"], bins["accuracy"], strict=True):
             if n:
-                axes.plot([confidence] * 2, [confidence, accuracy], color=_ACCENT, linewidth=1.4)
-                face = _ACCENT if n >= FEW else _SURFACE
-                axes.plot(confidence, accuracy, "o", markersize=8, markerfacecolor=face, markeredgecolor=_ACCENT)
+                axes.plot([confidence] * 2, [confidence, accuracy], color=ACCENT, linewidth=1.4)
+                face = ACCENT if n >= FEW else SURFACE
+                axes.plot(confidence, accuracy, "o", markersize=8, markerfacecolor=face, markeredgecolor=ACCENT)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", aspect="equal")
-        axes.text(0.96, 0.06, "below the diagonal: too sure", ha="right", color=_MUTED, fontsize=10)
+        axes.text(0.96, 0.06, "below the diagonal: too sure", ha="right", color=MUTED, fontsize=10)
 
     title = "Accuracy against confidence in bins; the table has the same numbers"
-    return _svg(name, title, 330, draw, left=48, right=12, top=8, bottom=42)
+    return svg(name, title, 330, draw, left=48, right=12, top=8, bottom=42)
 
 
 def percentiles(name: str, by_size: Mapping[str, dict[str, float]]) -> str:
@@ -150,43 +162,18 @@ def percentiles(name: str, by_size: Mapping[str, dict[str, float]]) -> str:
 
     def draw(axes: Axes) -> None:
         for y, row in enumerate(by_size.values()):
-            axes.plot([row["p50_ms"], row["p99_ms"]], [y, y], color=_ACCENT, linewidth=2, alpha=0.6)
+            axes.plot([row["p50_ms"], row["p99_ms"]], [y, y], color=ACCENT, linewidth=2, alpha=0.6)
             for key, (marker, text) in markers.items():
                 label = None if y else text
-                axes.plot(row[key], y, marker, color=_ACCENT, markersize=8, markeredgecolor=_INK, label=label)
-        _log_x(axes)
+                axes.plot(row[key], y, marker, color=ACCENT, markersize=8, markeredgecolor=_INK, label=label)
+        log_x(axes)
         _label(axes, [(size, f"{row['images']} images") for size, row in by_size.items()], longest=14)
         axes.set(xlabel="ms per image")
         axes.margins(x=0.08)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, handletextpad=0.2, columnspacing=1.2)
 
     title = "Percentiles of milliseconds per image, by size of the photo"
-    return _svg(name, title, 44 * len(by_size) + 74, draw, left=86, right=14, top=28, bottom=42)
-
-
-def plane(
-    name: str, title: str, points: Mapping[str, tuple[Metric, Metric]], front: Collection[str], *, x_label: str,
-    y_label: str, log_x: bool,
-) -> str:
-    """Results, letter -> its two metrics, with their intervals; those of the front are filled, the others hollow."""
-
-    def draw(axes: Axes) -> None:
-        axes.grid(True, axis="both")
-        if log_x:
-            _log_x(axes)
-        for letter, (across, up) in points.items():
-            x, y = across["value"], up["value"]
-            face, colour = (_ACCENT, _ACCENT) if letter in front else (_SURFACE, _MUTED)
-            if across["low"] is not None:
-                axes.plot([across["low"], across["high"]], [y, y], color=colour, linewidth=1.4, alpha=0.6)
-            if up["low"] is not None:
-                axes.plot([x, x], [up["low"], up["high"]], color=colour, linewidth=1.4, alpha=0.6)
-            axes.plot(x, y, "o", markersize=10, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
-            axes.annotate(letter, (x, y), xytext=(7, 7), textcoords="offset points", fontweight="bold")
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.margins(0.12)
-
-    return _svg(name, title, 300, draw, left=58, right=16, top=10, bottom=44)
+    return svg(name, title, 44 * len(by_size) + 74, draw, left=86, right=14, top=28, bottom=42)
 
 
 def robustness(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,21 +222,22 @@ def _strengths(
             axes.axhline(line, color=_INK, **_DASHED)
         for group, marker in drawn.items():
             values = np.array([point["by_group"][group]["value"] for point in points], float)  # None: NaN, a gap
-            style: Any = {"marker": marker, "markersize": 5, "markerfacecolor": _SURFACE, "linewidth": 0.9}
-            axes.plot(places, values, color=_MUTED, **style)
+            style: Any = {"marker": marker, "markersize": 5, "markerfacecolor": SURFACE, "linewidth": 0.9}
+            axes.plot(places, values, color=MUTED, **style)
         values = np.array([point["accuracy"]["value"] for point in points], float)
-        axes.plot(places, values, color=_ACCENT, marker="o", markersize=7, markeredgecolor=_INK, linewidth=2.2)
+        axes.plot(places, values, color=ACCENT, marker="o", markersize=7, markeredgecolor=_INK, linewidth=2.2)
         for place, point in enumerate(points):
             if (low := point["accuracy"]["low"]) is not None:
-                axes.plot([place] * 2, [low, point["accuracy"]["high"]], color=_ACCENT, linewidth=1.8, alpha=0.8)
+                axes.plot([place] * 2, [low, point["accuracy"]["high"]], color=ACCENT, linewidth=1.8, alpha=0.8)
         axes.set(xlim=(-0.4, len(ticks) - 0.6), ylim=limits)
         axes.set_xticks(places, ticks, rotation=35 if is_long else 0, ha="right" if is_long else "center", fontsize=10)
 
     title = f"{text}: accuracy of all images and of groups; robustness.csv has the same numbers"
-    return _svg(name, title, 210 if is_long else 180, draw, left=36, right=8, top=8, bottom=54 if is_long else 24)
+    return svg(name, title, 210 if is_long else 180, draw, left=36, right=8, top=8, bottom=54 if is_long else 24)
 
 
-def _log_x(axes: Axes) -> None:
+def log_x(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -264,7 +252,7 @@ def _label(axes: Axes, labels: Sequence[tuple[str, str]], *, longest: int) -> No
     axes.set_yticks([])
     axes.set(ylim=(len(labels) - 0.5, -0.5))
     for y, (first, second) in enumerate(labels):
-        for text, offset_px, colour, size in ((first, 7, _INK, 11), (second, -7, _MUTED, 10)):
+        for text, offset_px, colour, size in ((first, 7, _INK, 11), (second, -7, MUTED, 10)):
             axes.annotate(
                 _short(text, longest), (0, y), xycoords=axes.get_yaxis_transform(), xytext=(-8, offset_px),
                 textcoords="offset points", ha="right", va="center", color=colour, fontsize=size,
@@ -277,7 +265,7 @@ def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _svg(
+def svg(
     name: str, title: str, height_px: int, draw: Callable[[Axes], None], *, left: int, right: int, top: int, bottom: int
 ) -> str:
     """Runs `draw` on axes with these margins in pixels, and returns an <svg> element for a page."""

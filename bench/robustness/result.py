@@ -92,6 +92,7 @@ def robustness(
         },
         "predictions": {
             "model_sha256": classifier.sha256,
+            "model": classifier.description,
             "preprocess": asdict(classifier.preprocess),
             "temperature": classifier.temperature,
             "classes": classes,
