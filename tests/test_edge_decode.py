@@ -112,7 +112,7 @@ def test_16_bit_colour_key_is_transparent():
 
 
 def test_float_tiff_is_refused_because_its_range_is_unknown():
-    with pytest.raises(DecodeError, match="'F' has no defined 8-bit form"):
+    with pytest.raises(DecodeError, match="float samples has no defined 8-bit form"):
         decode(encoded(Image.new("F", (8, 8)), "TIFF"))
 
 

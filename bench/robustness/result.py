@@ -161,7 +161,7 @@ def _ask_of_one(
     try:
         with gate.image() as admit:  # held until the last change: each makes a copy
             decoded = decode(path, limits=_LIMITS, admit=admit)
-            image = preprocess.upright(decoded.image, decoded.orientation)
+            image = preprocess.upright(decoded.in_srgb(decoded.image), decoded.orientation)
             preprocess.load(path, out=pixels[0])
             for change, out in zip(changes, pixels[1:], strict=True):
                 preprocess.load(change.file_of(image), out=out)

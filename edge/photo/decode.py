@@ -22,12 +22,14 @@ from typing import IO, TYPE_CHECKING, Union, cast
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DecodeError
-from . import bmp, jpeg, png, webp
+from . import bmp, colour, jpeg, png, webp
 from .kinds import HEAD_BYTES, foreign_name
 from .reasons import CUT, Refusal, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .tiff import Layout
 
 Source = Union[str, os.PathLike[str], bytes, Image.Image, "np.ndarray"]
 """An image: the path of a file, the bytes of one, a PIL image, or an (H, W, 3) uint8 array of RGB."""
@@ -65,7 +67,7 @@ class Decoded:
     """A picture as the decoder left it."""
 
     image: Image.Image
-    """Mode RGB, L or RGBA, not yet rotated, possibly reduced."""
+    """Mode RGB, L, RGBA or CMYK, not yet rotated, possibly reduced."""
     box: tuple[float, float, float, float]
     """(left, upper, right, lower) of the true picture inside `image`, in pixels of `image`.
 
@@ -76,6 +78,12 @@ class Decoded:
     """(width, height) in the file's header: not `size` where the decoder has turned the picture (TIFF)."""
     orientation: int
     """EXIF orientation still to be applied, 1 to 8; 1 where the tag is absent or invalid."""
+    conversion: colour.Convert | None = None
+    """What brings `image`, or a scaled copy, to sRGB; None: it is sRGB."""
+
+    def in_srgb(self, image: Image.Image) -> Image.Image:
+        """`image`, or a scaled copy, in sRGB."""
+        return image if self.conversion is None else self.conversion(image)
 
 
 def decode(
@@ -106,8 +114,11 @@ def decode(
             return DecodeError(name, reason, width=stored[0], height=stored[1])
 
         is_jpeg = image.format == "JPEG"
+        layout = None
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         try:
+            if image.format == "TIFF":
+                layout = _tiff_layout(file, limits)
             is_held = is_jpeg and jpeg.must_be_held(file, image)
             if is_jpeg and needed_size is not None:
                 drafted = image.draft(None, needed_size(width, height))
@@ -119,18 +130,23 @@ def decode(
             if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that another library may have set
                 raise Refusal("Pillow is set to pass truncated images: unset ImageFile.LOAD_TRUNCATED_IMAGES")
             if admit is not None and image.format != "WEBP":  # that has been asked for when its header was read
-                admit(_decoding_bytes(image, size, is_held))
+                admit(_decoding_bytes(image, size, is_held, layout.part_bytes if layout else 0))
+            conversion = colour.conversion(image, file)
+            if layout is not None:
+                layout.prepare(image)
             image.load()
             if is_jpeg:
                 image = jpeg.proven(file, image, structure)
             elif image.format == "PNG" and png.lacks_rows(file, image):
                 raise Refusal(CUT)
-            picture = _to_8_bit(image)
+            elif layout is not None:
+                layout.check_jpegs(file, image, decode)
+            picture = colour.to_8_bit(image, keep_inks=conversion is not None)
         except DecodeError:
             raise
         except Exception as error:  # Pillow raises most built-in types on hostile files
-            raise failure(_reason(error, file, is_jpeg)) from error
-        return Decoded(picture, box, size, stored, _orientation(image))
+            raise failure(_reason(error, file, is_jpeg, layout=layout)) from error
+        return Decoded(picture, box, size, stored, _orientation(image), conversion)
 
 
 def stored_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -169,10 +185,11 @@ def _from_memory(source: Image.Image | np.ndarray, name: str, limits: PixelLimit
     _check_size(name, size, limits)
     try:
         image.load()  # of an image that was only opened
-        picture = _to_8_bit(image)
+        conversion = colour.conversion(image)
+        picture = colour.to_8_bit(image, keep_inks=conversion is not None)
     except Exception as error:  # Pillow raises most built-in types on hostile files
         raise DecodeError(name, reason_of(error), width=width, height=height) from error
-    return Decoded(picture, (0.0, 0.0, float(width), float(height)), size, size, _orientation(image))
+    return Decoded(picture, (0.0, 0.0, float(width), float(height)), size, size, _orientation(image), conversion)
 
 
 def _open_binary(source: str | os.PathLike[str] | bytes, name: str) -> IO[bytes]:
@@ -202,18 +219,26 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
         raise DecodeError(name, f"the file is empty (0 bytes), {_EXPECTED}")
     for magic, offset, module, class_name in _PLUGINS:
         if head[offset : offset + len(magic)] == magic:
+            layout = None
             try:
                 if class_name in _CHECK_METADATA:
                     _CHECK_METADATA[class_name](file)
                 content = _webp_alone(file, head, name, limits, admit) if magic == b"WEBP" else file
+                layout = _tiff_layout(file, limits) if class_name == "TiffImageFile" else None
                 plugin = getattr(import_module(f"PIL.{module}"), class_name)
                 return cast(ImageFile.ImageFile, plugin(content))
             except DecodeError:
                 raise
             except Exception as error:  # the plugins raise most built-in types on hostile headers
-                reason = _reason(error, file, class_name == "JpegImageFile", "broken header: ")
+                reason = _reason(error, file, class_name == "JpegImageFile", "broken header: ", layout)
                 raise DecodeError(name, reason) from error
     raise DecodeError(name, f"{_what_is(head)}, {_EXPECTED}")
+
+
+def _tiff_layout(file: IO[bytes], limits: PixelLimits) -> Layout:
+    from . import tiff
+
+    return tiff.read_layout(file, max_part_pixels=limits.full)
 
 
 def _what_is(head: bytes) -> str:
@@ -259,46 +284,23 @@ def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
     return (width, height) if isinstance(width, int) and isinstance(height, int) else image.size
 
 
-def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffered: bool) -> int:
+def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffered: bool, part_bytes: int) -> int:
     """Peak memory of decoding, in bytes: Pillow keeps 4 per pixel, libjpeg 2 per coefficient it must hold."""
     total = 4 * image.size[0] * image.size[1]
     if image.format != "JPEG":
-        return 2 * total  # conversion makes a second copy
+        return total + max(total, part_bytes)  # conversion makes a second copy; libtiff's part is free again by then
     if is_buffered:
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
         total += 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
     return total
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Any mode Pillow decodes -> RGB, L or RGBA; a ValueError where values have no defined range (32-bit integers)."""
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return _shift_16_bit(image)
-    if image.has_transparency_data:
-        return image if mode == "RGBA" else image.convert("RGBA")
-    if mode in ("RGB", "L"):
-        return image
-    if mode in ("1", "P", "CMYK", "YCbCr", "RGBX"):
-        return image.convert("L" if mode == "1" else "RGB")
-    raise ValueError(f"pixel format {mode!r} has no defined 8-bit form: save it as 8-bit RGB")
-
-
-def _shift_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey -> 8-bit by dropping the low byte; Pillow's own conversion saturates at 255 instead."""
-    import numpy as np
-
-    grey = np.asarray(image)
-    shifted = Image.fromarray((grey >> 8).astype(np.uint8))
-    key = image.info.get("transparency")
-    if not isinstance(key, int):
-        return shifted
-    shifted.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
-    return shifted.convert("RGBA")
-
-
-def _reason(error: Exception, file: IO[bytes], is_jpeg: bool, other: str = "") -> str:
+def _reason(
+    error: Exception, file: IO[bytes], is_jpeg: bool, other: str = "", layout: Layout | None = None
+) -> str:
     is_known = isinstance(error, MemoryError | Refusal) or getattr(error, "errno", None) is not None
+    if layout is not None and not is_known:
+        return layout.reason(str(error))
     return jpeg.explanation(file) if is_jpeg and not is_known else reason_of(error, other=other)
 
 

@@ -183,7 +183,7 @@ class Preprocess:
         is_crop = self.resize == "crop"
         size = (side, side) if is_crop else self.fill_size(*decoded.size)
         box = _central_square(decoded.box) if is_crop else decoded.box
-        image = decoded.image.resize(size, Image.Resampling.BILINEAR, box=box)
+        image = decoded.in_srgb(decoded.image.resize(size, Image.Resampling.BILINEAR, box=box))
         # Rotating the small result equals rotating first: the filter is symmetric, and padding comes after.
         image = self.upright(image, decoded.orientation)
         if image.size == (side, side):
