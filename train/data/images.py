@@ -123,8 +123,9 @@ def _load(path: Path, preprocess: Preprocess) -> np.ndarray | str:
 
 def _key(root: Path, samples: Sequence[Sample], preprocess: Preprocess) -> str:
     """SHA-256 over all that decides the pixels: how, with what, and the files as far as the folder shows them."""
-    decoder = [edge.__version__, *(features.version(name) for name in ("pil", "libjpeg_turbo", "zlib", "webp"))]
-    digest = hashlib.sha256(json.dumps([1, replace(preprocess, scale=1.0).to_json(), decoder]).encode())
+    libraries = ("pil", "libjpeg_turbo", "zlib", "webp", "littlecms2", "libtiff")
+    decoder = [edge.__version__, *(features.version(name) for name in libraries)]
+    digest = hashlib.sha256(json.dumps([2, replace(preprocess, scale=1.0).to_json(), decoder]).encode())
     for sample in samples:
         try:
             status = os.stat(root / sample.path)
