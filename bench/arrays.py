@@ -22,7 +22,7 @@ import numpy as np
 
 from edge.predictions import Prediction
 
-from .dataset import MALIGNANT, NOT_STATED, ONE_GROUP, Sample
+from .dataset import MALIGNANT, NOT_STATED, ONE_GROUP, Sample, plain_name
 from .metrics import contest
 from .metrics.evaluation import Frame, Observations, Setting
 from .metrics.interval import DRAWS
@@ -117,7 +117,7 @@ class ContestScore(NamedTuple):
 
 def evaluate(
     y_true: Any, y_pred: Any, *, sensitive_features: Any = None, cluster: Any = None, y_prob: Any = None,
-    classes: Sequence[Any] | None = None, malignant: Collection[Any] = MALIGNANT, profile: str = contest.DEFAULT,
+    classes: Sequence[Any] | None = None, malignant: Collection[Any] | None = None, profile: str = contest.DEFAULT,
     reference: str | None = None, draws: int = DRAWS, seed: int = 0,
 ) -> Evaluation:
     """Measures predictions: accuracy, every parity metric, the contest's parts, with 95 % intervals.
@@ -130,7 +130,8 @@ def evaluate(
       cluster: (N,) patient or lesion of each image: intervals are over clusters. Default: each image its own.
       y_prob: (N, C) probabilities in the order of `classes`: adds the calibration.
       classes: The C labels in the order of `y_prob`. Default: all labels, sorted.
-      malignant: The labels that must not be missed, for sensitivity and specificity.
+      malignant: The labels that must not be missed, for sensitivity and specificity. Default: those with the name of
+        a malignant disease.
       profile: Reading of the contest's rules, a key of `bench.metrics.contest.PROFILES`.
       reference: Group that the contest's SPD compares against. Default: the contest's own, else the smallest.
       draws, seed: Of the bootstrap.
@@ -140,7 +141,10 @@ def evaluate(
       EdgeError: a reference that is no group.
     """
     columns = _columns(y_true, y_pred, sensitive_features, cluster, classes)
-    known = tuple(str(name) for name in malignant if str(name) in columns.classes)
+    if malignant is None:
+        known = tuple(name for name in columns.classes if plain_name(name) in MALIGNANT)
+    else:
+        known = tuple(str(name) for name in malignant if str(name) in columns.classes)
     setting = _setting(columns, profile, reference, malignant=known, draws=draws, seed=seed)
     rows: Sequence[np.ndarray | None] = [None] * len(columns.labels)
     if y_prob is not None:
