@@ -20,6 +20,8 @@ from edge.image_list import list_entries
 from edge.photo.folder import Folder, left_out_line, look_into
 from edge.predictions import path_text
 
+from .remarks import remark_lookalikes
+
 MANIFEST = "manifest.csv"
 GROUP_COLUMN = "group"
 
@@ -181,6 +183,7 @@ def _read_manifest(
 ) -> list[Sample]:
     rows = _rows(manifest)
     columns = next(rows, [])
+    remark_lookalikes("columns", {*columns, label_column, group_column})
     needed = ("path", label_column, *([group_column] if needs_group else []))
     if missing := [name for name in dict.fromkeys(needed) if name not in columns]:
         raise DatasetError(f"{manifest}: no column {', '.join(missing)}; got {', '.join(columns) or 'nothing'}")
@@ -223,7 +226,7 @@ def _read_manifest(
     if (num_groups := len({sample.group for sample in samples})) > MAX_GROUPS:
         got = f"got {num_groups} different values in the column {group_column}"
         raise DatasetError(f"{manifest}: {got}, expected at most {MAX_GROUPS} groups")
-    return samples
+    return _remarked(samples)
 
 
 def _files_in(folder: Path) -> set[str]:
@@ -277,6 +280,13 @@ def _scan_tree(root: Path) -> list[Sample]:
         if inside.others and (label := folder.split("/")[-2]) not in labels:
             left_out = left_out_line(inside.others)
             raise DatasetError(f"{root / folder}: {left_out}; expected pictures of the class {label}")
+    return _remarked(samples)
+
+
+def _remarked(samples: list[Sample]) -> list[Sample]:
+    """The samples; what looks odd in their names is said."""
+    remark_lookalikes("classes", {sample.label for sample in samples})
+    remark_lookalikes("groups", {sample.group for sample in samples})
     return samples
 
 

@@ -37,9 +37,7 @@ _LONGEST = 300
 _PROBABILITIES = ("Softmax", "Sigmoid", "HardSigmoid", "Exp")
 """Operators that give no logits. LogSoftmax is none of them: softmax makes the same of its result."""
 
-_PASSING = """
-    Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose Clip Dropout QuantizeLinear DequantizeLinear Div
-""".split()
+_PASSING = "Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose Clip QuantizeLinear DequantizeLinear Div".split()
 
 _IN_WORDS = (
     (r"model IR version: (\d+), max supported IR version: (\d+)",
@@ -51,7 +49,6 @@ _IN_WORDS = (
     (r"([\w.:]+)\(-?\d+\) is not a registered function/op", r"needs the operator \1, which this one does not have"),
     (r"No Op registered for (\S+)", r"needs the operator \1, which this one does not have"),
 )  # fmt: skip
-"""What onnxruntime says of files that others make -> what it means."""
 
 _PLACE = r"\S+\.(cc|h|cpp|hpp|cuh):\d+ ([\w:<>~*&, ]*::[^ (]+(\([^()]*(\([^()]*\)[^()]*)*\))*( const)? )?"
 """File, line and signature of the C++ that gave a reason, before it."""
@@ -247,7 +244,7 @@ def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...
         profile = Profile.from_json(metadata["profile"]) if "profile" in metadata else None
         return tuple(classes), Preprocess.from_json(metadata["preprocess"]), temperature, profile
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ModelError(f"{path}: unusable metadata: {_first_line(error)}") from error
+        raise ModelError(f"{path}: unusable metadata: {_reason(error)}") from error
 
 
 def _check_signature(path: Path, session: ort.InferenceSession, side: int, num_classes: int) -> None:
@@ -290,8 +287,7 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
     def varint() -> int:
         nonlocal place
         value = shift = 0
-        while place < len(message):
-            byte = message[place]
+        for byte in message[place : place + 10]:
             place += 1
             value |= (byte & 127) << shift
             shift += 7
@@ -314,16 +310,11 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
 
 
 def _reason(error: Exception) -> str:
-    """Why onnxruntime refuses, in one line: without the C++ in front of it, and in plain words where they are known."""
+    """One line of why onnxruntime refuses: without the C++ in front of it, in plain words where they are known."""
     text = " ".join(str(error).split()) or type(error).__name__
     for pattern, words in _IN_WORDS:
         if found := re.search(pattern, text):
             return found.expand(words).replace("this one", f"onnxruntime {ort.__version__}")
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = text.replace("(anonymous namespace)", "")
-    text = re.sub(_PLACE, "", text)
+    text = re.sub(_PLACE, "", text.replace("(anonymous namespace)", ""))
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -38,6 +38,9 @@ exit status:
   130 interrupted (what was finished is kept)   141 the reader of standard output went away
 """
 
+_program: str | None = None
+_said: set[str] = set()
+
 
 def start(program: str, module: str) -> int:
     """Runs `main` of a command's module; from the first import on, Ctrl-C ends the command with one line."""
@@ -57,7 +60,9 @@ def run(program: str, action: Callable[[], int], arguments: argparse.Namespace =
     What stops it becomes a status and one line behind the program's name, with `arguments.verbose` after a traceback.
     """
     try:
-        with _handling([signal.SIGINT], _interrupt), protecting(vars(arguments).values()):
+        quiet = getattr(arguments, "quiet", False)
+        talking = _talking(program, is_quiet=quiet)
+        with _handling([signal.SIGINT], _interrupt), protecting(vars(arguments).values()), talking:
             status = action()
         if sys.stdout is not None:
             sys.stdout.flush()  # a closed pipe has to show here, not when the interpreter ends
@@ -143,6 +148,25 @@ def say(program: str, text: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError):
             print(printable(f"{program}: {text}"), file=sys.stderr)
+
+
+@contextmanager
+def _talking(program: str, *, is_quiet: bool) -> Iterator[None]:
+    """Has `remark` speak for a command while it runs."""
+    global _program, _said
+    before = _program, _said
+    _program, _said = None if is_quiet or os.environ.get("RANK", "0") != "0" else program, set()  # RANK: of torchrun
+    try:
+        yield
+    finally:
+        _program, _said = before
+
+
+def remark(text: str) -> None:
+    """Says a line for the command that runs, once; with -q, and outside of a command, nothing."""
+    if _program is not None and text not in _said:
+        _said.add(text)
+        say(_program, text)
 
 
 def printable(text: str) -> str:

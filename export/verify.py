@@ -20,6 +20,7 @@ from bench.metrics import contest
 from bench.metrics.evaluation import Observations, Setting
 from bench.metrics.fairness import MIN_CELL
 from bench.metrics.interval import DRAWS
+from bench.remarks import one_answer
 from bench.results import build, compare, join
 from edge.errors import EdgeError
 from edge.predictions import Prediction
@@ -163,6 +164,10 @@ def _compare(
         remarks.append(f"{(~is_usable).sum()} images cannot be decoded: wrong in both")
     if difference["metrics"]["score.total_of_two_thirds"]["difference"]["high"] is None:
         remarks.append("the total of two thirds has no interval on these images: the gate judges the groups alone")
+    for side, own in zip("AB", rows, strict=True):
+        line = one_answer(row.label if row.status == "ok" else None for row in own)
+        if line and len({sample.label for sample in samples}) > 1:
+            remarks.append(f"{side}: {line}")
     answers = list(zip(samples, *rows, strict=True))
     return {
         "images": len(samples),

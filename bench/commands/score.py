@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.arguments import ArgumentParser, fraction, got, natural
-from edge.exit import say
+from edge.exit import remark, say
 
 from ..results.gates import GATES, WITH_LATENCY
 from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice, say_failed
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         if data["left_out"]:
             say(PROGRAM, f"{data['left_out']} of {data['samples']} samples have no prediction: left out")
         for line in (*filter(None, [seen]), *text.remarks(result)):
-            say(PROGRAM, line)
+            remark(line)  # once: indexing has said some
     return say_failed(result["gates"])
 
 

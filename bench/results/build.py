@@ -28,6 +28,7 @@ from ..metrics.evaluation import Frame, Intervals, Metric, Observations, Setting
 from ..metrics.fairness import MIN_CELL
 from ..metrics.interval import CONFIDENCE, null_of
 from ..metrics.paired import joint_draws
+from ..remarks import remarks_on
 from .caveats import caveats, why_undefined
 from .join import has_answer
 
@@ -94,7 +95,7 @@ def metrics(pairs: Sequence[tuple[Sample, Prediction]], classes: list[str], sett
             "seed": setting.seed,
             "clusters": data.num_clusters,
         },
-        "warnings": part["warnings"],
+        "warnings": [*part["warnings"], *remarks_on(samples["label"], samples["group"], samples["prediction"])],
         "latency": None,
         "machine": None,
         "valid": True,

@@ -8,13 +8,14 @@ from pathlib import Path
 from bench.commands.arguments import add_output
 from edge.arguments import ArgumentParser, natural, whole
 from edge.errors import EdgeError
-from edge.exit import DONE, say
+from edge.exit import DONE, remark, say
 from edge.output_files import check_output
 from train.commands.arguments import add_columns
 
 from .arguments import PROGRAM, write_model
 
 HELP = "quantise a model file"
+_NUM_TRIED = 64
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
 
     from bench.dataset import index, read_subset
     from bench.provenance import cluster_marks, marks_sha256
+    from bench.remarks import one_answer
     from edge.classifier import Classifier
     from edge.predictions import path_text
     from train.data.images import load_images
@@ -63,7 +65,11 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
     digest = marks_sha256(cluster_marks(chosen))
     quantized = quantize(onnx.load(arguments.model), calibration.pixels, marks_sha256=digest)
-    write_model(arguments, quantized.SerializeToString(), [*classifier.classes])
+    model = Classifier(arguments.output, content := quantized.SerializeToString())
+    first = model.logits(calibration.pixels[:_NUM_TRIED]).argmax(axis=1)
+    if line := one_answer((model.classes[i] for i in first), of="picture tried"):
+        remark(line)
+    write_model(arguments, content, [*classifier.classes])
     return DONE
 
 

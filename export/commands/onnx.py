@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         **({"weights": weights} if (weights := describe(state.sources.get(IMAGENET, ""))) else {}),
         **({"leaky": True} if state.leaky else {}),
     }
+    if arguments.license == "unspecified" and not arguments.quiet:
+        say(PROGRAM, 'no --license: the file says "unspecified", which edge-submit refuses; --license TEXT states one')
     calibration = (state.metrics or {}).get("calibration") or {}
     if not calibration and not arguments.quiet:
         few = f"no held-out images to fit a temperature on ({MIN_CLUSTERS} clusters at least)"

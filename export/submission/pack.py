@@ -22,11 +22,13 @@ from typing import Any
 from bench.photos.images import encode
 from bench.photos.scene import draw
 from bench.provenance import source_commit
+from bench.remarks import one_answer
 from edge import __version__, device
 from edge.classifier import Classifier
 from edge.errors import InputError, ModelError
 from edge.exit import DONE
 from edge.output_files import naming, refuse_folder, refuse_input
+from edge.predictions import read
 
 from . import accuracy, sources, weights
 from .archive import MANIFEST, write_manifest, write_zip
@@ -86,6 +88,9 @@ def pack(
         _write_code(folder, machines, tell)
         tell("recording predictions of the sample images")
         _write_templates(folder, team, machines, _write_samples(folder))
+        rows = read(folder / "samples" / accuracy.PREDICTIONS).rows
+        if line := one_answer((row.label for row in rows), of="sample picture"):
+            tell(line)
         (folder / "LICENSES").mkdir()
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.contest import latency_score
+from bench.remarks import one_answer
 from edge.errors import EdgeError
 from edge.image_list import collect
 from edge.predictions import Prediction, read
@@ -146,6 +147,8 @@ def accuracy(trial: Trial) -> Problems:
         yield _ACCURACY, f"gives a row for {name}, which is no image of the data"
     if len(found) > len(set(found)):
         yield _ACCURACY, "gives two rows for one image"
+    if line := one_answer((row.label for row in rows if row.status == "ok"), of="sample picture"):
+        trial.notes.append(line)
     for row in rows:
         if row.status != "ok":
             yield _ACCURACY, f"cannot use {row.path}: {row.error}"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.arguments import ArgumentParser, natural
-from edge.exit import DONE, SOME_FAILED, say
+from edge.exit import DONE, SOME_FAILED, remark, say
 from edge.output_files import OutputPath
 
 from .arguments import PROGRAM, add_data, add_recipe, check_run_folder, config_of, say_export
@@ -49,13 +49,18 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         parser.error("--teacher and --distill belong together (a recipe may set --distill; none turns it off)")
     if not arguments.resume:
         check_run_folder(arguments.out)
+    from bench.remarks import one_answer
+    from edge.predictions import read
+
     from ..loop import distributed
-    from ..loop.run import Plan
+    from ..loop.run import PREDICTIONS, Plan
     from ..loop.run import run as train
 
     values = vars(arguments) | {"config": config}
     plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
     with distributed.start() as ranks:
+        if config.optim.amp == "fp16" and ranks.device.type != "cuda":
+            remark("--amp fp16 needs CUDA: on this processor the network is trained in float32")
         try:
             outcome = train(plan, ranks, say=partial(say, PROGRAM))
         except KeyboardInterrupt:
@@ -64,5 +69,8 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
             say(PROGRAM, kept if checkpoint.exists() else f"{checkpoint} was not written yet: nothing to go on from")
             raise
         if ranks.is_first:
+            answers = [] if outcome.metrics is None else [row.label for row in read(plan.out / PREDICTIONS).rows]
+            if line := one_answer(answers):
+                remark(line)
             say_export(arguments)
     return SOME_FAILED if outcome.num_unusable else DONE
