@@ -11,11 +11,13 @@ import csv
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from edge.errors import EdgeError
+from edge.exit import remark
 from edge.image_list import list_entries
 from edge.photo.folder import Folder, left_out_line, look_into
 from edge.predictions import path_text
@@ -80,13 +82,13 @@ def index(
 
     Returns:
       A manifest's samples in its own order, a tree's in natural order (img2 before img10), without hidden files and
-      files that are no pictures; those that are, but of a format that is not read, are samples.
+      files that are no pictures; those that are, but of a format that is not read, are samples. What is left out of
+      class folders is said.
 
     Raises:
       DatasetError: no such folder, no images, a manifest without the columns needed, an empty path or class, a path
         given twice, outside the root, not in its shortest form, or absent, more than `MAX_GROUPS` groups, a tree with
-        images at several depths, or with other files in place of the pictures of a class. Rows are counted from 1,
-        under the header.
+        images at several depths. Rows are counted from 1, under the header.
     """
     root = Path(root)
     manifest = root / MANIFEST
@@ -275,11 +277,13 @@ def _scan_tree(root: Path) -> list[Sample]:
     for path in paths:
         *group, label, _ = path.split("/")
         samples.append(Sample(path, label, group[0] if group else ONE_GROUP, path))
-    labels = {sample.label for sample in samples}
+    labels, others = {sample.label for sample in samples}, Counter[str]()
     for folder, inside in listed[depth]:
+        others += inside.others
         if inside.others and (label := folder.split("/")[-2]) not in labels:
-            left_out = left_out_line(inside.others)
-            raise DatasetError(f"{root / folder}: {left_out}; expected pictures of the class {label}")
+            remark(f"no picture in {path_text(folder)}, so there is no class {path_text(label)}")
+    if others:
+        remark(left_out_line(others))
     return _remarked(samples)
 
 
