@@ -57,12 +57,10 @@ help:  ## This list
 demo: $(SLIM)  ## Make a few photo-like images and classify them (slim environment)
 	@mkdir -p build && rm -rf build/demo
 	@.venv-slim/bin/edge-bench images build/demo --mix demo
-	@status=0; .venv-slim/bin/edge-infer build/demo --topk 2 -o build/demo.csv --force || status=$$?; \
+	@status=0; .venv-slim/bin/edge-infer build/demo || status=$$?; \
 	if [ $$status -gt 1 ]; then echo "make demo: edge-infer failed with exit $$status" >&2; exit $$status; fi
 	@echo
-	@.venv-slim/bin/python tools/show_predictions.py build/demo.csv
-	@echo
-	@echo "The images are generated, not skin: the labels mean nothing. One file is broken on purpose: its row says error."
+	@echo "The images are generated, not skin: the labels mean nothing. One file is broken on purpose: its row says why."
 	@echo "Next:  .venv-slim/bin/edge-infer YOUR_PHOTOS -o predictions.csv     edge-infer --help tells the rest"
 
 bench: $(SLIM)  ## Latency on the contest's mix of photos, beside the bound and the peers (some minutes)

@@ -10,7 +10,8 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from .exit import (
     fail,
     ignore_interrupts,
     quiet_interrupts,
+    quiet_libraries,
     run,
     say,
     uninterrupted,
@@ -105,7 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--resume and --force exclude each other")
     if arguments.format == "esfair" and arguments.min_confidence:
         parser.error("--min-confidence: the esfair form has -1 for errors only, expected csv or jsonl with it")
-    return run(_PROGRAM, lambda: _check(arguments) if arguments.check else _infer(arguments), arguments)
+
+    def work() -> int:
+        with quiet_libraries() if arguments.quiet else nullcontext():  # libtiff writes of what it cannot read
+            return _check(arguments) if arguments.check else _infer(arguments)
+
+    return run(_PROGRAM, work, arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -137,7 +144,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         from .photo.decode import PixelLimits
         from .pipeline import RunOptions
         from .pipeline import run as run_images
-        from .progress import Summary
+        from .progress import Summary, details
 
         warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
         cores = usable_cores()
@@ -154,35 +161,14 @@ def _infer(arguments: argparse.Namespace) -> int:
         if arguments.full_decode:
             classifier.preprocess = replace(classifier.preprocess, draft_factor=0)
         summary = Summary(classifier)
-        for line in _details(classifier, options, inputs) if arguments.verbose and not arguments.quiet else ():
+        is_told = arguments.verbose and not arguments.quiet
+        for line in details(classifier, options, count=len(inputs.paths)) if is_told else ():
             say(_PROGRAM, line)
         writer, kept = _open_writer(arguments, classifier, options, inputs, summary)
         if kept and not arguments.quiet:
             say(_PROGRAM, f"resuming after {kept} of {len(inputs.paths)} rows")
         results = run_images(classifier, inputs.paths[kept:], options)
     return _write_all(arguments, inputs, results, writer, summary, kept)
-
-
-def _details(classifier: Classifier, options: RunOptions, inputs: Inputs) -> Iterator[str]:
-    """What runs, for -v."""
-    from .classifier import DEFAULT_MODEL
-    from .device import usable_cores
-    from .memory_gate import plan_memory
-    from .progress import count_of
-    from .table import spelled_out
-
-    path, preprocess, memory = classifier.path, classifier.preprocess, options.max_memory_bytes
-    origin = "comes with the package" if path == DEFAULT_MODEL else f"licence {classifier.metadata.get('license')}"
-    yield f"model: {path}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {classifier.sha256[:12]}..., {origin}"
-    training = ", ".join(f"{key} {classifier.training.get(key, 'not known')}" for key in ("data", "recipe", "commit"))
-    yield f"training: {training}"
-    words = spelled_out(classifier.classes)
-    yield f"classes: {', '.join(name if words[name] == name else f'{name} {words[name]}' for name in words)}"
-    yield f"input: {preprocess.size_px} x {preprocess.size_px} px, resize {preprocess.resize}"
-    workers = plan_memory(options.workers or 1, max_bytes=memory).workers
-    limit = "no limit" if memory is None else f"{memory / 1e6:.0f} MB"
-    yield f"{workers} workers, {usable_cores()} usable cores, {options.batch_size} photos a call; memory: {limit}"
-    yield f"{count_of(len(inputs.paths))} in {inputs.root}"
 
 
 def _open_writer(

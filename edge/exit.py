@@ -137,6 +137,27 @@ def _handling(numbers: Sequence[signal.Signals], handler: Callable[..., None] | 
             signal.signal(number, usual)
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """What libraries in C print on standard error goes nowhere; what Python prints there stays."""
+    before, is_own = sys.stderr, False
+    with suppress(OSError, AttributeError):  # no file at all, or closed
+        is_own = before.fileno() == 2
+    if not is_own:
+        yield
+        return
+    with open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as kept:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        sys.stderr = kept
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
+            sys.stderr = before
+
+
 def ignore_interrupts() -> None:
     """From here on a further Ctrl-C is ignored: the process is on its way out, and has files to leave in order."""
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""What a run says on standard error: how far it is, and in the end what its rows come to."""
+"""What a run says on standard error: what runs, how far it is, and in the end what its rows come to."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .table import spelled_out
 
 if TYPE_CHECKING:
     from .classifier import Classifier
+    from .pipeline import RunOptions
     from .profile import Profile
 
 _TERMINAL_INTERVAL_S = 0.2
@@ -144,6 +145,26 @@ class Summary:
         if self._photos["unsized"]:
             photos += f" (of {self._photos['unsized']} more the size is unknown)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"
+
+
+def details(classifier: Classifier, options: RunOptions, *, count: int) -> Iterator[str]:
+    """What runs, on how many photos."""
+    from .classifier import DEFAULT_MODEL
+    from .device import usable_cores
+    from .memory_gate import plan_memory
+
+    path, preprocess, memory = classifier.path, classifier.preprocess, options.max_memory_bytes
+    origin = "comes with the package" if path == DEFAULT_MODEL else f"licence {classifier.metadata.get('license')}"
+    yield f"model: {path}, {path.stat().st_size / 1e6:.1f} MB, SHA-256 {classifier.sha256[:12]}..., {origin}"
+    training = (f"{key} {classifier.training.get(key, 'not known')}" for key in ("data", "recipe", "commit"))
+    yield f"training: {', '.join(training)}"
+    words = spelled_out(classifier.classes)
+    yield f"classes: {', '.join(name if words[name] == name else f'{name} {words[name]}' for name in words)}"
+    yield f"input: {preprocess.size_px} x {preprocess.size_px} px, resize {preprocess.resize}"
+    workers = plan_memory(options.workers or 1, max_bytes=memory).workers
+    limit = "no limit" if memory is None else f"{memory / 1e6:.0f} MB"
+    yield f"{workers} workers, {usable_cores()} usable cores, {options.batch_size} photos a call; memory: {limit}"
+    yield count_of(count)
 
 
 def count_of(photos: int) -> str:

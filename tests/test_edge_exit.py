@@ -67,3 +67,23 @@ def test_every_package_starts_its_command(package, monkeypatch):
     name = package.rpartition(".")[2]
     program = {"edge": "edge-infer", "submission": "edge-submit"}.get(name, f"edge-{name}")
     assert entry.main() == (program, True)
+
+
+def test_quiet_silences_what_libraries_in_c_print(tmp_path):
+    code = (
+        "import os, sys\nfrom edge.exit import quiet_libraries\n"
+        "with quiet_libraries():\n os.write(2, b'noise')\n print('talk', file=sys.stderr)\n"
+        "os.write(2, b'behind')\n"
+    )
+    assert start(tmp_path, "", code).stderr == "talk\nbehind"
+
+
+def test_quiet_leaves_a_callers_standard_error(capsys, monkeypatch):
+    from edge.exit import quiet_libraries
+
+    with quiet_libraries():
+        print("talk", file=sys.stderr)
+    assert capsys.readouterr().err == "talk\n"
+    monkeypatch.setattr(sys, "stderr", None)
+    with quiet_libraries():
+        pass

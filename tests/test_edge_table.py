@@ -213,3 +213,17 @@ def test_the_meta_says_what_the_model_is_for(tmp_path, capsys):
         head = json.loads((folder / "out.jsonl").read_text().splitlines()[0])
         assert head["intended_use"] == f"not a medical device{use}"
         assert capsys.readouterr().err.endswith(f"\nedge-infer: not a medical device{use}\n")
+
+
+def test_verbose_says_what_runs(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(encoded(photo(200, 150)))
+    assert main(["-v", "-w", "3", "--max-memory", "200", str(tmp_path / "a.jpg"), str(tmp_path / "a.jpg")]) == 0
+    err = capsys.readouterr().err
+    for text in (
+        f"model: {DEFAULT_MODEL}, 3.", " MB, SHA-256 ", "..., comes with the package\n", "data ham10, recipe lite, ",
+        "classes: BCC basal cell carcinoma, ", "input: 128 x 128 px, resize crop\n", "3 workers, ", "memory: 200 MB\n",
+        "edge-infer: 1 photo\n", "median times of a photo: ", "for dermatoscopic pictures\n",
+    ):
+        assert text in err
+    assert main(["-v", "-q", str(tmp_path / "a.jpg")]) == 0
+    assert capsys.readouterr().err == ""
