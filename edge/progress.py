@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from array import array
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from .predictions import UNCERTAIN, Prediction
 from .table import spelled_out
@@ -46,6 +47,8 @@ class Progress:
         speed = f"{1 / rate:.1f} s/{self._unit}" if 0 < rate < 1 else f"{rate:.1f} {self._unit}/s"
         text = f"[{done}/{self._total}] {speed} ETA {left_s // 60}:{left_s % 60:02}"
         text += f" errors {errors}" if errors else ""
+        if self._is_terminal:
+            text = text[: _columns(self._stream) - 1]  # a line that is wrapped would not be overwritten
         self._write("\r" + text.ljust(self._width) if self._is_terminal else text + "\n")
         self._width = len(text)
 
@@ -57,6 +60,13 @@ class Progress:
     def _write(self, text: str) -> None:
         with suppress(OSError):  # a standard error that is full stops nobody
             print(text, end="", file=self._stream, flush=True)
+
+
+def _columns(terminal: IO[str]) -> int:
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 class Summary:
