@@ -13,7 +13,8 @@ SEND = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 def start(tmp_path, module, code="from edge.exit import start\nraise SystemExit(start('edge-x', 'module'))\n"):
     (tmp_path / "module.py").write_text(module)
-    (tmp_path / "command.py").write_text(f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\n{code}")
+    usual = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # not what the tests inherit
+    (tmp_path / "command.py").write_text(f"{usual}import sys\nsys.path[:0] = [{str(ROOT)!r}]\n{code}")
     return subprocess.run([sys.executable, str(tmp_path / "command.py")], capture_output=True, text=True, timeout=60)
 
 
