@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Union, cast
 from PIL import ExifTags, Image, ImageFile
 
 from ..errors import DecodeError
-from . import bmp, colour, jpeg, png, webp
+from . import bmp, colour, jpeg, jpeg_proof, png, webp
 from .kinds import HEAD_BYTES, foreign_name
 from .reasons import CUT, Refusal, reason_of
 
@@ -119,8 +119,9 @@ def decode(
         try:
             if image.format == "TIFF":
                 layout = _tiff_layout(file, limits)
-            is_held = is_jpeg and jpeg.must_be_held(file, image)
-            if is_jpeg and needed_size is not None:
+            data_start = file.tell()
+            is_held, can_scale = jpeg.frame_of(file, image) if is_jpeg else (False, False)
+            if can_scale and needed_size is not None:
                 drafted = image.draft(None, needed_size(width, height))
                 box = drafted[1] if drafted else box
             _check_size(name, stored, limits, is_reduced=image.size != size and not is_held)
@@ -136,7 +137,7 @@ def decode(
                 layout.prepare(image)
             image.load()
             if is_jpeg:
-                image = jpeg.proven(file, image, structure)
+                image = jpeg_proof.proven(file, image, data_start, structure)
             elif image.format == "PNG" and png.lacks_rows(file, image):
                 raise Refusal(CUT)
             elif layout is not None:

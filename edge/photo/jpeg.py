@@ -1,8 +1,7 @@
-"""Structure of a JPEG, read from marker to marker: its scans, whether all are there, whether their data end too early.
+"""Structure of a JPEG, read from marker to marker: its kind, its scans, whether all are there.
 
-libjpeg fills what it has no data for and only warns, and Pillow drops the warning. A file cut short and closed again
-(by a camera, a recovery tool, an upload) therefore decodes "well". All reads are bounded, and nothing behind the
-picture's end is read: a video, other pictures or empty space of any size may follow.
+All reads are bounded, and nothing behind the picture's end is read: a video, other pictures or empty space of any size
+may follow.
 
 Source: ITU-T T.81, annexes B (markers) and G (progressive scans).
 """
@@ -10,30 +9,27 @@ Source: ITU-T T.81, annexes B (markers) and G (progressive scans).
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
-from .reasons import CUT, DAMAGED, MAX_METADATA_BYTES, TOO_MUCH_METADATA, Refusal, file_bytes, reason_of
+from .reasons import CUT, DAMAGED, MAX_METADATA_BYTES, Refusal, file_bytes, reason_of
 
 MAX_SCANS = 100
 """Scans of a JPEG that are decoded: encoders write about 10, an attacker 2,000 in 300 kB."""
 
-_BLOCK_BYTES = 1 << 16
-_TEMPORARY, _END, _START_OF_SCAN, _RESTART_INTERVAL = 0x01, 0xD9, 0xDA, 0xDD
-_RESTARTS = range(0xD0, 0xD8)
+BLOCK_BYTES = 1 << 16
+_MAX_MARKERS = 10_000
+END, _TEMPORARY, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0x01, 0xDA, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = 0xC2
-_DECODED = (0xC0, 0xC1, _PROGRESSIVE)
+_PROGRESSIVE, _LOSSLESS = 0xC2, 0xC3
+_DECODED = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS)
+_OTHER_KINDS = {0xDE: "hierarchical JPEG", 0xF7: "JPEG-LS"}
 _SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 """Markers that have a length, of those that libjpeg takes."""
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_PROBE = b"\xb6" + bytes((37 * i * i + 91 * i + 5) % 251 for i in range(4096))
-"""Begins unlike the zeros that libjpeg invents; no 0xff, no period that a Huffman table could idle in."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,11 @@ class Structure:
         return dict(zip(self.header[6::3], self.header[7::3], strict=False))
 
 
-def must_be_held(file: IO[bytes], image: ImageFile.ImageFile) -> bool:
-    """Whether libjpeg must hold all coefficients: a progressive file, or a first scan without all components.
+def frame_of(file: IO[bytes], image: ImageFile.ImageFile) -> tuple[bool, bool]:
+    """(whether libjpeg must hold all of the picture, whether it can scale it).
 
-    Looks at what lies before the position of `file`, whose header Pillow has just read.
+    It holds what comes in several scans: progressive, or the first scan is without some components. Looks at what lies
+    before the position of `file`, whose header Pillow has just read.
 
     Raises:
       Refusal: a kind of JPEG that is not decoded.
@@ -90,8 +87,9 @@ def must_be_held(file: IO[bytes], image: ImageFile.ImageFile) -> bool:
     if code in (0xC9, 0xCA):  # its coder leaves out zeros at the end: a cut file is a whole one of another picture
         raise Refusal("arithmetic-coded JPEG is not supported, as a lost end would not show: convert it with jpegtran")
     if code in _FRAMES and code not in _DECODED:
-        raise Refusal(f"{'lossless' if code == 0xC3 else 'hierarchical'} JPEG is not supported: convert it to PNG")
-    return code == _PROGRESSIVE or header[-scan_bytes:][:3] != bytes((0, scan_bytes, num_components))
+        raise Refusal(f"{_OTHER_KINDS[0xDE]} is not supported: convert it to PNG")
+    is_whole = header[-scan_bytes:][:3] == bytes((0, scan_bytes, num_components))
+    return code in (_PROGRESSIVE, _LOSSLESS) or not is_whole, code != _LOSSLESS
 
 
 def read_structure(file: IO[bytes], *, max_scans: int = MAX_SCANS + 1) -> Structure:
@@ -105,17 +103,19 @@ def read_structure(file: IO[bytes], *, max_scans: int = MAX_SCANS + 1) -> Struct
 
 def _walk(file: IO[bytes], structure: Structure, max_scans: int) -> str | None:
     position, restart_interval = 2, 0
-    while True:
-        marker = _next_marker(file, position, None if structure.scans else MAX_METADATA_BYTES)
+    for _ in range(_MAX_MARKERS):
+        marker = _next_marker(file, position, position + BLOCK_BYTES if structure.scans else MAX_METADATA_BYTES)
         if marker is None:
             return CUT
         start, code, position = marker
-        if code == _END:
+        if code == END:
             return None
         if code == _TEMPORARY:
             continue
+        if code in _OTHER_KINDS:
+            return f"{_OTHER_KINDS[code]} is not supported: convert it to PNG"
         if code not in _SEGMENTS:
-            return f"damaged: expected a marker of its picture at byte {start}, got ff {code:02x}"
+            return f"damaged: ff {code:02x} at byte {start} is no part of a JPEG, copy it again or save it anew"
         file.seek(position)
         length = max(2, int.from_bytes(file.read(2), "big"))
         body = file.read(length - 2) if code in _FRAMES or code in (_START_OF_SCAN, _RESTART_INTERVAL) else b""
@@ -128,22 +128,29 @@ def _walk(file: IO[bytes], structure: Structure, max_scans: int) -> str | None:
             structure.first_scan = structure.first_scan or position
             if len(structure.scans) == max_scans:
                 return None
-            end = _next_marker(file, position, None)
+            end = _next_marker(file, position, position + _most_bytes(structure.header))
             if end is None:
                 return CUT
             if len(body) < 4:
-                return f"damaged: broken scan header at byte {start}"
+                return DAMAGED
             first, last, bits = body[-3:]
             structure.scans.append(Scan(body[1:-3:2], first, last, bits & 15, restart_interval, position, end[0]))
             position = end[0]
+    return f"damaged: it has more than {_MAX_MARKERS} JPEG markers"
 
 
-def _next_marker(file: IO[bytes], position: int, limit: int | None) -> tuple[int, int, int] | None:
+def _most_bytes(header: bytes) -> int:
+    """More than the data of a scan can have: 27 bits a coefficient, and a zero behind each byte of 0xff."""
+    height, width = int.from_bytes(header[1:3], "big"), int.from_bytes(header[3:5], "big")
+    return 8 * len(header[6::3]) * (height + 32) * (width + 32)
+
+
+def _next_marker(file: IO[bytes], position: int, limit: int) -> tuple[int, int, int] | None:
     """(start with its fill bytes, code, end) of the next marker that is no restart, or None up to `limit`."""
     file.seek(position)
     fill, num_bytes = b"", 64  # most follow at once
-    while (limit is None or position < limit) and len(fill) < _BLOCK_BYTES and (block := file.read(num_bytes)):
-        data, num_bytes = fill + block, _BLOCK_BYTES
+    while position < limit and len(fill) < BLOCK_BYTES and (block := file.read(num_bytes)):
+        data, num_bytes = fill + block, BLOCK_BYTES
         if (found := _MARKER.search(data)) is not None:
             start = len(data[: found.end() - 1].rstrip(b"\xff"))
             return position + start, data[found.end() - 1], position + found.end()
@@ -160,7 +167,7 @@ def check_metadata(file: IO[bytes]) -> None:
       Refusal: no scan begins within `MAX_METADATA_BYTES`.
     """
     if file_bytes(file) > MAX_METADATA_BYTES and not read_structure(file, max_scans=0).first_scan:
-        raise Refusal(TOO_MUCH_METADATA)
+        raise Refusal(f"has no picture data in its first {MAX_METADATA_BYTES / 1e6:.0f} MB")
 
 
 def whole_structure(file: IO[bytes]) -> Structure:
@@ -206,99 +213,3 @@ def explanation(file: IO[bytes]) -> str:
     elif structure.problem is None:
         return "damaged: a JPEG without frame header"
     return structure.problem or DAMAGED
-
-
-def proven(file: IO[bytes], image: ImageFile.ImageFile, structure: Structure | None) -> ImageFile.ImageFile:
-    """A decoded picture, or a second decoding of it where the first may lack data.
-
-    Args:
-      file: Of the picture.
-      image: As Pillow decoded it. Its memory is given up for a second decoding.
-      structure: Of a picture in several scans.
-
-    Raises:
-      Refusal: the data of a scan end too early.
-    """
-    if not (_ends_in_grey(image) or structure is not None and _shows_last_scan(image, structure)):
-        return image
-    structure = structure or read_structure(file)
-    if structure.problem is not None:
-        raise Refusal(structure.problem)
-    before = _checksum(image)
-    again = type(image)(_rewound(file))
-    again.decoderconfig = image.decoderconfig
-    again._size = image.size
-    again.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in again.tile]
-    image.close()
-    blocks = _with_probes(file, structure.scans)
-    again.load_read = lambda num_bytes: next(blocks, b"")  # type: ignore[attr-defined]
-    try:
-        again.load()
-    except (OSError, ValueError):
-        before = -1
-    if _checksum(again) != before:
-        raise Refusal("truncated or corrupt: the JPEG data end before the picture does")
-    return again
-
-
-def _ends_in_grey(image: Image.Image) -> bool:
-    """Whether the last pixel is what libjpeg fills missing data with."""
-    last = image.getpixel((image.width - 1, image.height - 1))
-    bands = last if isinstance(last, tuple) else (last,)
-    return all(band in (127, 128) for band in bands)  # 127: CMYK is stored inverted
-
-
-def _shows_last_scan(image: ImageFile.ImageFile, structure: Structure) -> bool:
-    """Whether the last of several scans changes pixels: not one of details in a picture at 1/8, which has none.
-
-    libjpeg scales components of lower resolution less, so these keep details.
-    """
-    last, sampling = structure.scans[-1], structure.sampling()
-    is_full = all(sampling[component] == max(sampling.values()) for component in last.components)
-    return not (is_full and last.first > 0 and image.decoderconfig[:1] == (8,))
-
-
-def _with_probes(file: IO[bytes], scans: list[Scan]) -> Iterator[bytes]:
-    """The picture with more data behind each scan: only a decoder that runs out of data reads them.
-
-    At the end of a restart interval it looks for the next restart marker and skips all else.
-    """
-    position = 0
-    for scan in scans:
-        probe = _PROBE
-        if scan.restart_interval:
-            probe += bytes((0xFF, _next_restart(file, scan))) + _PROBE
-        file.seek(position)
-        while position < scan.end and (block := file.read(min(scan.end - position, _BLOCK_BYTES))):
-            position += len(block)
-            yield block
-        yield probe
-    yield bytes((0xFF, _END))
-
-
-def _next_restart(file: IO[bytes], scan: Scan) -> int:
-    """Code of the restart marker that would follow the last one of a scan."""
-    end = scan.end
-    while end > scan.start:
-        start = max(scan.start, end - _BLOCK_BYTES)
-        file.seek(start)
-        data = file.read(end - start)
-        last, code = max((data.rfind(bytes((0xFF, code))), code) for code in _RESTARTS)
-        if last >= 0:
-            return _RESTARTS[(code + 1) % 8]
-        end = start + 1 if start > scan.start else start
-    return _RESTARTS[0]
-
-
-def _checksum(image: Image.Image) -> int:
-    """Of the pixels, without a copy of them all."""
-    checksum = 0
-    for top in range(0, image.height, 64):
-        strip = image.crop((0, top, image.width, min(top + 64, image.height)))
-        checksum = zlib.crc32(strip.tobytes(), checksum)
-    return checksum
-
-
-def _rewound(file: IO[bytes]) -> IO[bytes]:
-    file.seek(0)
-    return file

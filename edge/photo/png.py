@@ -61,9 +61,9 @@ def check_metadata(file: IO[bytes]) -> None:
         if kind == b"IDAT":
             data += length
         else:
-            others += length
-    if others + max(0, data - needed - needed // 64 - _BLOCK_BYTES) > MAX_METADATA_BYTES:
-        raise Refusal(TOO_MUCH_METADATA)
+            others += 12 + length
+        if others + max(0, data - needed - needed // 64 - _BLOCK_BYTES) > MAX_METADATA_BYTES:
+            raise Refusal(TOO_MUCH_METADATA)
     file.seek(0)
 
 
@@ -74,7 +74,7 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
         file.seek(position)
         head = file.read(8)
         kind = head[4:]
-        if len(head) < 8 or kind == b"IEND" or (has_data and kind == b"fcTL"):
+        if not kind.isalpha() or kind == b"IEND" or (has_data and kind == b"fcTL"):
             return
         has_data = has_data or kind == b"IDAT"
         length = int.from_bytes(head[:4], "big")

@@ -13,14 +13,17 @@ TOO_MUCH_METADATA = f"has more than {MAX_METADATA_BYTES / 1e6:.0f} MB beside its
 CUT = "truncated: its data end before its picture does, copy it again"
 DAMAGED = "damaged: its compressed data cannot be decoded, copy it again"
 
-_SENTENCES = (  # (part of a message of Pillow, ours)
+_SENTENCES = (  # (part of a message of Pillow in lower case, ours)
     ("truncated", CUT),
     ("not enough image data", CUT),
     ("data stream", DAMAGED),
+    ("next frame", DAMAGED),
+    ("could not create decoder", DAMAGED),
     ("buffer overrun", DAMAGED),
+    ("broken png", DAMAGED),
     ("cannot load this image", "damaged: it has a header and no picture data"),
     ("not identified by this driver", "damaged: its header gives no size"),
-    ("MAX_TEXT", "has longer texts than Pillow reads: save it without them"),
+    ("max_text", "has longer texts than Pillow reads: save it without them"),
 )
 
 
@@ -40,7 +43,7 @@ def reason_of(error: Exception, *, other: str = "") -> str:
         return text or "not enough memory to decode it"
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read: {error.strerror}"
-    sentences = (ours for part, ours in _SENTENCES if part in text)
+    sentences = (ours for part, ours in _SENTENCES if part in text.lower())
     return next(sentences, f"{other}{text}" if text else DAMAGED)
 
 
