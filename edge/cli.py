@@ -142,11 +142,13 @@ def _infer(arguments: argparse.Namespace) -> int:
         from .classifier import DEFAULT_MODEL, Classifier
         from .device import usable_cores
         from .photo.decode import PixelLimits
+        from .photo.tiff import silence_libtiff
         from .pipeline import RunOptions
         from .pipeline import run as run_images
         from .progress import Summary, details
 
         warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
+        silence_libtiff()
         cores = usable_cores()
         options = RunOptions(
             workers=arguments.workers or cores,

@@ -45,6 +45,7 @@ def report(model: Path) -> Iterator[str]:
     for name, text in device.versions().items():
         yield f"{name}: {text}"
     yield f"libjpeg-turbo: {features.version_feature('libjpeg_turbo')}"
+    yield f"littlecms: {features.version('littlecms2') or 'missing: photos with a colour profile will be errors'}"
     for name, value in device.record().items():
         yield f"{name}: {'not known' if value is None else value}"
     start = perf_counter()

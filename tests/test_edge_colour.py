@@ -147,6 +147,12 @@ def test_a_profile_too_large_is_refused():
         decode(content)
 
 
+def test_a_profile_that_unpacks_to_megabytes_is_refused():
+    content = with_chunks(encoded(skin(), "PNG"), (b"iCCP", b"bomb\0\0" + zlib.compress(bytes(64 << 20))))
+    with pytest.raises(DecodeError, match="a colour profile longer than Pillow reads"):
+        decode(content)
+
+
 def test_grey_goes_through_profiles_of_grey_and_of_rgb():
     image = Image.new("L", (32, 32), 128)
     for profile, expected in ((grey_icc(1.0), 188), (rgb_icc(PROPHOTO, gamma(1.0)), 188), (grey_icc(1.8), 145)):

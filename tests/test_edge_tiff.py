@@ -13,6 +13,7 @@ from sample_images import encoded, photo
 from edge.errors import DecodeError
 from edge.memory_gate import MemoryGate
 from edge.photo.decode import PixelLimits, decode
+from edge.photo.tiff import silence_libtiff
 
 WIDTH, HEIGHT = 50, 37
 ROW, COLUMN = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -203,6 +204,12 @@ def test_compressed_data_that_end_early_are_an_error(compression):
             assert np.array_equal(np.asarray(decode(copy).image), np.asarray(photo(64, 64)))
         else:
             assert reason(copy) == "damaged: its compressed data cannot be decoded, copy it again"
+
+
+def test_a_command_keeps_libtiff_from_printing(capfd):
+    silence_libtiff()
+    assert reason(picture(compression=8, tags={(259, 3): 5})).startswith("damaged")
+    assert not capfd.readouterr().err
 
 
 def test_jpeg_data_that_end_early_are_an_error():

@@ -23,7 +23,7 @@ _SENTENCES = (  # (part of a message of Pillow in lower case, ours)
     ("broken png", DAMAGED),
     ("cannot load this image", "damaged: it has a header and no picture data"),
     ("not identified by this driver", "damaged: its header gives no size"),
-    ("max_text", "has longer texts than Pillow reads: save it without them"),
+    ("max_text", "has a text or a colour profile longer than Pillow reads: save it without"),
 )
 
 

@@ -6,11 +6,14 @@ a word. The tags of the first picture are read here, at most so many bytes of th
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from PIL import Image, ImageFile, ImagePalette
@@ -162,6 +165,15 @@ def read_layout(file: IO[bytes], *, max_part_pixels: int) -> Layout:
     return layout
 
 
+def silence_libtiff() -> None:
+    """Keeps libtiff from printing what rows say anyway: it is set for a whole process, so for a command to ask for."""
+    with suppress(OSError, AttributeError):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        paths = {line.split(maxsplit=5)[-1] for line in lines if "/libtiff" in line}  # loaded with Pillow
+        for path in paths:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+
+
 def _read_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
     """The tags of the first picture that are wanted; a rational as numerator and denominator."""
     file.seek(0)
@@ -223,6 +235,8 @@ def _check_kind(tags: dict[int, tuple[int, ...]]) -> None:
         raise Refusal("broken header: its palette is missing or of another length than the bits ask for")
     samples, planes = _one(tags, _SAMPLES, 1), _one(tags, _PLANAR, 1)
     is_raw = compression == _RAW
+    if samples > 6:  # Pillow would log it as well
+        raise Refusal(f"TIFF of {samples} samples a pixel is not supported: {_SAVE}")
     has_odd_planes = planes != 2 or photometric not in (2, 5) or is_raw and (bits[0] > 8 or 0 in tags.get(_EXTRA, ()))
     if planes != 1 and samples > 1 and has_odd_planes:  # of which Pillow's own reader makes noise
         raise Refusal(f"TIFF of samples in planes of this kind is not supported: {_SAVE}")
