@@ -123,6 +123,14 @@ def test_a_jpeg_is_scaled_before_its_colours_are_converted():
     assert difference(content, skin()) <= 4
 
 
+def test_a_profile_may_follow_the_header_of_the_frame():
+    content = encoded(in_space(skin(), PROFILES["p3"]), quality=100, subsampling=0, icc_profile=PROFILES["p3"])
+    piece, frame = content.index(b"\xff\xe2"), content.index(b"\xff\xc0")
+    piece_end, frame_end = (at + 2 + int.from_bytes(content[at + 2 : at + 4], "big") for at in (piece, frame))
+    moved = content[:piece] + content[piece_end:frame_end] + content[piece:piece_end] + content[frame_end:]
+    assert difference(moved, skin()) <= 3
+
+
 @pytest.mark.parametrize(
     "profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), rgb_icc(SRGB, srgb_curve())]
 )

@@ -121,13 +121,20 @@ def _profile(image: Image.Image, file: IO[bytes] | None) -> bytes | None:
         raise Refusal(f"its colours (cICP: {kind}) are those of HDR or video: save it as sRGB")
     if image.format == "BMP" and file is not None and (profile := _bmp_profile(file)):
         return profile
-    if profile := info.get("icc_profile"):
+    if profile := info.get("icc_profile") or _late_profile(image):
         return profile if isinstance(profile, bytes) else None
     if "srgb" not in info and ("gamma" in info or "chromaticity" in info):  # PNG's, also of a copy
         return _of_png(info.get("gamma"), info.get("chromaticity"))
     if _is_adobe_rgb(image):
         return _rgb_profile(_ADOBE_RGB, 563 / 256)
     return None
+
+
+def _late_profile(image: Image.Image) -> bytes | None:
+    """The profile that follows the frame's header in a JPEG, of which Pillow keeps the pieces alone."""
+    pieces: list[bytes] = sorted(getattr(image, "icclist", ()))
+    is_whole = bool(pieces) and pieces[0][13:14] == bytes((len(pieces),))  # the pieces say how many they are
+    return b"".join(piece[14:] for piece in pieces) if is_whole else None
 
 
 def _cicp(file: IO[bytes]) -> tuple[int, int, int, int] | None:
