@@ -151,6 +151,14 @@ def test_what_works_passes(bench, name):
     assert (verdict.state, verdict.findings, verdict.skipped) == ("ok", (), "")
 
 
+def test_one_answer_to_all_sample_pictures_is_a_note(bench, monkeypatch):
+    assert verdict_of(bench, "accuracy").notes == ()
+    monkeypatch.setattr("bench.remarks.MIN_ANSWERS", 4)
+    assert verdict_of(bench, "accuracy").notes == (
+        "the model answers NV to every sample picture (4): it tells nothing apart",
+    )
+
+
 @pytest.mark.parametrize(("name", "plant", "file", "what"), PLANTED, ids=[f"{p[0]}-{p[3][:20]}" for p in PLANTED])
 def test_a_planted_fault_is_found_and_named(bench, name, plant, file, what):
     if "IMG_2" in what:
