@@ -180,7 +180,7 @@ def test_earlier_outputs_in_folders_that_are_read_can_be_replaced(inputs):
 
 
 def test_the_bundled_model_is_an_input(tmp_path, monkeypatch, capsys):
-    model = tmp_path / "m.onnx"
+    model = tmp_path / "m.csv"  # another suffix is refused before
     model.write_bytes(classifier.DEFAULT_MODEL.read_bytes())
     monkeypatch.setattr(classifier, "DEFAULT_MODEL", model)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
