@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -33,6 +33,8 @@ from .info import describe
 OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference between the file and PyTorch, relative to the largest logit."""
+NUM_STAGES = 3
+"""Of `to_onnx`."""
 
 
 class InferenceGraph(nn.Module):
@@ -71,7 +73,8 @@ def fold_scale(body: nn.Module, scale: float | tuple[float, float, float]) -> No
 
 
 def to_onnx(
-    model: Network, *, preprocess: Preprocess, metadata: Mapping[str, str], variant: str | None = None
+    model: Network, *, preprocess: Preprocess, metadata: Mapping[str, str], variant: str | None = None,
+    done: Callable[[int], None] = lambda _: None,
 ) -> tuple[onnx.ModelProto, str | None]:
     """Exports a network.
 
@@ -80,6 +83,7 @@ def to_onnx(
       preprocess: What the network was trained on.
       metadata: Further metadata_props; `classes` among them.
       variant: Name of the network, for the metadata `model`, which counts its parameters and multiply-adds.
+      done: Takes how many of the stages are done.
 
     Returns:
       The model, checked against PyTorch, and a remark where it could not be simplified.
@@ -113,7 +117,9 @@ def to_onnx(
             opset_version=OPSET,
             dynamo=False,
         )
+    done(1)
     exported, remark = simplify(onnx.load_from_string(file.getvalue()))
+    done(2)
     parts = exported.graph
     for entry in (exported, parts, *parts.node, *parts.initializer, *parts.value_info):
         entry.doc_string = ""  # an exporter's has paths of this machine
@@ -124,6 +130,7 @@ def to_onnx(
         properties["model"] = json.dumps({"variant": variant, **{key: totals[key] for key in ("parameters", "macs")}})
     onnx.helper.set_model_props(exported, {**properties, **metadata})
     _verify(exported, model, preprocess)
+    done(NUM_STAGES)
     return exported, remark
 
 

@@ -157,7 +157,11 @@ def _compare(
         *(found[1]["samples"][name] for name in ("label", "prediction", "group", "cluster")),
         classes=order, reference=reference,
     )
-    remarks = [f"group {name} has {sizes[name]} images: not in the fairness that is compared" for name in excluded]
+    same = f"(the reference is {reference}; edge-bench score does the same with --exclude-group"
+    remarks = [
+        f"group {name} has {sizes[name]} images: not in the fairness that is compared {same} {name})"
+        for name in excluded
+    ]
     if unstated := sizes[dataset.NOT_STATED]:
         remarks.append(f"the group of {unstated} images is not stated: they are compared with no other")
     if not is_usable.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from bench.commands.arguments import add_output
@@ -39,10 +40,11 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from bench.remarks import one_answer
     from edge.classifier import Classifier
     from edge.predictions import path_text
+    from edge.progress import Progress
     from train.data.images import load_images
 
     from ..int8.calibrate import choose_calibration
-    from ..int8.quantize import quantize
+    from ..int8.quantize import NUM_STAGES, quantize
 
     check_output(arguments.output, force=arguments.force)
     classifier = Classifier.load(arguments.model)
@@ -64,7 +66,9 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if calibration.unusable and not arguments.quiet:
         say(PROGRAM, f"{len(calibration.unusable)} of {len(chosen)} images to calibrate on cannot be used")
     digest = marks_sha256(cluster_marks(chosen))
-    quantized = quantize(onnx.load(arguments.model), calibration.pixels, marks_sha256=digest)
+    with closing(Progress(NUM_STAGES, unit="stage", quiet=arguments.quiet)) as progress:
+        float_model = onnx.load(arguments.model)
+        quantized = quantize(float_model, calibration.pixels, marks_sha256=digest, done=progress.update)
     model = Classifier(arguments.output, content := quantized.SerializeToString())
     first = model.logits(calibration.pixels[:_NUM_TRIED]).argmax(axis=1)
     if line := one_answer((model.classes[i] for i in first), of="picture tried"):

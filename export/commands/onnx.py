@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from typing import Any
 
 from bench.commands.arguments import add_output
@@ -28,11 +29,12 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     """Writes the model file of the runtime."""
     check_output(arguments.output, force=arguments.force)
     from bench.provenance import SEALED, seal
+    from edge.progress import Progress
     from train.after.held_out import MIN_CLUSTERS
     from train.checkpoint import IMAGENET, load_model
     from train.networks.weights import describe
 
-    from ..to_onnx import to_onnx
+    from ..to_onnx import NUM_STAGES, to_onnx
     from ..to_safetensors import origin_of
 
     if arguments.run.suffix == ".onnx":
@@ -61,9 +63,11 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
         metadata["metrics"] = json.dumps(state.metrics, ensure_ascii=False)
     if state.profile is not None:
         metadata["profile"] = state.profile
-    exported, remark = to_onnx(
-        model, preprocess=preprocess, metadata=metadata, variant=state.config["model"]["network"]
-    )
+    network = state.config["model"]["network"]
+    with closing(Progress(NUM_STAGES, unit="stage", quiet=arguments.quiet)) as progress:
+        exported, remark = to_onnx(
+            model, preprocess=preprocess, metadata=metadata, variant=network, done=progress.update
+        )
     if remark and not arguments.quiet:
         say(PROGRAM, remark)
     write_model(arguments, exported.SerializeToString(), state.classes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -36,13 +36,21 @@ _FLOAT_OPERATORS = ("Cast", "Constant", "HardSigmoid", "HardSwish", "Identity")
 _BIAS_IMAGES = 64
 
 
-def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: str = "") -> onnx.ModelProto:
+NUM_STAGES = 5
+"""Of `quantize`, about equally long."""
+
+
+def quantize(
+    model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: str = "",
+    done: Callable[[int], None] = lambda _: None,
+) -> onnx.ModelProto:
     """Quantises a model; the same arguments give the same bytes.
 
     Args:
       model: A float model file of ours.
       calibration: (N, S, S, 3) uint8 RGB, at least 16 images.
       marks_sha256: Hash of the clusters of the calibration images, for the metadata.
+      done: Takes how many of the stages are done.
 
     Raises:
       EdgeError: too few images, or of another size; the model is quantised already, has weights that are not finite, or
@@ -52,10 +60,16 @@ def quantize(model: onnx.ModelProto, calibration: np.ndarray, *, marks_sha256: s
     _check_images(model, calibration)
     named = _named(model)
     equalized = equalize(named, calibration)
+    done(1)
     scales = model_scales(equalized)
     rounded = round_weights(equalized, calibration, scales)
-    quantized = shortened(insert(rounded, activation_ranges(equalized, calibration), scales))
+    done(2)
+    ranges = activation_ranges(equalized, calibration)
+    done(3)
+    quantized = shortened(insert(rounded, ranges, scales))
+    done(4)
     quantized = correct_biases(equalized, quantized, calibration)
+    done(NUM_STAGES)
     description = {
         "scheme": "U8S8 QDQ, per channel",
         "ranges": f"percentile-{PERCENTILE}",

@@ -25,8 +25,8 @@ _NUM_EXAMPLES = 20
 _WORDS = {"file": "pairs of one file", "pixels": "pairs of the same pixels", "near": "near-duplicate pairs"}
 _CURES = {
     "group": "each group has another mix of classes: judge by recall and by the gap at equal mix, not by accuracy",
-    "image size": "the classes come in different sizes: train with --recipe lite, whose pictures lose pixels at "
-    "random, and test on pictures of one source",
+    "image size": "the classes differ in size: train with --recipe lite, where pictures lose pixels at random, "
+    "and test on pictures of one source",
     "file size": "the classes differ in size, compression or detail: save all pictures alike, or train with --recipe "
     "lite, whose blur and JPEG hide that, and test on pictures of one source",
     "border colour": "the surroundings give the class away: train with --resize crop or --p-bars 0.3, or cut them off",
