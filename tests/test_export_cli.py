@@ -64,7 +64,7 @@ def data(tmp_path_factory):
 
 def test_onnx_is_the_averaged_weights_and_describes_itself(run_folder, exported):
     output, said = exported
-    lines = said.splitlines()
+    lines = [line for line in said.splitlines() if not line.startswith("[")]  # a slow machine shows its progress
     assert "no held-out images to fit a temperature on" in lines[0]
     assert lines[1:] == [f"edge-export: {output}: 0.03 MB, classes ash, birch, Cedar"]
     classifier = Classifier.load(output)
