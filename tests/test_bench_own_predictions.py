@@ -1,6 +1,7 @@
 """Predictions of any program: the two short forms, and what is wrong with them in one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,26 @@ def test_bad_tables_are_one_line(
     assert run("score", written(tmp_path / "t.csv", text), *arguments) == status
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and message in shown.err, shown.err
+
+
+def test_the_files_of_the_page_are_taken(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    files = [text.replace("    ", "") for text in re.findall(r"((?:    [^ \n]*,[^ \n]*\n)+)", page)]
+    (tmp_path / "ROOT/NV").mkdir(parents=True)
+    (tmp_path / "ROOT/MEL").mkdir()
+    for name in ("NV/1.jpg", "MEL/2.jpg"):
+        (tmp_path / "ROOT" / name).touch()
+    assert len(files) == 2
+    for text, arguments in zip(files, (["--data", tmp_path / "ROOT"], []), strict=True):
+        assert run("score", written(tmp_path / "mine.csv", text), *arguments, "-q") == 0
+
+
+def test_a_report_of_data_without_groups(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    lines = table()[0].replace("group", "skin").splitlines()
+    file = written(tmp_path / "t.csv", "\n".join(lines))
+    assert run("score", file, "-q", "-o", tmp_path / "t.json") == 0
+    assert run("report", tmp_path / "t.json", "-o", tmp_path / "report") == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "edge-bench score t.csv --profile" in page

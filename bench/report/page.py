@@ -180,6 +180,9 @@ def _command(result: dict[str, Any]) -> str:
             flags += [word for kind in kinds for word in ("--only", kind)]
         words = ["robustness", "-m", part["model"], data["name"], *flags, "-o", "robustness.json"]
         return shlex.join(["edge-bench", *map(str, words)])
+    source = ["predictions.csv", "--data", data["name"]]
+    if "y_true" in result["predictions"].get("columns", ()):  # a table with its own classes
+        source, flags = [data["name"]], []
     columns = document.columns_of(result)
     flags += [flag for column in columns if columns != ["group"] for flag in ("--group", column)]
     flags += ["--split", data["split"]] if data["split"] is not None else []
@@ -191,7 +194,7 @@ def _command(result: dict[str, Any]) -> str:
     flags += ["--errors", "exclude"] if result["errors"]["policy"] == "exclude" else []
     flags += ["--latency", "latency.json"] if result["latency"] is not None else []
     flags += ["--seed", result["interval"]["seed"]]
-    words = ["score", "predictions.csv", "--data", data["name"], *flags, "-o", "results.json"]
+    words = ["score", *source, *flags, "-o", "results.json"]
     return shlex.join(["edge-bench", *map(str, words)])
 
 
