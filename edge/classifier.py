@@ -31,8 +31,6 @@ DEFAULT_MODEL = Path(__file__).parent / "models" / "efficientnet_lite0_ham10_128
 
 SCHEMA = "edge-model/1"
 _INPUT, _OUTPUT = "images", "logits"
-_LONGEST = 300
-"""Characters of a text of the metadata that is passed on."""
 
 _PROBABILITIES = ("Softmax", "Sigmoid", "HardSigmoid", "Exp")
 """Operators that give no logits. LogSoftmax is none of them: softmax makes the same of its result."""
@@ -107,23 +105,20 @@ class Classifier:
     @property
     def training(self) -> dict[str, Any]:
         """What the file says of its training; {} where it says nothing that can be read: it is anybody's text."""
-        try:
-            training = json.loads(self.metadata.get("training", "{}"))
-        except (ValueError, RecursionError):
-            training = {}
-        return training if isinstance(training, dict) else {}
+        return _object(self.metadata.get("training"))
 
     @property
     def description(self) -> dict[str, object]:
         """What people ask of a model, JSON-ready: file, bytes, card beside it, and what its metadata say in short."""
         card = self.path.with_name(f"{self.path.stem.removesuffix('.int8')}.md")
-        return {
-            "file": path_text(self.path.name),
-            "bytes": self._num_bytes,
-            **({"card": path_text(card.name)} if card.is_file() else {}),
-            **({"license": self.metadata["license"][:_LONGEST]} if "license" in self.metadata else {}),
-            **{name: found for name in ("model", "training") if (found := _plain_values(self.metadata.get(name)))},
-        }
+        found: dict[str, object] = {"file": path_text(self.path.name), "bytes": self._num_bytes}
+        found |= {"card": path_text(card.name)} if card.is_file() else {}
+        found |= {"license": text[:300]} if (text := self.metadata.get("license")) else {}
+        for name in ("model", "training"):
+            plain = (str, int, float)
+            part = _object(self.metadata.get(name)).items()
+            found[name] = {key: value for key, value in part if isinstance(value, plain) and len(str(value)) <= 300}
+        return found
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Runs the network: (N, S, S, 3) uint8 RGB, as `preprocess` makes them -> (N, C) float32.
@@ -207,17 +202,13 @@ def _session(path: Path, content: bytes, intra_op_threads: int) -> ort.Inference
         raise ModelError(f"{path}: not a usable ONNX model ({len(content)} bytes): {_reason(error)}") from error
 
 
-def _plain_values(text: str | None) -> dict[str, object]:
-    """Of a JSON object its short texts and numbers, without digests; none where it is no object."""
+def _object(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text or "{}", parse_constant=lambda _: None)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):  # also half a surrogate pair and 1e999, which a file of ours cannot hold
+    except (ValueError, RecursionError):  # also half a surrogate pair and 1e999, which no file of ours can hold
         return {}
-    return {
-        name: value for name, value in (found.items() if isinstance(found, dict) else ())
-        if "sha256" not in name and isinstance(value, str | int | float) and len(str(value)) <= _LONGEST
-    }
+    return found if isinstance(found, dict) else {}
 
 
 def _read_metadata(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Preprocess, float, Profile | None]:

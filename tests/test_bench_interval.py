@@ -12,10 +12,8 @@ from bench.metrics.evaluation import Frame, Intervals, Observations, Setting
 from bench.metrics.interval import (
     bootstrap_interval,
     effective_n,
-    images_needed,
     null_of,
     p_value,
-    wilson,
 )
 from bench.metrics.paired import Bootstrap, joint_draws
 
@@ -51,13 +49,6 @@ def test_effective_n_where_the_variance_cannot_be_seen() -> None:
     assert effective_n(np.ones(5, bool), clusters) == 3
     assert effective_n(np.zeros(5, bool), clusters) == 3
     assert effective_n(np.array([True, False]), np.array([0, 0])) == 1
-
-
-def test_images_needed_give_that_half_width() -> None:
-    n = images_needed(0.8, 0.05)
-    interval = wilson(round(0.8 * n), n)
-    assert n == 246 and interval is not None
-    assert (interval[1] - interval[0]) / 2 == pytest.approx(0.05, rel=0.02)
 
 
 # Bootstrap

@@ -21,7 +21,7 @@ from simulated_results import SIZES, latency, pairs, result
 
 import bench
 from bench.cli import main
-from bench.dataset import NOT_STATED
+from bench.dataset import NOT_STATED, ONE_GROUP
 from bench.metrics import contest
 from bench.metrics.evaluation import Setting
 from bench.report import csv_tables
@@ -293,6 +293,23 @@ def test_no_malignant_class_is_said(undrawn: None) -> None:
         part[key] = {names[name]: value for name, value in part[key].items()}
     page = report.render({"x": made})["index.html"]
     assert "None of the classes is known to be malignant" in page and "-found" not in page
+
+
+def test_data_without_groups_and_images_of_the_training(undrawn: None) -> None:
+    made = result("small", draws=50, sizes={ONE_GROUP: 120}, with_latency=False)
+    setting = Setting(contest.PROFILES["esfair2023"], ONE_GROUP, malignant=("BCC", "MEL"), draws=50)
+    made |= build.metrics(pairs(sizes={ONE_GROUP: 120}), made["classes"], setting)
+    made["data"]["trained_on"] = 7
+    contents = report.render({"x": made})
+    outline = Outline(contents["index.html"])
+    text = " ".join(" ".join(outline.text).split())
+    assert not outline.open and not {"a-groups", "a-fairness"} & {*outline.ids}
+    assert "6 classes, no groups" in text and "Fairness not defined no groups" in text and "Total of 1/3" in text
+    assert "Worst group" not in text and "fair value" not in text and text.count("Confusion matrices") == 1
+    assert "The model was trained on 7 of these images" in text and "**Not held out**" in contents["summary.md"]
+    assert "| fairness (contest) | no groups |" in contents["summary.md"] and "| Gap" not in contents["summary.md"]
+    page = report.render({"x": made, "y": made})["index.html"]
+    assert "B minus A, paired" in page and "Accuracy in all" not in page
 
 
 def test_groups_are_explained() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -223,8 +224,10 @@ def test_no_groups_are_said_in_words_and_the_total_is_of_what_there_is() -> None
     assert any(line.split() == ["score:", "fairness", UP, "no", "groups"] for line in lines)
     assert lines[-1].startswith(f"score: total of 1/3 (accuracy) {UP}  0.")
     assert not [line for line in lines if "gap" in line or "SPD" in line or "in all" in line]
-    half = 50 * (accuracy["high"] - accuracy["low"])
-    assert result["warnings"][0].startswith(f"the data have 80 pictures: the accuracy is known to ± {half:.1f} points")
+    known = f"known only to lie between {accuracy['low']:.3f} and {accuracy['high']:.3f} (about "
+    assert result["warnings"][0].startswith(f"the data have 80 pictures: the accuracy is {known}")
+    needed = 80 * ((accuracy["high"] - accuracy["low"]) / 0.1) ** 2
+    assert int(result["warnings"][0].split("(about ")[1].split()[0]) == math.ceil(needed)
     assert "no groups: nothing is compared, and the score has no fairness" in result["warnings"]
     build.add_latency({"predictions": META, **result}, latency(10.0))
     assert result["score"]["total_of_parts"]["value"] == pytest.approx((accuracy["value"] + 0.9) / 3)
@@ -241,7 +244,7 @@ def test_signs_that_standard_output_lacks_are_ascii(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), "ascii"))
     lines = [*text.table(result), *text.remarks(result)]
     assert lines[0] == "^ higher is better, v lower is better" and any(line.startswith("gap  ") for line in lines)
-    assert any("accuracy is known to +- " in line for line in lines)
+    assert any("pictures would make it +- 0.05" in line for line in lines)
     assert any(line.startswith("recall naevus \\u0142") for line in lines) and all(map(str.isascii, lines))
 
 

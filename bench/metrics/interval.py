@@ -71,11 +71,6 @@ def effective_n(is_right: np.ndarray, clusters: np.ndarray) -> float:
     return float(min(n, p * (1 - p) / variance)) if variance else float(n)
 
 
-def images_needed(p: float, half_width: float) -> int:
-    """Independent samples for an interval of a proportion `p` +- `half_width`: z^2 p (1 - p) / half_width^2."""
-    return math.ceil(_Z**2 * p * (1 - p) / half_width**2)
-
-
 def bootstrap_interval(
     value: float, draws: np.ndarray, *, lowest: float = -math.inf, highest: float = math.inf
 ) -> tuple[float, float] | None:

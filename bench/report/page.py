@@ -24,7 +24,7 @@ from edge.output_files import write_output
 from ..dataset import NOT_STATED
 from ..metrics.meaning import meaning
 from ..results import compare, document
-from ..results.caveats import HALF_WIDTH
+from ..results.caveats import HALF_WIDTH, NO_GROUPS
 from ..robustness.changes import CHANGES
 from ..robustness.measure import is_other
 from . import csv_tables, planes, plots, words
@@ -106,6 +106,7 @@ def render(results: dict[str, dict[str, Any]]) -> dict[str, str]:
         "title": words.title(results.values()),
         "dates": sorted({str(result["date"]) for result in results.values() if "date" in result}),
         "paired": paired,
+        "conclusion": "" if paired is None else compare.conclusion(paired),
         "results": [
             {"letter": letter, "name": name, "r": result}
             for letter, (name, result) in zip(by_letter, results.items(), strict=True)
@@ -131,6 +132,7 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "worst_group": _worst_group, "columns_of": document.columns_of, "costliest": _costliest, "board_of": _board_of,
         "command": _command, "meaning": meaning, "plots": plots, "words": words, "half_width": HALF_WIDTH,
+        "NO_GROUPS": NO_GROUPS,
     }
     return environment
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import html
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from edge.table import spelled_out
 
 from ..dataset import MELANOMA, NOT_STATED, plain_name
 from ..metrics.evaluation import Metric
 from ..metrics.fairness import MIN_CELL
 
 _CLASSES = {
-    "mel": "melanoma", "bcc": "basal cell carcinoma", "scc": "squamous cell carcinoma", "nv": "naevus, a mole",
-    "nev": "naevus, a mole", "bkl": "benign keratosis", "sek": "seborrhoeic keratosis", "ack": "actinic keratosis",
+    "mel": "melanoma", "bcc": "basal cell carcinoma", "scc": "squamous cell carcinoma", "nv": "naevus (mole)",
+    "nev": "naevus (mole)", "bkl": "benign keratosis", "sek": "seborrhoeic keratosis", "ack": "actinic keratosis",
     "ak": "actinic keratosis", "akiec": "actinic keratosis, Bowen's disease", "df": "dermatofibroma",
-    "vasc": "vascular lesion", "unknown": "a class of the data, not “don't know”",
+    "vasc": "vascular lesion",
 }
+"""Abbreviations of other data sets than the contest's, by `plain_name`."""
 _RESIZES = {
     "crop": "the central square of a photo", "letterbox": "the whole photo, with borders",
     "stretch": "the whole photo, stretched to a square",
@@ -96,9 +99,10 @@ def facts(result: dict[str, Any]) -> dict[str, str]:
     return {term: text for term, text in found.items() if text}
 
 
-def class_meaning(name: str) -> str:
-    """What an abbreviated class stands for; "" where it is not known."""
-    return _CLASSES.get(plain_name(name), "")
+def class_meaning(name: str, classes: Sequence[str]) -> str:
+    """What an abbreviated class, one of `classes`, stands for; "" where it is not known."""
+    spelled = spelled_out(classes).get(name, name)
+    return spelled if spelled != name else _CLASSES.get(plain_name(name), "")
 
 
 def groups_meaning(groups: Iterable[str]) -> str:
@@ -137,7 +141,8 @@ def sensitivities(part: dict[str, Any], result: dict[str, Any]) -> list[dict[str
         recall = result["by_class"][melanomas[0]]["recall"]
         found.append(_kind("Melanoma sensitivity", "Melanomas found", text, recall, by_group))
     if malignant is not None:
-        counted = "; ".join(_with_meaning(name) for name in malignant["classes"])
+        meanings = {name: class_meaning(name, result["classes"]) for name in malignant["classes"]}
+        counted = "; ".join(f"{name}, {meaning}" if meaning else name for name, meaning in meanings.items())
         text = f"share of the malignant images ({counted}) that were answered with one of these classes"
         spared = "share of the other images that were answered with another"
         kinds = (
@@ -150,28 +155,10 @@ def sensitivities(part: dict[str, Any], result: dict[str, Any]) -> list[dict[str
     return found
 
 
-def may_replace(paired: dict[str, Any]) -> str:
-    """One sentence on whether B may replace A, of what `edge-bench compare` says of them."""
-    entries = {name.rpartition(".")[2].replace("_", " "): entry for name, entry in paired["metrics"].items()}
-    entries |= {f"accuracy in {group}": entry for group, entry in paired["by_group"].items()}
-    worse, better = ([name for name, entry in entries.items() if entry["verdict"] == verdict]
-                     for verdict in ("B worse", "B better"))
-    if worse:
-        return f"B should not replace A: it is worse in {', '.join(worse)}."
-    if better:
-        return f"B may replace A: it is better in {', '.join(better)}, and worse in nothing that is shown."
-    return "It cannot be told whether B may replace A: no difference is shown."
-
-
 def _kind(name: str, short: str, text: str, whole: Metric, by_group: dict[str, Metric]) -> dict[str, Any]:
     known = {group: metric for group, metric in by_group.items() if metric["n"] >= MIN_CELL and group != NOT_STATED}
-    lowest = min(known, key=lambda group: known[group]["value"] or 0, default=None)
+    lowest = min(known, key=lambda group: known[group]["value"] or 0) if len(known) > 1 else None
     return {"name": name, "short": short, "text": text, "whole": whole, "by_group": by_group, "lowest": lowest}
-
-
-def _with_meaning(name: str) -> str:
-    meaning = class_meaning(name)
-    return f"{name}, {meaning}" if meaning else name
 
 
 def _joined(parts: Iterable[object]) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from ..dataset import NOT_STATED, ONE_GROUP
 from ..metrics.evaluation import Frame
 from ..metrics.fairness import MIN_CELL
-from ..metrics.interval import images_needed
 
 HALF_WIDTH = 0.05
-"""A group whose accuracy is known less well than this gets a warning: 5 points are a quarter of the contest's 0.2."""
-
+"""A group whose accuracy is known less well than this gets a warning: 0.05 is a quarter of the contest's 0.2."""
 
 NO_GROUPS = "no groups"
 
@@ -34,16 +33,16 @@ def caveats(frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
     if num_unstated := by_group[NOT_STATED]["accuracy"]["n"] if NOT_STATED in by_group else 0:
         yield f"the group of {num_unstated} pictures is not stated: they are compared with no other"
     for name in frame.names:
-        value, low, high, n = by_group[name]["accuracy"].values()
+        _, low, high, n = by_group[name]["accuracy"].values()
         has, whose = ("the data have", "the") if why == NO_GROUPS else (f"group {name} has", "its")
         what = f"{has} {n} picture{'s' * (n != 1)}"
         if n < MIN_CELL and why != NO_GROUPS:
             fix = f"--exclude-group {name} leaves it out"
             yield f"{what}, under {MIN_CELL}: nothing that compares groups has an interval ({fix})"
         elif (half := (high - low) / 2) > HALF_WIDTH:
-            needed = images_needed(min(max(value, 0.1), 0.9), HALF_WIDTH)
-            known = f"{whose} accuracy is known to ± {100 * half:.1f} points"
-            yield f"{what}: {known} (about {needed} pictures make it ± {100 * HALF_WIDTH:.0f})"
+            needed = math.ceil(n * (half / HALF_WIDTH) ** 2)  # such pictures: of clusters, each is worth less
+            known = f"{whose} accuracy is known only to lie between {low:.3f} and {high:.3f}"
+            yield f"{what}: {known} (about {needed} such pictures would make it ± {HALF_WIDTH})"
     if len(sizes) < 2:
         yield f"{why}: nothing is compared, and the score has no fairness"
     elif why is not None:
