@@ -79,6 +79,11 @@ def result(
         },
         "predictions": {
             "schema": "edge-predictions/1", "model_sha256": 64 * "0", "classes": CLASSES,
+            "model": {
+                "file": f"{model}.onnx", "bytes": 3_000_000, "license": "none: there is no such model",
+                "model": {"variant": "simulated"}, "training": {"data": "nothing"},
+            },
+            "preprocess": {"size_px": 128, "resize": "crop"},
             "versions": {"fairedge": "simulated"},
         },
         "errors": {"policy": "wrong", "images": 0},
