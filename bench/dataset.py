@@ -225,7 +225,10 @@ def _read_manifest(
         samples.append(Sample(path, sys.intern(label), group, cluster, split, coarse))
     if not samples:
         raise DatasetError(f"{manifest}: no images, expected at least one row")
-    if (num_groups := len({sample.group for sample in samples})) > MAX_GROUPS:
+    groups = {sample.group for sample in samples}
+    if groups == {NOT_STATED} and not needs_group:  # a column that nobody filled in
+        samples = [replace(sample, group=ONE_GROUP) for sample in samples]
+    if (num_groups := len(groups)) > MAX_GROUPS:
         got = f"got {num_groups} different values in the column {group_column}"
         raise DatasetError(f"{manifest}: {got}, expected at most {MAX_GROUPS} groups")
     return _remarked(samples)

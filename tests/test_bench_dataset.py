@@ -85,6 +85,9 @@ def test_manifest_without_groups(tmp_path):
         groups_by_path(tmp_path, "group")
     with pytest.raises(DatasetError, match="no column age; got path, class, sex"):
         index(tmp_path, group_column="age")
+    manifest(tmp_path, "path,class,group\n1.jpg,MEL,\n2.jpg,NV, \n")  # a column that nobody filled in
+    assert [sample.group for sample in index(tmp_path)] == [ONE_GROUP] * 2
+    assert [sample.group for sample in index(tmp_path, needs_group=True)] == [NOT_STATED] * 2
 
 
 def test_tree_has_pictures_by_their_content_and_names_a_class_without(tmp_path, capsys):

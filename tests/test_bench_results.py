@@ -238,6 +238,13 @@ def test_no_groups_are_said_in_words_and_the_total_is_of_what_there_is() -> None
     assert not [line for line in compare.table(same) if "in all" in line]
 
 
+def test_the_classes_of_the_contest_are_spelled_out() -> None:
+    six = ["BCC", "BKL", "MEL", "NV", "unknown", "VASC"]
+    lines = list(text.table(build.metrics(random_pairs(SIZES), six, setting())))
+    assert lines[0].startswith("BCC = basal cell carcinoma, ") and ", unknown = other (actinic keratosis, " in lines[0]
+    assert list(text.table(build.metrics(random_pairs(SIZES), CLASSES, setting())))[0].startswith(UP)
+
+
 def test_signs_that_standard_output_lacks_are_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     result = build.metrics(random_pairs(SIZES), [*CLASSES, "naevus \u0142"], setting())
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))

@@ -10,7 +10,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +140,8 @@ def read_table(path: Path, group_columns: Sequence[str]) -> Table:
         if (num_groups := len({*group_of.values()})) > MAX_GROUPS:
             got = f"got {num_groups} different values in the column {other}"
             raise PredictionsError(f"{path}: {got}, expected at most {MAX_GROUPS} groups")
+    if not group_columns and {sample.group for sample in samples} == {NOT_STATED}:  # a column that nobody filled in
+        samples = [replace(sample, group=ONE_GROUP) for sample in samples]
     remarks = file.remarks(("y_true", "y_pred", "path", "cluster", column, *further))
     if strange := Counter({name: n for name, n in never.items() if name not in known}):
         remarks.append(f"y_true never has {_names(strange)}, which y_pred has in {strange.total()} rows")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
+from edge.table import spelled_out
+
 from ..metrics.evaluation import Metric
 from ..metrics.meaning import DOWN, LEGEND, UP, meaning
 from .caveats import NO_GROUPS
@@ -47,6 +49,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         policy = "are left out (--errors exclude)" if errors["policy"] == "exclude" else "count as wrong"
         images = result["data"]["samples"] - result["data"]["left_out"]
         yield f"{errors['images']} of {images} images could not be used and {policy}"
+    if spelled := [f"{name} = {words}" for name, words in spelled_out(result["classes"]).items() if words != name]:
+        yield fitting(", ".join(spelled))
     yield fitting(LEGEND)
     yield f"{'':{width}}     value  95 % interval        n"
     for name, title, metric in rows:
