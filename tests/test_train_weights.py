@@ -211,6 +211,7 @@ def test_a_checkpoint(tmp_path, monkeypatch, classes, head_kept):
         for parameter in other.parameters():
             parameter.add_(1)
     state = SimpleNamespace(
+        config={"model": {"network": "mobileone_s1"}},
         weights=other.state_dict(),
         classes=["a", "b", "c"],
         preprocess=Preprocess(scale=(0.1, 0.2, 0.4)).to_json(),
@@ -232,6 +233,7 @@ def test_a_checkpoint(tmp_path, monkeypatch, classes, head_kept):
 
 
 OURS = {
+    "config": '{"model": {"network": "mobileone_s1"}}',
     "classes": '["a", "b", "c"]', "preprocess": Preprocess(scale=(0.1, 0.2, 0.4)).to_json(),
     "training": '{"data": "d", "recipe": "r"}', "clusters": '["0123456789abcdef"]', "pictures": '["f"]',
     "sources": '{"imagenet": "cafe"}', "license": "CC0",
@@ -259,11 +261,17 @@ def test_what_a_file_of_weights_does_not_say_is_not_known(tmp_path, damage):
     assert load_weights(network(), tmp_path / "w.safetensors", scale=SCALE).marks is None
 
 
-@pytest.mark.parametrize("damage", [{"classes": "{"}, {"classes": "7"}, {"preprocess": "{}"}, {"sources": "[]"}])
+@pytest.mark.parametrize("damage", [{"classes": "{"}, {"classes": "7"}, {"preprocess": "{}"}, {"config": "{}"}])
 def test_damaged_metadata_is_refused(tmp_path, unchanged, damage):
     save_file(network().state_dict(), tmp_path / "w.safetensors", OURS | damage)
     with pytest.raises(ModelError, match="w.safetensors: unusable metadata: "):
         load_weights(unchanged, tmp_path / "w.safetensors", scale=SCALE)
+
+
+def test_a_network_of_ours_is_named_where_another_was_expected(tmp_path):
+    save_file(network().state_dict(), tmp_path / "w.safetensors", OURS)
+    with pytest.raises(ModelError, match=r"weights of another network \(mobileone_s1, see --network and --recipe\): "):
+        load_weights(network("mobilenet_v2"), tmp_path / "w.safetensors", scale=SCALE)
 
 
 def test_a_head_of_nameless_classes_is_not_believed(tmp_path):

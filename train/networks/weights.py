@@ -43,6 +43,7 @@ _INFERENCE_FORM = re.compile(r"(^|\.)(reparam_conv|fused)\.")
 class Origin(NamedTuple):
     """What a file of ours says of its weights."""
 
+    network: str
     classes: list[str]
     preprocess: str
     marks: frozenset[str] | None
@@ -167,7 +168,8 @@ def load_weights(
     own_head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     head = {name: tensor for name, tensor in ours.items() if name.startswith(_CLASSIFIERS)}
     body = {name: tensor for name, tensor in ours.items() if name not in head}
-    _check(body, {name: tensor for name, tensor in state.items() if name not in own_head}, path)
+    of = "" if origin is None else f" ({origin.network}, see --network and --recipe)"
+    _check(body, {name: tensor for name, tensor in state.items() if name not in own_head}, path, of=of)
     its_classes = [] if origin is None else origin.classes
     has_head = _shapes(head) == _shapes(own_head) and its_classes == list(classes)
 
@@ -214,8 +216,9 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Origin | None]:
         ) from error
     if isinstance(values, dict) and "schema" in values:
         state = checkpoint.load(path)
-        imagenet = state.sources.get(checkpoint.IMAGENET)
-        return state.weights, Origin(state.classes, state.preprocess, checkpoint.marks_of(state), imagenet, "")
+        network, imagenet = state.config["model"]["network"], state.sources.get(checkpoint.IMAGENET)
+        origin = Origin(network, state.classes, state.preprocess, checkpoint.marks_of(state), imagenet, "")
+        return state.weights, origin
     while isinstance(values, dict) and (inner := next((key for key in _WRAPPERS if key in values), None)):
         values = values[inner]
     if not isinstance(values, dict) or not values:
@@ -225,7 +228,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Origin | None]:
 
 def _origin(metadata: Mapping[str, str], path: Path) -> Origin | None:
     """What a .safetensors of ours says (`export.to_safetensors`); None of others'."""
-    if not {"classes", "preprocess", "training"} <= metadata.keys():
+    if not {"classes", "config", "preprocess", "training"} <= metadata.keys():
         return None
     try:
         classes, training = (json.loads(metadata[name]) for name in ("classes", "training"))
@@ -236,8 +239,9 @@ def _origin(metadata: Mapping[str, str], path: Path) -> Origin | None:
         run = ", ".join(f"{name} {training[name]}" for name in ("data", "recipe") if name in training)
         said = f"of {run}" + (f"; licence {metadata['license']}" if metadata.get("license") else "")
         known = None if None in lists or "leaky" in metadata else marks  # files of an earlier version have none
-        return Origin([str(name) for name in classes], metadata["preprocess"], known, imagenet, said)
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        network = json.loads(metadata["config"])["model"]["network"]
+        return Origin(network, [str(name) for name in classes], metadata["preprocess"], known, imagenet, said)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: unusable metadata: {str(error).splitlines()[0][:120]}") from error
 
 
@@ -258,7 +262,7 @@ def _to_ours(
     return naming, {tables[naming].get(name, name): tensor for name, tensor in tensors.items()}
 
 
-def _check(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
+def _check(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path, *, of: str) -> None:
     """Whether the file has the network's body, no more and no less."""
     ours, theirs = _shapes(expected), _shapes(got)
     if ours == theirs:
@@ -270,7 +274,7 @@ def _check(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
     if not misshapen and any(_BRANCH.search(name) for name in missing + unexpected):
         hint = "; the file has another number of parallel convolutions per block (num_conv_branches)"
     raise ModelError(
-        f"{path}: weights of another network: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
+        f"{path}: weights of another network{of}: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
         f"{len(misshapen)} of another shape, first {first}: got {theirs.get(first, 'none')}, "
         f"expected {ours.get(first, 'none')}{hint}"
     )
