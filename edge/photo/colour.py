@@ -72,7 +72,7 @@ def _shift_16_bit(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     if not isinstance(key, int):
         return shifted
-    shifted.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
+    shifted.putalpha(Image.fromarray((grey != key).astype(np.uint8) * np.uint8(255)))
     return shifted.convert("RGBA")
 
 

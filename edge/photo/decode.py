@@ -290,10 +290,11 @@ def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffer
     total = 4 * image.size[0] * image.size[1]
     if image.format != "JPEG":
         return total + max(total, part_bytes)  # conversion makes a second copy; libtiff's part is free again by then
+    held = 0
     if is_buffered:
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
-        total += 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
-    return total
+        held = 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
+    return total + max(held, total if image.mode == "CMYK" else 0)  # which is free again when inks become RGB
 
 
 def _reason(
