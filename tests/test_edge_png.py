@@ -118,6 +118,14 @@ def test_what_pillow_fails_on_is_an_error_in_words():
             decode(content)
 
 
+def test_a_16_bit_colour_key_asks_for_its_copies():
+    asked: list[int] = []
+    image = Image.fromarray(np.zeros((10, 20), np.uint16))
+    decode(encoded(image, "PNG"), admit=asked.append)
+    decode(encoded(image, "PNG", transparency=7), admit=asked.append)
+    assert asked == [2 * 4 * 200, 4 * 4 * 200]
+
+
 # Run-length-coded BMP
 
 

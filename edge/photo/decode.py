@@ -289,7 +289,8 @@ def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffer
     """Peak memory of decoding, in bytes: Pillow keeps 4 per pixel, libjpeg 2 per coefficient it must hold."""
     total = 4 * image.size[0] * image.size[1]
     if image.format != "JPEG":
-        return total + max(total, part_bytes)  # conversion makes a second copy; libtiff's part is free again by then
+        copies = 3 if image.mode.startswith("I;16") and "transparency" in image.info else 1  # that conversion makes
+        return total + max(copies * total, part_bytes)  # libtiff's part is free again by then
     held = 0
     if is_buffered:
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
