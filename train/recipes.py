@@ -170,6 +170,7 @@ RECIPES = {
     # short way, or it would be the weights begun with; the twins would double the time.
     #   edge-train fit DATA/pad6 --folds folds.csv --hold-out 0 --recipe small
     #     --weights models/efficientnet_lite0_ham10_128.safetensors --out RUN
+    # Accuracy .702, balanced .606 on the 124 pictures held out; 4 minutes of one x86-64 core.
     "small": _LITE.changed(epochs=10, ema_decay=0.97, turn_weight=0.0),
     # For trying things out: some seconds on any data.
     "smoke": _BASE.changed(
