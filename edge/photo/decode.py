@@ -126,12 +126,16 @@ def decode(
                 box = drafted[1] if drafted else box
             _check_size(name, stored, limits, is_reduced=image.size != size and not is_held)
             structure = jpeg.whole_structure(file) if is_held else None
+            part_bytes = layout.part_bytes if layout else 0
+            if structure is not None and structure.is_arithmetic:  # libjpeg wants such a picture in one block
+                image.decodermaxblock = structure.scans[-1].end + 2
+                part_bytes = 3 * image.decodermaxblock
             if image.format == "BMP":
                 bmp.check_runs(file, image)
             if ImageFile.LOAD_TRUNCATED_IMAGES:  # a global of Pillow that another library may have set
                 raise Refusal("Pillow is set to pass truncated images: unset ImageFile.LOAD_TRUNCATED_IMAGES")
             if admit is not None and image.format != "WEBP":  # that has been asked for when its header was read
-                admit(_decoding_bytes(image, size, is_held, layout.part_bytes if layout else 0))
+                admit(_decoding_bytes(image, size, is_held, part_bytes))
             conversion = colour.conversion(image, file)
             if layout is not None:
                 layout.prepare(image)
@@ -295,7 +299,8 @@ def _decoding_bytes(image: ImageFile.ImageFile, size: tuple[int, int], is_buffer
     if is_buffered:
         sampling = [v * h for _, v, h, _ in getattr(image, "layer", ())]
         held = 2 * size[0] * size[1] * sum(sampling) // max([1, *sampling])
-    return total + max(held, total if image.mode == "CMYK" else 0)  # which is free again when inks become RGB
+    inks = total if image.mode == "CMYK" else 0  # what libjpeg held is free again when they become RGB
+    return total + part_bytes + max(held, inks)
 
 
 def _reason(

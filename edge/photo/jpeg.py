@@ -24,7 +24,8 @@ _MAX_MARKERS = 10_000
 END, _TEMPORARY, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0x01, 0xDA, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE, _LOSSLESS = 0xC2, 0xC3
-_DECODED = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS)
+_ARITHMETIC, _PROGRESSIVE_ARITHMETIC = 0xC9, 0xCA
+_DECODED = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS, _ARITHMETIC, _PROGRESSIVE_ARITHMETIC)
 _OTHER_KINDS = {0xDE: "hierarchical JPEG", 0xF7: "JPEG-LS"}
 _SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 """Markers that have a length, of those that libjpeg takes."""
@@ -40,6 +41,8 @@ class Scan:
     first: int
     last: int
     """Coefficients 0 to 63."""
+    high_bit: int
+    """How many of their bits earlier scans have left; 0 where there was none."""
     low_bit: int
     """How many of their bits are left to later scans."""
     restart_interval: int
@@ -62,6 +65,11 @@ class Structure:
     problem: str | None = None
     """Why there is no end of the picture."""
 
+    @property
+    def is_arithmetic(self) -> bool:
+        """Coded without Huffman tables."""
+        return self.frame in (_ARITHMETIC, _PROGRESSIVE_ARITHMETIC)
+
     def sampling(self) -> dict[int, int]:
         """Component -> its sampling factors, in one byte."""
         return dict(zip(self.header[6::3], self.header[7::3], strict=False))
@@ -70,7 +78,8 @@ class Structure:
 def frame_of(file: IO[bytes], image: ImageFile.ImageFile) -> tuple[bool, bool]:
     """(whether libjpeg must hold all of the picture, whether it can scale it).
 
-    It holds what comes in several scans: progressive, or the first scan is without some components. Looks at what lies
+    It holds what comes in several scans: progressive, or the first scan is without some components; an arithmetic-coded
+    picture is taken for one. Looks at what lies
     before the position of `file`, whose header Pillow has just read.
 
     Raises:
@@ -84,12 +93,10 @@ def frame_of(file: IO[bytes], image: ImageFile.ImageFile) -> tuple[bool, bool]:
     file.seek(position)
     found = header.rfind(frame)
     code = header[found - 1] if found > 0 else read_structure(file, max_scans=0).frame
-    if code in (0xC9, 0xCA):  # its coder leaves out zeros at the end: a cut file is a whole one of another picture
-        raise Refusal("arithmetic-coded JPEG is not supported, as a lost end would not show: convert it with jpegtran")
     if code in _FRAMES and code not in _DECODED:
         raise Refusal(f"{_OTHER_KINDS[0xDE]} is not supported: convert it to PNG")
     is_whole = header[-scan_bytes:][:3] == bytes((0, scan_bytes, num_components))
-    return code in (_PROGRESSIVE, _LOSSLESS) or not is_whole, code != _LOSSLESS
+    return code not in (0xC0, 0xC1) or not is_whole, code != _LOSSLESS
 
 
 def read_structure(file: IO[bytes], *, max_scans: int = MAX_SCANS + 1) -> Structure:
@@ -134,7 +141,8 @@ def _walk(file: IO[bytes], structure: Structure, max_scans: int) -> str | None:
             if len(body) < 4:
                 return DAMAGED
             first, last, bits = body[-3:]
-            structure.scans.append(Scan(body[1:-3:2], first, last, bits & 15, restart_interval, position, end[0]))
+            scan = Scan(body[1:-3:2], first, last, bits >> 4, bits & 15, restart_interval, position, end[0])
+            structure.scans.append(scan)
             position = end[0]
     return f"damaged: it has more than {_MAX_MARKERS} JPEG markers"
 
@@ -184,7 +192,7 @@ def whole_structure(file: IO[bytes]) -> Structure:
     left = {component: bytearray(b"\xff" * 64) for component in structure.sampling()}
     for scan in structure.scans:
         first, last, low_bit = scan.first, min(scan.last, 63), scan.low_bit
-        if structure.frame != _PROGRESSIVE:
+        if structure.frame not in (_PROGRESSIVE, _PROGRESSIVE_ARITHMETIC):
             first, last, low_bit = 0, 63, 0
         for component in scan.components:
             if component in left and first <= last:

@@ -17,6 +17,9 @@ from .reasons import Refusal
 
 _CLOSED = bytes((0xFF, END))
 _RESTARTS = range(0xD0, 0xD8)
+_ZEROS = bytes(64)
+"""More than an arithmetic coder leaves out, whose decoder supplies them; a cut scan takes more."""
+
 _PROBE = b"\xb6" + bytes((37 * i * i + 91 * i + 5) % 251 for i in range(4096))
 """Begins unlike the zeros that libjpeg invents; no 0xff, no period that a Huffman table could idle in."""
 
@@ -52,7 +55,9 @@ def proven(
     again._size = image.size
     again.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in again.tile]
     image.close()
-    blocks = _with_probes(file, structure.scans)
+    blocks = _with_probes(file, structure)
+    if structure.is_arithmetic:  # libjpeg wants such a picture in one block
+        blocks = iter([b"".join(blocks)])
     again.load_read = lambda num_bytes: next(blocks, b"")  # type: ignore[attr-defined]
     try:
         again.load()
@@ -94,15 +99,15 @@ def _shows_last_scan(image: ImageFile.ImageFile, structure: Structure) -> bool:
     return not (is_full and last.first > 0 and image.decoderconfig[:1] == (8,))
 
 
-def _with_probes(file: IO[bytes], scans: list[Scan]) -> Iterator[bytes]:
+def _with_probes(file: IO[bytes], structure: Structure) -> Iterator[bytes]:
     """The picture with more data behind each scan: only a decoder that runs out of data reads them.
 
     At the end of a restart interval it looks for the next restart marker and skips all else.
     """
     position = 0
-    for scan in scans:
-        probe = _PROBE
-        if scan.restart_interval:
+    for scan in structure.scans:
+        probe = _probe(scan, structure)
+        if probe and scan.restart_interval:
             probe += bytes((0xFF, _next_restart(file, scan))) + _PROBE
         file.seek(position)
         while position < scan.end and (block := file.read(min(scan.end - position, BLOCK_BYTES))):
@@ -110,6 +115,17 @@ def _with_probes(file: IO[bytes], scans: list[Scan]) -> Iterator[bytes]:
             yield block
         yield probe
     yield _CLOSED
+
+
+def _probe(scan: Scan, structure: Structure) -> bytes:
+    """What must not change the picture.
+
+    An arithmetic coder leaves out the zeros at the end of a scan: few, but for the last bits of DC coefficients, each
+    of which takes a bit of the data. These are not probed.
+    """
+    if not structure.is_arithmetic:
+        return _PROBE
+    return b"" if scan.first == 0 and scan.high_bit else _ZEROS + _PROBE
 
 
 def _next_restart(file: IO[bytes], scan: Scan) -> int:
