@@ -192,7 +192,7 @@ def test_a_path_twice_is_refused() -> None:
     ("text", "message"),
     [
         (None, "cannot be read: No such file"),
-        ("{", "not JSON"),
+        ("path,label\n", "r.json: not JSON .*, expected the JSON of `edge-bench score -o`"),
         ("[]", "got schema 'list', expected 'edge-bench/1'"),
         ('{"schema": "edge-predictions/1"}', "got schema 'edge-predictions/1'"),
         ('{"schema": "edge-bench/1", "latency": {}}', "has no samples, expected the JSON of `edge-bench score -o`"),

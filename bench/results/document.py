@@ -15,6 +15,7 @@ from ..metrics.contest import PROFILES
 
 SCHEMA = "edge-bench/1"
 
+_RESULTS = "expected the JSON of `edge-bench score -o`"
 _SAMPLES = ("path", "group", "cluster", "label", "prediction", "status")
 _LATENCY: dict[str, type | tuple[type, ...]] = {
     "seconds_per_100": (int, float),
@@ -37,8 +38,8 @@ _LATENCY_FILE: dict[str, type | tuple[type, ...]] = {
 """What a result takes over and a report shows: without it `score` would write what `report` refuses."""
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds; `expected` says which command writes such a file.
 
     Raises:
       EdgeError: no such file, or no JSON.
@@ -48,7 +49,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise EdgeError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise EdgeError(f"{path}: not JSON: {error}") from error
+        raise EdgeError(f"{path}: not JSON ({error}), {expected}") from error
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
       EdgeError: no such file, no JSON, another schema, or one without whole samples.
     """
-    result = read_json(path)
+    result = read_json(path, _RESULTS)
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         got = result.get("schema") if isinstance(result, dict) else type(result).__name__
         raise EdgeError(f"{path}: got schema {got!r}, expected {SCHEMA!r}")
@@ -85,10 +86,10 @@ def load_latency(path: Path) -> dict[str, Any]:
       EdgeError: no such file, no JSON, a part that `edge-bench latency` writes is missing or of another type; the
         latency of the null network.
     """
-    result = read_json(path)
+    expected = "expected the JSON of `edge-bench latency -o`"
+    result = read_json(path, expected)
     result = result if isinstance(result, dict) else {}
     latency = result["latency"] if isinstance(result.get("latency"), dict) else {}
-    expected = "expected the JSON of `edge-bench latency -o`"
     for where, values, parts in (("latency.", latency, _LATENCY), ("", result, _LATENCY_FILE)):
         for name, types in parts.items():
             value: Any = values.get(name)
@@ -144,7 +145,7 @@ def by_column(result: dict[str, Any], column: str, path: Path) -> dict[str, Any]
 def _check(result: dict[str, Any], path: Path) -> None:
     samples, contest = result.get("samples"), result.get("score")
     if not isinstance(samples, dict) or not isinstance(contest, dict) or "classes" not in result:
-        raise EdgeError(f"{path}: has no samples, expected the JSON of `edge-bench score -o`")
+        raise EdgeError(f"{path}: has no samples, {_RESULTS}")
     for name in _SAMPLES:
         allowed = {str, type(None)} if name == "prediction" else {str}
         if not isinstance(samples.get(name), list) or set(map(type, samples[name])) - allowed:
