@@ -371,6 +371,8 @@ def test_two_results_have_their_paired_differences(
     (accuracy,) = [row for row in rows if (row["metric"], row["group"]) == ("accuracy", "")]
     assert float(accuracy["value"]) == pytest.approx(large["accuracy"]["value"] - small["accuracy"]["value"])
     assert accuracy["verdict"] == "B better" and "B minus A, paired" in page and "replace A" in page
+    # On paper the pictures are below the table.
+    assert '<div class="pair stacked">' in page and ".stacked { display: block" in page
     assert "edge-bench compare A.json" not in page and "replace A" in contents["summary.md"]
     other = changed(large)
     other["samples"]["cluster"][0] = "another"
