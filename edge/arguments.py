@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from textwrap import indent
+from textwrap import indent, wrap
 from typing import Any, NoReturn
 
 from . import __version__
@@ -23,8 +23,16 @@ a sentence) and ends with `example`, a command or two, one a line.
 VERSION = f"fairedge {__version__} (Python {sys.version.split()[0]})"
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class _HelpFormatter(argparse.HelpFormatter):
     """Shows every flag's default behind its text, as (default 4), unless the text speaks of a default itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Every line on its own: prose is wrapped, what is indented (commands, lists) is as it is."""
+        lines = (part for line in text.splitlines() for part in self._split_lines(line, width) or [""])
+        return "\n".join(indent + line for line in lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [text] if text.startswith(" ") else wrap(text, width, break_on_hyphens=False)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default, text = action.default, action.help
@@ -65,6 +73,10 @@ class ArgumentParser(argparse.ArgumentParser):
         program = self._chosen.prog
         self.exit(USAGE, f"{program}: {message} (see {program} --help)\n")
 
+    def keep(self, action: argparse.Action, *names: str) -> None:
+        """Old spellings of a flag: they work, and no help shows them."""
+        self._option_string_actions.update(dict.fromkeys(names, action))
+
     def add_commands(self, *, quiet: str = "no remarks") -> AddCommand:
         """Adds `--version`; returns what adds commands with the flags that all have."""
         self.add_argument("--version", action="version", version=VERSION)
@@ -76,7 +88,8 @@ class ArgumentParser(argparse.ArgumentParser):
             name: str, text: str, *, description: str | None = None, example: str | None = None, group: str = "commands"
         ) -> ArgumentParser:
             description = description or text[0].upper() + text[1:] + "."
-            epilog = None if example is None else "example:\n" + indent(example, "  ")
+            title = "examples" if "\n" in (example or "").replace("\\\n", "") else "example"
+            epilog = None if example is None else f"{title}:\n" + indent(example, "  ")
             added: ArgumentParser = commands.add_parser(name, description=description, epilog=epilog)
             added.add_argument("-q", "--quiet", action="store_true", help=quiet)
             added.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 _PROGRAM = "edge-infer"
 _EPILOG = f"""\
 examples:
-  edge-infer photos/                         the photos of a folder: a table on a terminal, CSV to a pipe
-  edge-infer -r photos/ -o predictions.csv   with subfolders, into a file
-  edge-infer -r photos/ -o predictions.csv --resume      after an interruption
-  find . -name '*.JPG' | edge-infer - --format jsonl     a list from standard input
+  edge-infer photos/                           # a table, or CSV to a pipe
+  edge-infer -r photos/ -o predictions.csv     # with subfolders, into a file
+  edge-infer -r photos/ -o predictions.csv --resume    # after an interruption
+  find . -name '*.JPG' | edge-infer - --format jsonl   # a list of photos
 
 {STATUSES}"""
 

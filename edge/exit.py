@@ -34,8 +34,10 @@ CLOSED_PIPE = 141
 
 STATUSES = """\
 exit status:
-  0 done   1 done, some images failed   2 usage   3 input   4 model   5 environment, disk full   6 a gate failed
-  130 interrupted (what was finished is kept)   141 the reader of standard output went away
+  0 done   1 done, some images failed   2 usage   3 input   4 model
+  5 environment, disk full   6 a gate failed
+  130 interrupted (what was finished is kept)
+  141 the reader of standard output went away
 """
 
 _program: str | None = None

@@ -68,5 +68,5 @@ def test_help_of_a_command_shows_every_default_once_and_an_example(parser, capsy
     assert status == 0 and "\nScore it.\n" in out
     for text in ("passes (default 0)\n", "of them (default 0.25)\n", "counts (default: as wrong)\n", "replace it\n"):
         assert text in out
-    assert out.endswith("\nexample:\n  tool score a\n  tool score b\n")
+    assert out.endswith("\nexamples:\n  tool score a\n  tool score b\n")
     assert "\nTables of all.\n" in answer(parser, capsys, "tables", "--help")[1]
