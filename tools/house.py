@@ -57,17 +57,18 @@ def crowded() -> Iterator[str]:
                 yield f"{folder.relative_to(_ROOT)}: {count} modules, at most {MAX_MODULES_OF_FOLDER}"
 
 
-def flags_of_commands() -> dict[str, int]:
-    """How many flags each command has, by its name; those that all have are left out."""
+def flags_of_commands() -> tuple[dict[str, int], int]:
+    """How many flags each command has, by its name, without those that all have; and how many old spellings work."""
     sys.path.insert(0, str(_ROOT))
-    found = {}
+    found, num_old = {}, 0
     for name in _CLIS:
         parser = importlib.import_module(name).build_parser()
         commands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         for command in commands[0].choices.values() if commands else [parser]:
             names = [action.option_strings[-1] for action in command._actions if action.option_strings]
             found[command.prog] = len(set(names) - _OF_EVERY_COMMAND)
-    return found
+            num_old += len({*command._option_string_actions} - {n for a in command._actions for n in a.option_strings})
+    return found, num_old
 
 
 def too_many(flags: dict[str, int]) -> Iterator[str]:
@@ -87,7 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only what is over a limit")
     everything = [path for package in (*PACKAGES, "research") for path in modules_of(package)]
-    flags = flags_of_commands()
+    flags, num_old = flags_of_commands()
     found = [*crowded(), *(line for path in everything for line in problems(path)), *too_many(flags)]
     if not parser.parse_args().check:
         for package in (*PACKAGES, "research"):
@@ -96,6 +97,7 @@ def main() -> int:
             num_modules = sum(1 for path in paths if not path.name.startswith("__"))
             print(f"{package:9} {num_lines:6} lines {num_modules:4} modules")
         print(f"{len(flags)} commands, {sum(flags.values())} flags, {flags['edge-train fit']} of edge-train fit")
+        print(f"{num_old} old spellings of flags, which no help shows")
     for line in found:
         print(line)
     return 6 if found else 0
