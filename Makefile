@@ -56,7 +56,7 @@ help:  ## This list
 
 demo: $(SLIM)  ## Make a few photo-like images and classify them (slim environment)
 	@mkdir -p build && rm -rf build/demo
-	@.venv-slim/bin/edge-bench images build/demo --mix demo
+	@.venv-slim/bin/edge-bench images -o build/demo --mix demo
 	@status=0; .venv-slim/bin/edge-infer build/demo || status=$$?; \
 	if [ $$status -gt 1 ]; then echo "make demo: edge-infer failed with exit $$status" >&2; exit $$status; fi
 	@echo
@@ -65,7 +65,7 @@ demo: $(SLIM)  ## Make a few photo-like images and classify them (slim environme
 
 bench: $(SLIM)  ## Latency on the contest's mix of photos, beside the bound and the peers (some minutes)
 	@.venv-slim/bin/python -m pip install -q $(CONSTRAINTS:%=-c %) -e ".[baseline]"
-	@test -e build/mix/img_0100.jpg || .venv-slim/bin/edge-bench images build/mix -n 100
+	@test -e build/mix/img_0100.jpg || .venv-slim/bin/edge-bench images -o build/mix -n 100
 	@.venv-slim/bin/edge-bench latency build/mix --peer winners --peer naive --peer opencv-reduced --peer organisers \
 	-o build/latency.json --force $(BENCH_ARGS)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge import __version__
 from edge.arguments import ArgumentParser
 from edge.exit import STATUSES
 from edge.exit import run as run_command
@@ -17,26 +16,35 @@ from .commands.arguments import PROGRAM
 
 _EPILOG = f"""\
 examples:
-  edge-bench images photos/ -n 100           test images with the sizes of the ESFair contest
-  edge-bench images demo/ --mix demo         a dozen sample photos, one of them broken on purpose
-  edge-infer -r data/ -o predictions.csv && edge-bench score predictions.csv --data data/
+  edge-infer -r DATA -o predictions.csv            # what a model answers ...
+  edge-bench score predictions.csv --data DATA     # ... and how good that is
+  edge-bench images -o photos -n 100               # test images, to time with
+  edge-bench latency photos
+
+edge-bench COMMAND --help has the flags of a command, and examples.
 
 {STATUSES}"""
 
-_COMMANDS = {
-    "images": images, "score": score, "compare": compare, "robustness": robustness, "report": report, "tone": tone,
-    "latency": latency, "pi4b": pi4b, "board": board, "show": show,
+_GROUPS = {
+    "for users with predictions or a model": {
+        "score": score, "compare": compare, "report": report, "show": show, "robustness": robustness, "tone": tone,
+    },
+    "for entrants of the contest, on their machine": {"images": images, "latency": latency},
+    "for maintainers of the figures for the Raspberry Pi 4B": {"board": board, "pi4b": pi4b},
 }
-"""In the order of the help."""
+"""Who needs which command, in the order of the help."""
+_COMMANDS = {name: module for commands in _GROUPS.values() for name, module in commands.items()}
 
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-bench."""
-    parser = ArgumentParser(prog=PROGRAM, description="Measure what edge-infer does.", epilog=_EPILOG)
-    parser.add_argument("--version", action="version", version=f"fairedge {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in _COMMANDS.items():
-        module.add_flags(commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION))
+    description = "Score predictions, make test images, measure time."
+    parser = ArgumentParser(prog=PROGRAM, description=description, epilog=_EPILOG)
+    add_command = parser.add_commands(quiet="no progress, no remarks")
+    for group, commands in _GROUPS.items():
+        for name, module in commands.items():
+            texts = {"description": module.DESCRIPTION, "example": module.EXAMPLE, "group": group}
+            module.add_flags(add_command(name, module.HELP, **texts))
     return parser
 
 

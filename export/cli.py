@@ -17,26 +17,33 @@ from .commands.arguments import PROGRAM
 
 _EPILOG = f"""\
 examples:
-  edge-export onnx RUN -o model.onnx             the model file that edge-infer reads
-  edge-export int8 model.onnx --calibrate DATA --held-out RUN/heldout.txt -o model.int8.onnx
-  edge-export verify RUN model.onnx --data DATA --subset RUN/heldout.txt
-  edge-export info model.onnx                    what a file says of itself, layer by layer
-  edge-export weights RUN -o model.safetensors   the weights in training form, to fine-tune from
+  edge-export onnx RUN -o model.onnx     # the model file that edge-infer reads
+  edge-export verify RUN model.onnx --data DATA --held-out RUN/heldout.txt
+  edge-export info model.onnx            # what a file says of itself
 
-RUN is the --out folder of edge-train fit, or a checkpoint.pt in one.
+edge-export COMMAND --help has the flags of a command, and examples.
+
+RUN is the folder that edge-train fit writes, or a checkpoint.pt in one.
 
 {STATUSES}"""
 
-_COMMANDS = {"onnx": onnx, "weights": weights, "int8": int8, "verify": verify, "info": info}
-"""In the order of the help."""
+_GROUPS = {
+    "for whoever runs a model": {"onnx": onnx, "int8": int8, "verify": verify, "info": info},
+    "for whoever trains further": {"weights": weights},
+}
+"""Who needs which command, in the order of the help."""
+_COMMANDS = {name: module for commands in _GROUPS.values() for name, module in commands.items()}
 
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-export."""
     parser = ArgumentParser(prog=PROGRAM, description="Turn a training run into model files.", epilog=_EPILOG)
-    command = parser.add_commands()
-    for name, module in _COMMANDS.items():
-        module.add_flags(command(name, module.HELP))
+    add_command = parser.add_commands()
+    for group, commands in _GROUPS.items():
+        for name, module in commands.items():
+            description = getattr(module, "DESCRIPTION", None)
+            texts = {"description": description, "example": module.EXAMPLE, "group": group}
+            module.add_flags(add_command(name, module.HELP, **texts))
     return parser
 
 

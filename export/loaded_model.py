@@ -121,7 +121,7 @@ def remarks_on_leaks(
         known, asked = len(cluster_marks(seen)), len(cluster_marks(samples))
         text = f"{runner.path}: was trained on {known} of the {asked} clusters asked about"
         if not allow_leak:
-            hint = "--subset RUN/heldout.txt takes those held out, --allow-leak takes these all the same"
+            hint = "--held-out RUN/heldout.txt takes those held out, --allow-seen takes these all the same"
             raise EdgeError(f"{text}, expected none; {hint}")
         yield f"{text}: the figures flatter it"
 

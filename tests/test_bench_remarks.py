@@ -117,7 +117,7 @@ def constant(tmp_path_factory):
 
 def test_exports_of_a_constant_model_say_so(constant, tmp_path, capsys):
     model, data = map(str, constant)
-    int8 = ["int8", model, "--calibrate", data, "--images", "16", "-o", str(tmp_path / "int8.onnx")]
+    int8 = ["int8", model, "--calibrate", data, "-n", "16", "-o", str(tmp_path / "int8.onnx")]
     assert export.cli.main(int8) == 0
     assert "edge-export: the model answers ash to every picture tried (16): it tells" in capsys.readouterr().err
     assert export.cli.main(["verify", model, model, "--data", data]) == 0

@@ -159,7 +159,7 @@ def test_verify_and_info(run_folder, model, data, tmp_path, capsys):
 def test_int8_of_a_model_file(model, data, tmp_path, capsys):
     held_out = tmp_path / "heldout.txt"
     held_out.write_text("".join(f"{sample.path}\n" for sample in index(data)[:12]))
-    command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(held_out), "--images", "24"]
+    command = ["int8", str(model), "--calibrate", str(data), "--held-out", str(held_out), "-n", "24"]
     assert main([*command, "-o", str(tmp_path / "int8.onnx"), "-q"]) == 0
     assert (tmp_path / "int8.onnx").stat().st_size < 0.6 * model.stat().st_size
     classifier = Classifier.load(tmp_path / "int8.onnx")
@@ -200,12 +200,12 @@ def test_verify_judges_several_folds_together(run_folder, model, data, tmp_path,
         (tmp_path / name).write_text("".join(f"{path}\n" for path in part))
     first = ["verify", str(run_folder), str(model), "--data", str(data)]
     second = ["--also", str(model), str(run_folder), str(tmp_path / "b.txt")]
-    assert main([*first, "--subset", str(tmp_path / "a.txt"), *second, "-q"]) == 0
+    assert main([*first, "--held-out", str(tmp_path / "a.txt"), *second, "-q"]) == 0
     printed = capsys.readouterr().out
     assert "48 images, the same answer on 100.00%" in printed and printed.count(" (onnx)") == 2
     with pytest.raises(SystemExit) as caught:
         main([*first, *second])
-    assert caught.value.code == 2 and "--also needs --subset" in capsys.readouterr().err
+    assert caught.value.code == 2 and "--also needs --held-out" in capsys.readouterr().err
 
 
 def test_without_its_packages(run_folder, tmp_path, capsys, monkeypatch, forget_modules):

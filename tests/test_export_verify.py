@@ -92,7 +92,7 @@ def test_other_weights_flip_images_and_are_named(folder, held_out):
 
 def test_images_trained_on_are_refused(folder, held_out):
     pair = (folder / "run", folder / "same.onnx", None)
-    with pytest.raises(EdgeError, match=r"run: was trained on 12 of the 36 clusters .*--subset") as caught:
+    with pytest.raises(EdgeError, match=r"run: was trained on 12 of the 36 clusters .*--held-out") as caught:
         check(folder, pair)
     assert caught.value.exit_status == 3
     with pytest.raises(EdgeError, match="same.onnx: was trained on"):  # told by its hash alone

@@ -31,7 +31,7 @@ FILES = {  # command -> its arguments, and the inputs that its -o may not name
         "p.csv --data data --latency l.json", "p.csv p.csv.meta.json l.json data/manifest.csv data/A/x/1.png"
     ),
     "edge-bench compare": ("p.csv l.json", "p.csv l.json"),
-    "edge-bench robustness": ("data -m m.onnx --subset list.txt", "m.onnx list.txt data/manifest.csv data/A/x/1.png"),
+    "edge-bench robustness": ("data -m m.onnx --held-out list.txt", "m.onnx list.txt data/manifest.csv data/A/x/1.png"),
     "edge-bench tone": ("data", "data/manifest.csv data/A/x/1.png"),
     "edge-bench latency": ("data @list.txt -r -m m.onnx", "m.onnx list.txt data/manifest.csv data/A/x/1.png"),
     "edge-bench pi4b": ("-m m.onnx --calibrate l.json --baseline p.csv", "m.onnx l.json p.csv"),
@@ -47,18 +47,18 @@ FILES = {  # command -> its arguments, and the inputs that its -o may not name
         "m.onnx --calibrate data --held-out list.txt", "m.onnx list.txt data/manifest.csv data/A/x/1.png"
     ),
     "edge-export verify": (
-        "run m.onnx --data data --subset list.txt --also p.csv l.json run/heldout.txt",
+        "run m.onnx --data data --held-out list.txt --also p.csv l.json run/heldout.txt",
         "m.onnx list.txt p.csv l.json run/checkpoint.pt run/heldout.txt data/manifest.csv",
     ),
     "edge-export info": ("m.onnx", "m.onnx"),
     "edge-submit check": ("zip.zip", "zip.zip"),
 }
 FOLDERS = {  # command -> its arguments, and the folders that it may not write into
-    "edge-bench images": ("--force OUT", "data run"),
+    "edge-bench images": ("--force -o OUT", "data run"),
     "edge-bench report": ("l.json --force -o OUT", "data run"),
-    "edge-train fit": ("data --weights run --force --out OUT", "data run more held"),
-    "edge-train refit": ("data run --force --out OUT", "data run more held"),
-    "edge-train prior": ("data run other --force --out OUT", "data run other more held"),
+    "edge-train fit": ("data --weights run --force -o OUT", "data run more held"),
+    "edge-train refit": ("data run --force -o OUT", "data run more held"),
+    "edge-train prior": ("data run other --force -o OUT", "data run other more held"),
     "edge-submit pack": ("-m m.onnx --checkpoint run --force -o OUT", "run held"),
 }
 OTHERS = {"edge-submit accuracy": "replaces files of fixed names: below"}
@@ -100,7 +100,7 @@ def test_every_command_that_writes_is_here():
     found = dict(commands())
     assert {*found} == {*FILES, *FOLDERS, *OTHERS}
     named = {flag for actions in found.values() for action in actions for flag in action.option_strings}
-    assert named == {"-o", "--output", "--out", "--cache", "--photos", "--logs"}
+    assert named == {"-o", "--output", "--cache", "--photos", "--logs"}
 
 
 def test_whatever_is_called_an_output_is_of_that_type():

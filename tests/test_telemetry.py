@@ -246,7 +246,7 @@ def test_edge_export(sandbox, data):
         "from export.cli import main\n"
         "tiny = sys.argv[1]\n"
         "assert main(['onnx', 'checkpoint.pt', '-o', 'model.onnx']) == 0\n"
-        "assert main(['int8', tiny, '--calibrate', 'data', '--images', '16', '-o', 'int8.onnx']) == 0\n"
+        "assert main(['int8', tiny, '--calibrate', 'data', '-n', '16', '-o', 'int8.onnx']) == 0\n"
         "assert main(['verify', tiny, 'int8.onnx', '--data', 'data', '-o', 'verify.json']) in (0, 6)\n"
         "assert main(['info', 'model.onnx', '-o', 'info.json']) == 0\n"
     )

@@ -18,7 +18,7 @@ def test_round_trip_from_file_and_folder(tmp_path):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(CheckpointError, match="no such checkpoint, expected the --out folder"):
+    with pytest.raises(CheckpointError, match="no such checkpoint, expected the folder of an edge-train fit"):
         load(tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="no readable checkpoint"):

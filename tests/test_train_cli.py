@@ -101,7 +101,7 @@ def test_folds_refuses_to_overwrite(tmp_path, data, capsys):
     assert "24 images, 12 clusters; images per fold: " in said
     assert said.endswith(f"next: edge-train audit {data} --folds {tmp_path / 'folds.csv'}\n")
     assert main(["audit", str(data), "--folds", str(tmp_path / "folds.csv")]) == 0
-    where = f"--folds {tmp_path / 'folds.csv'} --hold-out 0 --out RUN"
+    where = f"--folds {tmp_path / 'folds.csv'} --hold-out 0 -o RUN"
     assert capsys.readouterr().err.endswith(f"next: edge-train fit {data} {where}\n")
 
 

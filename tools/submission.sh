@@ -13,7 +13,7 @@ run=${RUN:-build/submission-run}
 if [ -n "$DATA" ]; then
     "$bin/edge-train" folds "$DATA" -o build/submission-folds.csv --force
     # Unquoted: several flags in one variable.
-    "$bin/edge-train" fit "$DATA" --folds build/submission-folds.csv --hold-out 0 --out "$run" $FIT_ARGS
+    "$bin/edge-train" fit "$DATA" --folds build/submission-folds.csv --hold-out 0 -o "$run" $FIT_ARGS
 fi
 set --
 if [ -n "$DATA$RUN" ]; then
@@ -21,7 +21,7 @@ if [ -n "$DATA$RUN" ]; then
     set -- -m build/submission.onnx --checkpoint "$run"
 fi
 if [ -n "$DATA" ]; then
-    "$bin/edge-export" verify "$run" build/submission.onnx --data "$DATA" --subset "$run/heldout.txt"
+    "$bin/edge-export" verify "$run" build/submission.onnx --data "$DATA" --held-out "$run/heldout.txt"
 fi
 [ -z "$WHEELS" ] || set -- "$@" --wheels "$WHEELS"
 "$bin/edge-submit" pack "$@" --team "$TEAM" -o "$SUBMISSION" --force

@@ -156,7 +156,7 @@ def load(path: Path) -> Checkpoint:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint, expected the --out folder of edge-train fit") from error
+        raise CheckpointError(f"{path}: no such checkpoint, expected the folder of an edge-train fit") from error
     except Exception as error:  # torch.load raises most built-in types on foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error

@@ -14,27 +14,35 @@ from .commands.arguments import PROGRAM, with_packages
 
 _EPILOG = f"""\
 examples:
-  edge-train folds DATA -o folds.csv                 five folds that cut no patient or lesion
-  edge-train audit DATA --folds folds.csv            duplicates, cut clusters, shortcuts
-  edge-train show DATA --recipe default -o sheet.png what the network sees
-  edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN
-  edge-train fit DATA --folds folds.csv --hold-out 0 --out RUN --resume      after an interruption
-  torchrun --nproc-per-node 2 -m train fit DATA --out RUN                    on several GPUs, or processes
+  edge-train folds DATA -o folds.csv           # that cut no patient or lesion
+  edge-train audit DATA --folds folds.csv      # duplicates, shortcuts
+  edge-train show DATA -o sheet.png            # what the network sees
+  edge-train fit DATA --folds folds.csv --hold-out 0 -o RUN
+  torchrun --nproc-per-node 2 -m train fit DATA -o RUN   # on several GPUs
+
+edge-train COMMAND --help has the flags of a command, and examples.
 
 DATA is a folder with manifest.csv (path,class[,group][,cluster]), <group>/<class>/ or <class>/ folders of images.
 
 {STATUSES}"""
 
-_COMMANDS = {"folds": folds, "audit": audit, "show": show, "fit": fit, "refit": refit, "prior": prior}
-"""In the order of the help."""
+_GROUPS = {
+    "for whoever trains a network, in this order": {"folds": folds, "audit": audit, "show": show, "fit": fit},
+    "for researchers with finished runs": {"refit": refit, "prior": prior},
+}
+"""Who needs which command, in the order of the help."""
+_COMMANDS = {name: module for commands in _GROUPS.values() for name, module in commands.items()}
 
 
 def build_parser() -> ArgumentParser:
     """The parser of edge-train."""
     parser = ArgumentParser(prog=PROGRAM, description="Train a network for the skin-lesion runtime.", epilog=_EPILOG)
     add_command = parser.add_commands(quiet="no progress, no remarks")
-    for name, module in _COMMANDS.items():
-        module.add_flags(add_command(name, module.HELP))
+    for group, commands in _GROUPS.items():
+        for name, module in commands.items():
+            description = getattr(module, "DESCRIPTION", None)
+            texts = {"description": description, "example": module.EXAMPLE, "group": group}
+            module.add_flags(add_command(name, module.HELP, **texts))
     return parser
 
 

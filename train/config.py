@@ -7,7 +7,7 @@ checkpoint. Paths are no fields: they do not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,15 +31,18 @@ _RETIRED: dict[str, dict[str, Any]] = {
 """Fields of earlier versions, and the value that changed nothing: model files and runs that have it are still read."""
 
 
-def _flag(default: T, text: str, rule: _Rule | None = None, *, is_flag: bool = True) -> T:
+def _flag(
+    default: T, text: str, rule: _Rule | None = None, *, choices: Sequence[str] = (), is_flag: bool = True
+) -> T:
     """A field with its meaning, typed as its default, as `dataclasses.field` is."""
-    value: T = field(default=default, metadata={"help": text, "rule": rule, "is_flag": is_flag})
+    rule = _one_of(*choices) if choices else rule
+    value: T = field(default=default, metadata={"help": text, "rule": rule, "choices": choices, "is_flag": is_flag})
     return value
 
 
-def _setting(default: T, text: str, rule: _Rule | None = None) -> T:
+def _setting(default: T, text: str, rule: _Rule | None = None, *, choices: Sequence[str] = ()) -> T:
     """A field that recipes vary and people seldom do: it has no flag of its own, only `--set NAME=VALUE`."""
-    return _flag(default, text, rule, is_flag=False)
+    return _flag(default, text, rule, choices=choices, is_flag=False)
 
 
 def _at_least(low: float) -> _Rule:
@@ -83,10 +86,10 @@ class _Section:
 class ModelConfig(_Section):
     """The network and what follows its pooling."""
 
-    network: str = _flag("mobileone_s0", f"one of {', '.join(NETWORKS)}", _one_of(*NETWORKS))
+    network: str = _flag("mobileone_s0", "the architecture", choices=NETWORKS)
     num_conv_branches: int = _flag(0, "MobileOne: parallel convolutions per block; 0: the variant's own", _at_least(0))
     neck: bool = _flag(False, "BNNeck: BatchNorm without bias between the pooling and the classifier")
-    head: str = _flag("linear", "linear, or cosine (weights and features of length 1)", _one_of("linear", "cosine"))
+    head: str = _flag("linear", "last layer; cosine: weights and features of length 1", choices=("linear", "cosine"))
     head_scale: float = _setting(16.0, "cosine head: factor on the cosines", _POSITIVE)
     dropout: float = _setting(0.0, "share of the features dropped before the classifier", _BELOW_ONE)
     distill_head: bool = _flag(False, "a second classifier, taught by the teacher alone; in use both are added")
@@ -99,7 +102,7 @@ class InputConfig(_Section):
     sizes_px: tuple[int, ...] = _flag(
         (128,), "input sides for equal shares of the epochs; the last is the model's", _SIDES
     )
-    resize: str = _flag("letterbox", "letterbox, stretch or crop", _one_of("letterbox", "stretch", "crop"))
+    resize: str = _flag("letterbox", "how a picture becomes square", choices=("letterbox", "stretch", "crop"))
     cache_margin: float = _setting(
         0.125, "pictures are kept larger by this share, so that the warp has detail to spare", _within(0, 1)
     )
@@ -131,7 +134,7 @@ class AugmentConfig(_Section):
     aspect: float = _setting(0.0, "largest change of width over height, drawn as the zoom is", _within(0, 1))
     p_perspective: float = _setting(0.0, "each corner pulled in by a random share of the side", _within(0, 1))
     perspective: float = _setting(0.1, "standard deviation of that share, as in albumentations", _within(0, 0.4))
-    border: str = _setting("reflect", "what lies outside a picture: reflect or black", _one_of("reflect", "black"))
+    border: str = _setting("reflect", "what lies outside a picture", choices=("reflect", "black"))
     p_bars: float = _flag(
         0.0, "bars left and right, or above and below: black, white or of the picture's edge", _within(0, 1)
     )
@@ -164,8 +167,8 @@ class SampleConfig(_Section):
 
     sampler: str = _flag(
         "shuffle",
-        "shuffle (by class), pk (classes x images), balance (targets per class and group)",
-        _one_of("shuffle", "pk", "balance"),
+        "how pictures are drawn: shuffle, by class; pk, classes x images; balance, targets per class and group",
+        choices=("shuffle", "pk", "balance"),
     )
     power: float = _flag(1.0, "shuffle: a class is drawn as its count to this power: 1 as is, 0 alike", _within(0, 1))
     pk_images: int = _setting(6, "pk: images of each class in a batch, which is this times the classes", _at_least(2))
@@ -180,9 +183,7 @@ class SampleConfig(_Section):
 class LossConfig(_Section):
     """What is minimised, apart from the teacher's part."""
 
-    margin_type: str = _flag(
-        "none", "cosine head: none, arcface or curricular", _one_of("none", "arcface", "curricular")
-    )
+    margin_type: str = _flag("none", "cosine head: margin of the loss", choices=("none", "arcface", "curricular"))
     margin: float = _setting(0.2, "cosine head: margin in radians", _within(0, 1.5))
     margin_warmup: float = _setting(0.1, "cosine head: share of the steps in which the margin grows", _BELOW_ONE)
     label_smoothing: float = _flag(0.0, "share of each target spread over all classes", _BELOW_ONE)
@@ -197,14 +198,14 @@ class LossConfig(_Section):
 class DistillConfig(_Section):
     """What is learned from a teacher (--teacher)."""
 
-    distill: str = _flag("none", "none or kl (Hinton)", _one_of("none", "kl"))
+    distill: str = _flag("none", "loss of the teacher's part; kl is Hinton's", choices=("none", "kl"))
     temperature: float = _setting(4.0, "T of the softened distributions", _POSITIVE)
     distill_weight: float = _setting(0.7, "weight of the teacher's part (alpha), beside T squared", _at_least(0))
     hard_weight: float = _setting(0.3, "weight of the labels' part beside the teacher's", _at_least(0))
     distill_view: str = _flag(
         "fixed",
-        "what the teacher sees: fixed (each image once, averaged over flips) or same (the student's geometry)",
-        _one_of("fixed", "same"),
+        "what the teacher sees: fixed, each image once, averaged over flips; same, the student's geometry",
+        choices=("fixed", "same"),
     )
 
 
@@ -214,14 +215,14 @@ class OptimConfig(_Section):
 
     epochs: int = _flag(30, "passes over the drawn images", _at_least(1))
     batch_size: int = _flag(64, "images per step, all processes together", _at_least(2))
-    optimizer: str = _flag("adamw", "adamw or sgd", _one_of("adamw", "sgd"))
+    optimizer: str = _flag("adamw", "how the weights are changed", choices=("adamw", "sgd"))
     lr: float = _flag(2e-3, "peak learning rate, for this batch size", _POSITIVE)
     body_lr: float = _flag(1.0, "the body's learning rate, as a share of the head's", _within(0, 1))
     momentum: float = _setting(0.9, "sgd's; onecycle moves it between 0.85 and 0.95 instead", _BELOW_ONE)
     weight_decay: float = _flag(0.05, "on convolution and linear weights only", _at_least(0))
-    schedule: str = _flag("cosine", "cosine, onecycle or constant", _one_of("cosine", "onecycle", "constant"))
+    schedule: str = _flag("cosine", "of the learning rate", choices=("cosine", "onecycle", "constant"))
     warmup: float = _flag(0.05, "share of the steps over which the rate rises", _BELOW_ONE)
-    amp: str = _flag("none", "mixed precision of the body: none or fp16 (CUDA)", _one_of("none", "fp16"))
+    amp: str = _flag("none", "mixed precision of the body; fp16 needs CUDA", choices=("none", "fp16"))
     channels_last: bool = _setting(False, "memory format after the stem: faster for depthwise convolutions")
     ema_decay: float = _flag(
         0.995, "of the averaged weights, which are the result; about 1 - 1/(3 * steps per epoch)", _BELOW_ONE

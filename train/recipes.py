@@ -164,7 +164,7 @@ RECIPES = {
     # Ours from ImageNet weights (--weights imagenet): what pictures go through before they arrive is the augmentation,
     # and every picture is seen with its turned twin. The bundled model is its fold 0 (its card): 55 minutes on two
     # shared x86-64 cores, accuracy .819 and balanced accuracy .734 on the 1,682 pictures held out.
-    #   edge-train fit DATA/ham10 --folds folds.csv --hold-out 0 --recipe lite --weights imagenet --out RUN
+    #   edge-train fit DATA/ham10 --folds folds.csv --hold-out 0 --recipe lite --weights imagenet -o RUN
     "lite": _LITE,
     # Ours for a few hundred pictures, from weights that know such pictures: the average of so few steps looks back a
     # short way, or it would be the weights begun with; the twins would double the time.

@@ -19,18 +19,33 @@ PROFILES = ("esfair2023", "esfair2023-code", "esfair2023-page")
 """The names in bench.metrics.contest, which needs numpy; --help does not."""
 
 
+DATA = "data set: DATA/<group>/<class>/, DATA/<class>/ or a manifest.csv"
+
+
 def add_output(
-    parser: argparse.ArgumentParser, text: str = "write the results as JSON here", *, required: bool = False
+    parser: argparse.ArgumentParser, text: str = "write the results here, as JSON", *, required: bool = False
 ) -> None:
     """Adds -o and --force."""
     parser.add_argument("-o", "--output", type=OutputPath, required=required, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="replace FILE")
 
 
-def add_talk(parser: argparse.ArgumentParser) -> None:
-    """Adds -q and -v."""
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds -m."""
+    text = "model, .onnx (default: the bundled one)"
+    parser.add_argument("-m", "--model", type=Path, metavar="FILE", help=text)
+
+
+def add_held_out(parser: ArgumentParser) -> None:
+    """Adds --held-out of a command that takes those pictures only."""
+    text = "take these pictures only: paths, one a line, as RUN/heldout.txt (default: all)"
+    parser.keep(parser.add_argument("--held-out", type=Path, metavar="FILE", help=text), "--subset")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds --label and --group."""
+    parser.add_argument("--label", default="class", metavar="COLUMN", help="manifest column with the true class")
+    parser.add_argument("--group", default="group", metavar="COLUMN", help="manifest column with the group")
 
 
 def refuse_twice(flag: str, names: Sequence[str], parser: ArgumentParser) -> None:
@@ -64,7 +79,11 @@ def check_files(arguments: argparse.Namespace, inputs: Iterable[str | os.PathLik
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Adds --profile."""
-    text = f"reading of the rules (default {PROFILES[0]})"
+    text = (
+        "reading of the contest's rules: esfair2023, the organisers' formulas on every image; esfair2023-code, their "
+        "code, which drops up to 63 images a group; esfair2023-page, the page of the rules, where the smallest group "
+        "is compared against and fairness can be negative"
+    )
     parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0], help=text)
 
 

@@ -9,25 +9,27 @@ from edge.arguments import ArgumentParser, positive
 from edge.exit import DONE, say
 from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_output, add_talk, check_files
+from .arguments import PROGRAM, add_model, add_output, check_files
 
 HELP = "measure on a Raspberry Pi 4B, in one go"
 DESCRIPTION = (
     "Self-test, the contest's latency, every layer of the network and the pieces that edge-bench pi4b counts. The "
     "first time it draws 110 photos, which takes longer than the rest."
 )
+EXAMPLE = """\
+edge-bench board -o board.json
+edge-bench board --counts docs/pi4b-cost.json -o board.json"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add_model(parser)
     default = OutputPath("board-photos")
-    add("--photos", type=OutputPath, default=default, metavar="DIR", help="for generated photos, 170 MB")
-    add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside")
-    add("--runs", type=positive, default=10, metavar="N", help="timed passes (default 10)")
-    add_output(parser, "write the report as JSON here", required=True)
-    add_talk(parser)
+    add("--photos", type=OutputPath, default=default, metavar="FOLDER", help="where generated photos are kept, 170 MB")
+    add("--counts", type=Path, metavar="FILE", help="results of edge-bench pi4b, to print beside the times")
+    add("--runs", type=positive, default=10, metavar="N", help="timed passes")
+    add_output(parser, "write the report here, as JSON", required=True)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -8,21 +8,23 @@ from pathlib import Path
 from edge.arguments import ArgumentParser, natural
 from edge.exit import DONE, say
 
-from .arguments import PROGRAM, add_output, add_talk, check_files
+from .arguments import PROGRAM, add_output, check_files
 
-HELP = "which differences of two results are more than noise"
+HELP = "say which differences between two results are more than noise"
 DESCRIPTION = "B minus A with paired intervals. Both must be of the same images, labels, groups and profile."
+EXAMPLE = """\
+edge-bench compare a.json b.json
+edge-bench compare a.json b.json --group sex -o differences.json"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("a", type=Path, metavar="A.json", help="results of edge-bench score")
-    add("b", type=Path, metavar="B.json", help="results on the same images")
-    add("--group", metavar="COLUMN", help="compare these groups, of a column both were scored by (default A's first)")
-    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap (default 0)")
+    add("a", type=Path, metavar="A", help="results of edge-bench score (JSON)")
+    add("b", type=Path, metavar="B", help="results on the same images")
+    add("--group", metavar="COLUMN", help="a column both were scored by (default: A's first)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the intervals' random draws")
     add_output(parser)
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

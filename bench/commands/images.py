@@ -10,28 +10,33 @@ from edge.arguments import ArgumentParser, fraction, got, natural, positive
 from edge.exit import DONE, INTERRUPTED, fail, say
 from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_talk, check_folder
+from .arguments import PROGRAM, check_folder
 
-HELP = "write photo-like test images"
+HELP = "draw photo-like test images"
 DESCRIPTION = "Write photo-like test images: skin with a lesion, hairs and noise, drawn from a seed."
+EXAMPLE = """\
+edge-bench images -o photos -n 100       # the sizes of the ESFair contest
+edge-bench images -o demo --mix demo     # a dozen, one broken on purpose"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("out", type=OutputPath, metavar="OUT", help="folder, made if needed")
-    add("--mix", choices=("esfair", "demo"), default="esfair", help="which sizes and kinds of file (default esfair)")
-    add("-n", "--count", type=positive, metavar="N", help="number of images (default 100; demo: always 12)")
-    add("--seed", type=natural, default=0, metavar="N", help="equal seeds give equal files (default 0)")
+    text = "sizes and kinds of file: the contest's, or a dozen for a demonstration"
+    add("--mix", choices=("esfair", "demo"), default="esfair", help=text)
+    add("-n", "--count", type=positive, metavar="N", help="how many images (default 100; demo: always 12)")
+    add("--seed", type=natural, default=0, metavar="N", help="equal seeds give equal files")
     add("--quality", type=_quality, metavar="Q", help="JPEG quality, 1 to 100 (default 90)")
-    add("--progressive-share", type=fraction, metavar="P", help="part that is progressive, 0 to 1 (default 0)")
+    add("--progressive-share", type=fraction, metavar="P", help="share of progressive JPEGs, 0 to 1 (default 0)")
     add("--force", action="store_true", help="write into a folder that is not empty")
-    add_talk(parser)
+    output = parser.add_mutually_exclusive_group(required=True).add_argument
+    output("-o", "--output", type=OutputPath, metavar="FOLDER", help="folder for the images, made if needed (required)")
+    output("out", nargs="?", type=OutputPath, metavar="FOLDER", help=argparse.SUPPRESS)  # what -o was once
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     """Writes generated photos."""
-    out: Path = arguments.out
+    out: Path = arguments.output or arguments.out
     settings = {"quality": arguments.quality, "progressive_share": arguments.progressive_share}
     given = {name: value for name, value in settings.items() if value is not None}
     if arguments.mix == "demo" and (given or arguments.count is not None):

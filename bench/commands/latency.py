@@ -14,32 +14,34 @@ from edge.errors import EdgeError
 from edge.exit import DONE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, fail, ignore_interrupts, say
 
 from ..speed.peers import PEERS
-from .arguments import PROGRAM, add_output, add_talk, check_files
+from .arguments import PROGRAM, add_model, add_output, check_files
 
-HELP = "time edge-infer the contest's way"
+HELP = "time edge-infer as the contest does"
 DESCRIPTION = (
     "Seconds per 100 images, from file path to label: 10 runs over 100 images drawn with a seed, "
-    "warm-up apart."
+    "after a warm-up."
 )
+EXAMPLE = """\
+edge-bench latency photos
+edge-bench latency -r photos -m model.onnx -o latency.json"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("images", nargs="+", metavar="PATH", help="as for edge-infer: file, folder, pattern, @list.txt, -")
-    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
+    add_model(parser)
     add("-r", "--recursive", action="store_true", help="search folders to the bottom")
     add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
-    add("-b", "--batch-size", type=positive, default=4, metavar="N", help="images per network call (default 4)")
-    add("--sample", type=positive, default=100, metavar="N", help="images drawn (default 100)")
-    add("--runs", type=positive, default=10, metavar="N", help="timed iterations (default 10)")
-    add("--seed", type=natural, default=0, metavar="N", help="of the draw (default 0)")
-    add("--null", action="store_true", help="a network that does nothing: the cost of everything else")
+    add("-b", "--batch-size", type=positive, default=4, metavar="N", help="images per network call")
+    parser.keep(add("-n", "--count", type=positive, default=100, metavar="N", help="how many images"), "--sample")
+    add("--runs", type=positive, default=10, metavar="N", help="timed passes over them")
+    add("--seed", type=natural, default=0, metavar="N", help="of the draw of images")
+    add("--null", action="store_true", help="time a network that does nothing: the cost of the rest")
     add("--no-cold-start", action="store_true", help="do not time whole commands in new processes at the end")
-    add("--peer", action="append", default=[], choices=PEERS, help="also run this in turn with edge-infer; repeatable")
-    add("--peer-runs", type=positive, default=5, metavar="N", help="whole commands of each (default 5)")
+    add("--peer", action="append", default=[], choices=PEERS, help="time this in turn with edge-infer; repeatable")
+    add("--peer-runs", type=positive, default=5, metavar="N", help="timed commands of each --peer")
     add_output(parser)
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     check_files(arguments, [model, *inputs.paths])
     peers.check(arguments.peer)
     num_workers = arguments.workers or usable_cores()
-    protocol = latency.Protocol(arguments.sample, arguments.runs, arguments.seed, num_workers, arguments.batch_size)
+    protocol = latency.Protocol(arguments.count, arguments.runs, arguments.seed, num_workers, arguments.batch_size)
     classifier = (latency.NullClassifier if arguments.null else Classifier).load(model)
     watch = latency.Watch()
     paths, errors, first_s = latency.draw(classifier, inputs.paths, protocol)

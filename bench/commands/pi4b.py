@@ -13,33 +13,38 @@ from edge.errors import EdgeError, InputError
 from edge.exit import DONE, ENVIRONMENT, GATE, fail, say
 from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_output, add_talk, check_files
+from .arguments import PROGRAM, add_output, check_files
 
 if TYPE_CHECKING:
     from edge.classifier import Classifier
 
-HELP = "what it will cost on a Raspberry Pi 4B, without one"
+HELP = "estimate the time on a Raspberry Pi 4B, without one"
 DESCRIPTION = (
     "Instructions and cache misses of the runtime as an emulated Cortex-A72 process, and the milliseconds that a "
     "calibrated formula makes of them: modelled, not measured. Needs qemu-user, mmdebstrap and a C compiler."
 )
+EXAMPLE = """\
+edge-bench pi4b
+edge-bench pi4b -m a.onnx -m b.onnx --no-photos -o networks.json
+edge-bench pi4b --baseline docs/pi4b-cost.json"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("-m", "--model", type=Path, action="append", metavar="FILE", help="model (.onnx), repeatable; default: bundled")
-    add("--no-photos", action="store_true", help="the networks alone")
-    add("-b", "--batch-size", type=positive, action="append", metavar="N", help="repeatable (default 1 and 4)")
-    add("--peer", action="append", default=[], choices=("winners",), help="also what the contest's winners run")
-    add("--python", choices=("3.11", "3.13"), default="3.11", help="of Raspberry Pi OS (default 3.11, bookworm)")
-    text = "where the arm64 tree is kept (default build/pi4b of the checkout)"
-    add("--cache", type=OutputPath, metavar="DIR", help=text)
-    add("--baseline", type=Path, metavar="FILE", help="exit 6 when a region costs over 2 %% more than in FILE")
-    add("--calibrate", type=Path, nargs="+", metavar="FILE", help="fit also to reports of edge-bench board")
+    text = "model, .onnx; repeatable (default: the bundled one)"
+    add("-m", "--model", type=Path, action="append", metavar="FILE", help=text)
+    add("--no-photos", action="store_true", help="count the networks only")
+    text = "images per network call; repeatable (default 1 and 4)"
+    add("-b", "--batch-size", type=positive, action="append", metavar="N", help=text)
+    add("--peer", action="append", default=[], choices=("winners",), help="also count what the contest's winners run")
+    add("--python", choices=("3.11", "3.13"), default="3.11", help="Raspberry Pi OS's: 3.11 of bookworm, or 3.13")
+    text = "where the arm64 tree is kept (default: build/pi4b of the checkout)"
+    add("--cache", type=OutputPath, metavar="FOLDER", help=text)
+    add("--baseline", type=Path, metavar="FILE", help="exit status 6 when a region costs over 2 %% more than in FILE")
+    add("--calibrate", type=Path, nargs="+", metavar="FILE", help="fit the formula also to reports of edge-bench board")
     add("--validate", action="store_true", help="print how well the model predicts published times, and stop")
     add_output(parser)
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:

@@ -9,21 +9,23 @@ from edge.arguments import ArgumentParser
 from edge.exit import DONE, ENVIRONMENT, fail, say
 from edge.output_files import OutputPath, refuse_input
 
-from .arguments import PROGRAM, add_talk, check_folder, refuse_twice
+from .arguments import PROGRAM, check_folder, refuse_twice
 
-HELP = "one page, a summary and tables from results"
-DESCRIPTION = "DIR/index.html: one page without script or network, DIR/summary.md, and every number in DIR/*.csv."
+HELP = "write a page, a summary and tables of results"
+DESCRIPTION = "FOLDER/index.html: one page without script or network; beside it summary.md, and every number in *.csv."
+EXAMPLE = """\
+edge-bench report results.json -o report
+edge-bench report a.json b.json -o report     # two models side by side"""
 _SECTIONS = "further column that gets a section; repeatable (default: all that the results were scored by)"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("results", nargs="+", type=Path, metavar="RESULTS.json", help="results of edge-bench score")
+    add("results", nargs="+", type=Path, metavar="RESULTS", help="results of edge-bench score (JSON)")
     add("--group", action="append", default=[], metavar="COLUMN", help=_SECTIONS)
-    add("-o", "--output", type=OutputPath, required=True, metavar="DIR", help="folder, made if needed")
+    add("-o", "--output", type=OutputPath, required=True, metavar="FOLDER", help="folder for the page, made if needed")
     add("--force", action="store_true", help="write into a folder that is not empty")
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:

@@ -9,33 +9,49 @@ from pathlib import Path
 from edge.arguments import ArgumentParser, fraction, workers
 from edge.exit import say
 
-from .arguments import PROGRAM, add_output, add_talk, check_files, refuse_twice, say_failed
+from .arguments import (
+    DATA,
+    PROGRAM,
+    add_columns,
+    add_held_out,
+    add_model,
+    add_output,
+    check_files,
+    refuse_twice,
+    say_failed,
+)
 
-HELP = "what changes that must not change the answer cost"
+HELP = "measure how borders, light, blur and so on change answers"
 DESCRIPTION = (
     "Accuracy, balanced accuracy, worst group and changed answers under borders, crops, sizes, turns, JPEG, blur, "
     "noise and light, paired with the answers to the files as they are. docs/robustness.md has the table."
 )
+EXAMPLE = """\
+edge-bench robustness DATA --held-out RUN/heldout.txt -m model.onnx
+edge-bench robustness DATA --only border --fail-under border.accuracy=0.7"""
+_ONLY = (
+    "only changes of this kind: border, crop, short-side, shift, turn, jpeg, blur, noise, exposure, white-balance or "
+    "saturation; repeatable (default: all)"
+)
 _FAIL_UNDER_CHANGE = (
-    "exit 6 when a value is lower; NAME is accuracy, balanced_accuracy, worst_group or unchanged (share of answers), "
-    "of all changes or of those named before it, as border.accuracy, jpeg-50.unchanged, turn-mean.unchanged"
+    "exit status 6 when a value is lower; repeatable; NAME is accuracy, balanced_accuracy, worst_group or unchanged "
+    "(share of answers), of all changes or of those named before it, as border.accuracy, jpeg-50.unchanged, "
+    "turn-mean.unchanged"
 )
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("data", type=Path, metavar="DATA", help="data set: ROOT/<group>/<class>/, ROOT/<class>/ or a manifest.csv")
-    add("-m", "--model", type=Path, metavar="FILE", help="model (.onnx); default: the bundled one")
-    add("--label", default="class", metavar="COLUMN", help="manifest column with the true class (default class)")
-    add("--group", default="group", metavar="COLUMN", help="manifest column with the group (default group)")
-    add("--subset", type=Path, metavar="FILE", help="paths of the images, one a line (default all)")
-    add("--allow-seen", action="store_true", help="also images that the model was trained on")
-    add("--only", action="append", default=[], metavar="KIND", help="changes of this kind, as border (default all)")
+    add("data", type=Path, metavar="DATA", help=DATA)
+    add_model(parser)
+    add_columns(parser)
+    add_held_out(parser)
+    add("--allow-seen", action="store_true", help="also pictures that the model was trained on")
+    add("--only", action="append", default=[], metavar="KIND", help=_ONLY)
     add("-w", "--workers", type=workers, metavar="N", help="threads (default: the usable cores)")
     add("--fail-under", type=_minimum, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER_CHANGE)
     add_output(parser)
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
@@ -60,11 +76,11 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
         if (problem := measure.gate_problem(name, changes)) is not None:
             parser.error(f"--fail-under {name}: {problem}")
     model = arguments.model or DEFAULT_MODEL
-    subsets = [] if arguments.subset is None else [arguments.subset]
+    subsets = [] if arguments.held_out is None else [arguments.held_out]
     check_files(arguments, [model, arguments.data / dataset.MANIFEST, *subsets])
     warnings.filterwarnings("ignore", module="PIL")  # oddities of files that decode all the same
     classifier = Classifier.load(model)
-    subset = None if arguments.subset is None else dataset.read_subset(arguments.subset)
+    subset = None if arguments.held_out is None else dataset.read_subset(arguments.held_out)
     result = robustness(
         classifier, arguments.data, changes, subset=subset, label_column=arguments.label, group_column=arguments.group,
         allow_seen=arguments.allow_seen, workers=arguments.workers, quiet=arguments.quiet,

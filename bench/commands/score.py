@@ -13,7 +13,7 @@ from edge.arguments import ArgumentParser, fraction, got, natural
 from edge.exit import remark, say
 
 from ..results.gates import GATES, WITH_LATENCY
-from .arguments import PROGRAM, add_output, add_profile, add_talk, check_files, refuse_twice, say_failed
+from .arguments import DATA, PROGRAM, add_output, add_profile, check_files, refuse_twice, say_failed
 
 if TYPE_CHECKING:
     from edge.predictions import Prediction
@@ -22,41 +22,49 @@ if TYPE_CHECKING:
     from ..metrics.evaluation import Setting
     from ..provenance import Seen
 
-HELP = "compare predictions with a data set"
+HELP = "score predictions: accuracy, fairness, the contest's score"
 DESCRIPTION = """\
 Accuracy, fairness and the contest's score, with intervals. An image that could not be used counts as wrong.
 
 PREDICTIONS is one of
   a file of edge-infer (CSV or JSONL), with --data
-  a CSV with the columns path,label[,prob_CLASS...], with --data; an empty label is no answer
-  a CSV with the columns y_true,y_pred[,path][,group][,cluster][,prob_CLASS...], without --data
+  a CSV path,label[,prob_CLASS...], with --data; an empty label is no answer
+  a CSV y_true,y_pred[,path][,group][,cluster][,prob_CLASS...], without --data
 docs/data.md shows them, docs/score.md says how the score works."""
-_GROUP = "column with the group (default group, if any); repeatable: the score compares the first, each has a section"
-_MODEL = "model file that made the predictions: was it trained on these pictures? (default the bundled one, if it did)"
+EXAMPLE = """\
+edge-bench score predictions.csv --data DATA
+edge-bench score RUN/heldout_predictions.csv --data DATA --subset -o a.json
+edge-bench score predictions.csv --data DATA --fail-under worst_group=0.6
+edge-bench score mine.csv     # a CSV with the columns y_true,y_pred"""
+_GROUP = (
+    "manifest column with the group; repeatable: the score compares the groups of the first, each has a section "
+    "(default group, if there is one)"
+)
+_MODEL = "the model that made the predictions: was it trained on these pictures? (default: the bundled one, if it did)"
 _OF_DATA = ("label", "split", "subset", "model", "strict")
-_FAIL_UNDER = f"exit 6 when a value is lower; NAME is one of {', '.join(GATES)}"
+_FAIL_UNDER = f"exit status 6 when a value is lower; repeatable; NAME is one of {', '.join(GATES)}"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("predictions", type=Path, metavar="PREDICTIONS", help="what a model answered")
-    add("--data", type=Path, metavar="ROOT", help="data set: ROOT/<group>/<class>/, ROOT/<class>/ or a manifest.csv")
+    add("--data", type=Path, metavar="DATA", help=DATA)
     add("--label", metavar="COLUMN", help="manifest column with the true class (default class)")
     add("--group", action="append", default=[], metavar="COLUMN", help=_GROUP)
-    add("--split", metavar="NAME", help="score only the samples whose manifest column split says NAME")
-    add("--subset", action="store_true", help="leave out samples without a prediction instead of stopping")
+    add("--split", metavar="NAME", help="score only pictures whose manifest column split says NAME")
+    add("--subset", action="store_true", help="score only pictures with a prediction; else one without is an error")
     add_profile(parser)
-    add("--latency", type=Path, metavar="FILE", help="results of edge-bench latency: adds the third part and the total")
-    add("--reference", metavar="GROUP", help="group compared against (default G10, else the one with fewest images)")
-    add("--exclude-group", action="append", default=[], metavar="GROUP", help="leave GROUP out of what compares groups")
-    add("--errors", choices=("wrong", "exclude"), default="wrong", help="images that could not be used (default wrong)")
-    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap and of shuffles (default 0)")
+    add("--latency", type=Path, metavar="FILE", help="results of edge-bench latency: add the third part and the total")
+    add("--reference", metavar="GROUP", help="group to compare against (default: G10, else the one with fewest images)")
+    add("--exclude-group", action="append", default=[], metavar="GROUP", help="compare without this group; repeatable")
+    text = "pictures that could not be used: count them as wrong, or leave them out"
+    add("--errors", choices=("wrong", "exclude"), default="wrong", help=text)
+    add("--seed", type=natural, default=0, metavar="N", help="of the intervals' random draws")
     add("--fail-under", type=_gate, action="append", default=[], metavar="NAME=VALUE", help=_FAIL_UNDER)
-    add("-m", "--model", type=Path, metavar="MODEL", help=_MODEL)
-    add("--strict", action="store_true", help="exit 6 where that model was, or may have been, trained on the pictures")
+    add("-m", "--model", type=Path, metavar="FILE", help=_MODEL)
+    add("--strict", action="store_true", help="exit status 6 where that model was, or may have been, trained on them")
     add_output(parser)
-    add_talk(parser)
 
 
 def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:

@@ -10,16 +10,15 @@ from edge.arguments import ArgumentParser
 from edge.errors import EdgeError
 from edge.exit import DONE
 
-from .arguments import add_talk
-
 HELP = "print the table of a results file again"
 DESCRIPTION = "The same lines that the command printed which wrote the file."
+EXAMPLE = "edge-bench show results.json"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="JSON of score, compare, robustness or latency")
-    add_talk(parser)
+    text = "results of edge-bench score, compare, robustness or latency (JSON)"
+    parser.add_argument("results", type=Path, metavar="RESULTS", help=text)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -8,21 +8,21 @@ from pathlib import Path
 from edge.arguments import ArgumentParser, got, natural
 from edge.exit import DONE, SOME_FAILED, say
 
-from .arguments import PROGRAM, add_output, add_talk, check_files
+from .arguments import PROGRAM, add_output, check_files
 
-HELP = "estimate the skin angle, for audits alone"
+HELP = "estimate skin tones, to audit a data set and for nothing else"
 DESCRIPTION = (
     "Individual typology angle (ITA) of the skin around the lesion. Quantile groups for audits: no skin types."
 )
+EXAMPLE = "edge-bench tone DATA -o tones.csv"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder with a manifest.csv, or with images at any depth")
-    add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images (default 4)")
-    add_output(parser, "write the angles as CSV here")
-    add_talk(parser)
+    add("--quantiles", type=_quantiles, default=4, metavar="N", help="groups of equally many images, 2 to 20")
+    add_output(parser, "write the angles here, as CSV")
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -175,7 +175,7 @@ def _command(result: dict[str, Any]) -> str:
     flags = ["--label", data["label_column"]] if data["label_column"] != "class" else []
     if (part := result.get("robustness")) is not None:
         flags += ["--group", data["group_column"]] if data["group_column"] != "group" else []
-        flags += ["--subset", "images.txt"] if data["left_out"] else []
+        flags += ["--held-out", "images.txt"] if data["left_out"] else []
         flags += ["--allow-seen"] if part["seen"] else []
         kinds = dict.fromkeys(row["kind"] for row in part["changes"])
         if len(kinds) < len({change.kind for change in CHANGES}):

@@ -67,7 +67,7 @@ def robustness(
     if seen and not allow_seen:
         raise DatasetError(
             f"{classifier.path}: was trained on {seen} of the {len(chosen)} images, or on others of their clusters, "
-            "expected none; --subset RUN/heldout.txt takes those held out, --allow-seen takes these all the same"
+            "expected none; --held-out RUN/heldout.txt takes those held out, --allow-seen takes these all the same"
         )
     samples = [dataset.as_text(sample) for sample in chosen]
     setting = _setting(samples, everything, draws)  # before the work: it refuses groups that cannot be compared

@@ -17,7 +17,7 @@ PROGRAM = "edge-export"
 
 def add_run(parser: ArgumentParser) -> None:
     """Adds RUN."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of an edge-train fit, or a checkpoint")
 
 
 def write_model(arguments: argparse.Namespace, content: bytes, classes: list[str]) -> None:

@@ -13,12 +13,13 @@ from edge.output_files import check_output
 from .arguments import report
 
 HELP = "show the metadata and the layers of a model file"
+EXAMPLE = "edge-export info model.onnx"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model file")
-    add_output(parser, "write everything as JSON")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model file, .onnx")
+    add_output(parser, "write everything here, as JSON")
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

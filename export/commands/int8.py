@@ -6,29 +6,32 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from bench.commands.arguments import add_output
+from bench.commands.arguments import add_columns, add_output
 from edge.arguments import ArgumentParser, natural, whole
 from edge.errors import EdgeError
 from edge.exit import DONE, remark, say
 from edge.output_files import check_output
-from train.commands.arguments import add_columns
 
 from .arguments import PROGRAM, write_model
 
-HELP = "quantise a model file"
+HELP = "quantise a model file: a quarter of the size, and faster"
+EXAMPLE = """\
+edge-export int8 model.onnx --calibrate DATA --held-out RUN/heldout.txt \\
+    -o model.int8.onnx"""
 _NUM_TRIED = 64
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="a float model file")
-    add("--calibrate", type=Path, required=True, metavar="DATA", help="data set to choose images from")
+    add("model", type=Path, metavar="MODEL", help="a float model file, .onnx")
+    add("--calibrate", type=Path, required=True, metavar="DATA", help="data set with pictures to calibrate on")
     add_columns(parser)
-    add("--held-out", type=Path, metavar="FILE", help="paths not to calibrate on, one a line")
-    add("--images", type=_calibration_size, default=512, metavar="N", help="to calibrate on (512)")
-    add("--seed", type=natural, default=0, metavar="N", help="of the choice (0)")
-    add_output(parser, "the file to write", required=True)
+    add("--held-out", type=Path, metavar="FILE", help="leave these pictures out: paths, one a line, as RUN/heldout.txt")
+    text = "how many images to calibrate on"
+    parser.keep(add("-n", "--count", type=_calibration_size, default=512, metavar="N", help=text), "--images")
+    add("--seed", type=natural, default=0, metavar="N", help="of the choice of images")
+    add_output(parser, "the model file to write, .onnx", required=True)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if not held_out and not arguments.quiet:
         say(PROGRAM, "no --held-out: images of all of the data serve, so none of it can judge the result")
     free = [sample for sample in samples if path_text(sample.path) not in held_out]
-    places = choose_calibration([s.label for s in free], [s.group for s in free], arguments.images, arguments.seed)
+    places = choose_calibration([s.label for s in free], [s.group for s in free], arguments.count, arguments.seed)
     chosen = [free[i] for i in places]
     calibration = load_images(arguments.calibrate, chosen, classifier.preprocess, quiet=arguments.quiet)
     if calibration.unusable and not arguments.quiet:

@@ -15,14 +15,16 @@ from edge.output_files import check_output
 
 from .arguments import PROGRAM, add_run, write_model
 
-HELP = "write the model file of the runtime"
+HELP = "write the model file that edge-infer reads"
+DESCRIPTION = "Write the model file that edge-infer reads. Exit status 6: it would not answer as the run does."
+EXAMPLE = 'edge-export onnx RUN --license "CC BY-NC 4.0" -o model.onnx'
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights")
+    parser.add_argument("--license", default="unspecified", metavar="TEXT", help="licence of the weights, for the file")
     add_run(parser)
-    add_output(parser, "the file to write", required=True)
+    add_output(parser, "the model file to write, .onnx", required=True)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -11,13 +11,14 @@ from edge.output_files import check_output
 
 from .arguments import add_run, write_model
 
-HELP = "write the weights in training form (safetensors)"
+HELP = "write the weights in training form, to fine-tune from"
+EXAMPLE = "edge-export weights RUN -o model.safetensors"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add_run(parser)
-    add_output(parser, "the file to write", required=True)
+    add_output(parser, "the file to write, .safetensors", required=True)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.commands.arguments import add_profile
+from bench.commands.arguments import add_model, add_profile
 from edge.arguments import ArgumentParser, got, positive
 from edge.exit import DONE, GATE, STATUSES, run, say, terminations_as_interrupts
 from edge.output_files import OutputPath
@@ -15,11 +15,13 @@ from edge.output_files import OutputPath
 from .sources import MACHINES
 
 PROGRAM = "edge-submit"
+_ENTRANTS = "for entrants of the contest"
 _EPILOG = f"""\
 examples:
-  edge-submit pack -o submission.zip --team "Our team" --wheels aarch64,x86_64     the bundled model
   edge-submit pack -m model.onnx --checkpoint RUN -o submission.zip
   edge-submit check submission.zip
+
+edge-submit COMMAND --help has the flags of a command, and examples.
 
 pack needs a checkout; check runs anywhere, and runs the submission's own code: check what you trust.
 
@@ -31,30 +33,44 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROGRAM, description="Pack a submission, and try it.", epilog=_EPILOG)
     command = parser.add_commands()
 
-    pack = command("pack", "write code, model, execution files and README into one folder or zip")
+    text = "write code, model, execution files and README into a folder or zip"
+    description = "Write what a contest asks for into one folder or zip. Exit status 6: it breaks a rule of it."
+    example = """\
+edge-submit pack --team "Our team" --wheels aarch64,x86_64 -o submission.zip
+edge-submit pack -m model.onnx --checkpoint RUN -o submission.zip"""
+    pack = command("pack", text, description=description, example=example, group=_ENTRANTS)
     add = pack.add_argument
-    add("-m", "--model", type=Path, metavar="FILE", help="model file (.onnx); default: the bundled one")
-    add("--checkpoint", type=Path, metavar="RUN", help="its run, or its weights as .safetensors (bundled model: known)")
-    add("-o", "--output", type=OutputPath, required=True, metavar="DIR|ZIP", help="folder, or a file that ends in .zip")
-    add("--team", type=_team, default="unnamed team", metavar="NAME", help="for the README")
-    add("--wheels", type=_machines, default=(), metavar="LIST", help="pack wheels for x86_64, aarch64 or both")
+    add_model(pack)
+    text = "the model's run, or its weights as .safetensors (default: the bundled model's)"
+    add("--checkpoint", type=Path, metavar="RUN", help=text)
+    add("-o", "--output", type=OutputPath, required=True, metavar="FOLDER|ZIP", help="folder, or file named .zip")
+    add("--team", type=_team, default="unnamed team", metavar="NAME", help="the team's name, for the README")
+    text = "pack wheels for x86_64, aarch64 or x86_64,aarch64 (default: none)"
+    add("--wheels", type=_machines, default=(), metavar="LIST", help=text)
     add("--force", action="store_true", help="replace a submission that is there")
 
-    check = command("check", "unpack a submission, run it without a network, hold it against every rule")
+    text = "run a submission without a network, and hold it against every rule"
+    description = "Run a submission without a network, and hold it against every rule. Exit status 6: it breaks one."
+    example = """\
+edge-submit check submission.zip
+edge-submit check submission.zip -o report.json --logs logs"""
+    check = command("check", text, description=description, example=example, group=_ENTRANTS)
     add = check.add_argument
-    add("source", type=Path, metavar="DIR|ZIP", help="a submission")
-    add("--timeout", type=positive, default=600, metavar="SECONDS", help="of one run (default 600)")
-    add("-o", "--output", type=OutputPath, metavar="FILE", help="write the report as JSON")
-    add("--logs", type=OutputPath, metavar="DIR", help="keep the execution files' logs here")
+    add("source", type=Path, metavar="FOLDER|ZIP", help="a submission")
+    add("--timeout", type=positive, default=600, metavar="SECONDS", help="the longest that one of its scripts may run")
+    add("-o", "--output", type=OutputPath, metavar="FILE", help="write the report here, as JSON")
+    add("--logs", type=OutputPath, metavar="FOLDER", help="keep the execution files' logs here")
     add("--force", action="store_true", help="replace FILE")
 
-    accuracy = command("accuracy", "what run_accuracy.sh runs: predictions of a data set, and their score")
+    text = "what run_accuracy.sh runs: predictions of a data set, and their score"
+    example = "edge-submit accuracy DATA -m model.onnx -o results"
+    accuracy = command("accuracy", text, example=example, group="for the scripts in a submission")
     add = accuracy.add_argument
-    add("data", type=Path, metavar="DATA", help="ROOT/<group>/<class>/; without labels ROOT/<group>/, or a folder")
-    add("-m", "--model", type=Path, required=True, metavar="FILE", help="model file (.onnx)")
-    add("-o", "--output", type=OutputPath, required=True, metavar="DIR", help="folder; its files are replaced")
+    add("data", type=Path, metavar="DATA", help="DATA/<group>/<class>/; without labels DATA/<group>/, or a folder")
+    add("-m", "--model", type=Path, required=True, metavar="FILE", help="model, .onnx")
+    add("-o", "--output", type=OutputPath, required=True, metavar="FOLDER", help="folder for both, replaced if there")
     add_profile(accuracy)
-    add("--reference", default="G10", metavar="GROUP", help="the contest's group of reference (default G10)")
+    add("--reference", default="G10", metavar="GROUP", help="group to compare against")
     return parser
 
 

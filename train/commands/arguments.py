@@ -10,8 +10,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
+from bench.commands.arguments import DATA, add_columns
 from edge.arguments import ArgumentParser
 from edge.exit import ENVIRONMENT, fail, say
 from edge.output_files import CHECKPOINT, OutputPath, refuse_folder
@@ -25,15 +27,9 @@ _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """What the package index itself offers brings several GB of CUDA to every Linux."""
 
 
-def add_columns(to: argparse.ArgumentParser) -> None:
-    """Adds --label and --group."""
-    to.add_argument("--label", default="class", metavar="COLUMN", help="the manifest's class column (class)")
-    to.add_argument("--group", default="group", metavar="COLUMN", help="the manifest's group column (group)")
-
-
 def add_data(to: argparse.ArgumentParser) -> None:
     """Adds DATA, --label and --group."""
-    to.add_argument("data", type=Path, metavar="DATA", help="the data set's folder")
+    to.add_argument("data", type=Path, metavar="DATA", help=DATA)
     add_columns(to)
 
 
@@ -43,9 +39,15 @@ def add_finished_run(to: argparse.ArgumentParser) -> None:
     to.add_argument("run", type=Path, metavar="RUN", help="a finished run")
 
 
-def add_new_run(to: argparse.ArgumentParser) -> None:
-    """Adds --out and --force of a command that makes a run from finished ones."""
-    to.add_argument("--out", type=OutputPath, required=True, metavar="NEW", help="folder of the new run")
+def add_out(to: ArgumentParser, metavar: str, text: str) -> None:
+    """Adds -o of a command that writes a run."""
+    action = to.add_argument("-o", "--output", dest="out", type=OutputPath, required=True, metavar=metavar, help=text)
+    to.keep(action, "--out")
+
+
+def add_new_run(to: ArgumentParser) -> None:
+    """Adds -o and --force of a command that makes a run from finished ones."""
+    add_out(to, "NEW", "folder for the new run")
     to.add_argument("--force", action="store_true", help="replace the run in NEW")
 
 
@@ -72,27 +74,31 @@ def check_run_folder(out: Path) -> None:
 
 def add_recipe(to: argparse.ArgumentParser, *, has_flags: bool) -> None:
     """Adds --recipe and --set, and where the command has them a flag for every field of `TrainConfig` that has one."""
-    to.add_argument("--recipe", choices=sorted(RECIPES), default="default", help="values of the settings (default)")
+    text = "a set of values for the settings below (default: the recipe default, whose values are shown)"
+    to.add_argument("--recipe", choices=sorted(RECIPES), default="default", help=text)
     text = "any setting of the recipe, also one with a flag; repeatable" if has_flags else "any setting; repeatable"
     to.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=text)
-    lines = ["settings of --set, with their values in the recipe default:"]
+    lines = ["settings of --set:"]
     for section in dataclasses.fields(TrainConfig):
         default = getattr(RECIPES["default"], section.name)
         title = (type(default).__doc__ or "").splitlines()[0]
-        group = None
-        if has_flags:
-            group = to.add_argument_group(section.name, f"{title} Values shown are those of the recipe default.")
+        group = to.add_argument_group(section.name, title) if has_flags else None
         for field in dataclasses.fields(default):
             value = getattr(default, field.name)
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            if group is None or not field.metadata["is_flag"]:
-                lines.append(f"  {field.name:17} {field.metadata['help']} ({str(shown).lower()})")
+            metavar, shown = _metavar(value, field.metadata["choices"]), str(value).lower()
+            shown = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else shown
+            is_flag = group is not None and field.metadata["is_flag"]
+            listed = f"one of {', '.join(field.metadata['choices'])}; " if field.metadata["choices"] else ""
+            listed = "" if is_flag and metavar != "NAME" else listed
+            text = f"{field.metadata['help']} ({listed}default {shown})"
+            if group is None or not is_flag:
+                lines += wrap(text, 76, initial_indent=f"  {field.name:17} ", subsequent_indent=" " * 20)
                 continue
-            options: dict[str, Any] = {"help": f"{field.metadata['help']} ({shown})".replace("%", "%%")}
+            options: dict[str, Any] = {"help": text.replace("%", "%%")}
             if isinstance(value, bool):
                 options |= {"action": argparse.BooleanOptionalAction, "default": None}
             else:
-                options |= {"type": _type_of(field.name, value), "metavar": "X,X" if isinstance(value, tuple) else "X"}
+                options |= {"type": _type_of(field.name, value), "metavar": metavar}
             group.add_argument("--" + field.name.replace("_", "-"), **options)
     to.epilog = "\n\n".join(filter(None, (to.epilog, "\n".join(lines))))
 
@@ -136,6 +142,15 @@ def with_packages(program: str, extra: str, action: Callable[[], int]) -> int:
         first = f"pip install torch --index-url {_CPU_INDEX}, then " if error.name == "torch" else ""
         text = f"needs {_PACKAGES[error.name]}: {first}pip install -e '.[{extra}]' in the checkout"
         return fail(program, f"{text} (make install-train does all of it)", ENVIRONMENT)
+
+
+def _metavar(value: object, choices: Sequence[str]) -> str:
+    """What stands for a field's value in the help."""
+    if isinstance(value, tuple):
+        return "N,N,..." if value else "CLASS:X,..."
+    if choices:
+        return "{" + ",".join(choices) + "}" if len(choices) < 5 else "NAME"
+    return "N" if isinstance(value, int) else "X"
 
 
 def _type_of(name: str, value: object) -> Callable[[str], Any]:

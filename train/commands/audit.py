@@ -15,16 +15,21 @@ from edge.output_files import check_output, write_output
 
 from .arguments import add_data, say_next
 
-HELP = "look for leaks and shortcuts"
+HELP = "look for duplicates, cut patients and shortcuts in a data set"
+DESCRIPTION = "Duplicates, patients and lesions that folds cut, and shortcuts. Exit status 6: the folds leak."
+EXAMPLE = """\
+edge-train audit DATA --folds folds.csv
+edge-train audit DATA --folds folds.csv --external MORE -o audit.json"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add_data(parser)
-    add_output(parser, "write everything as JSON")
-    text = "a further data set"
+    add_output(parser, "write everything here, as JSON")
+    text = "a further data set, as a teacher's: has it pictures of DATA? repeatable"
     parser.add_argument("--external", type=Path, action="append", default=[], metavar="MORE", help=text)
-    parser.add_argument("--folds", type=Path, metavar="FILE", help="folds file (else the manifest's column split)")
+    text = "folds, by edge-train folds (default: the manifest's column split)"
+    parser.add_argument("--folds", type=Path, metavar="FILE", help=text)
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
@@ -55,6 +60,6 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if arguments.folds is None:
         say_next(arguments, ["edge-train", "folds", arguments.data, "-o", "folds.csv"])
     else:
-        where = ["--folds", arguments.folds, "--hold-out", 0, "--out", "RUN"]
+        where = ["--folds", arguments.folds, "--hold-out", 0, "-o", "RUN"]
         say_next(arguments, ["edge-train", "fit", arguments.data, *where])
     return DONE

@@ -11,26 +11,31 @@ from edge.arguments import ArgumentParser, natural
 from edge.exit import DONE, SOME_FAILED, remark, say
 from edge.output_files import OutputPath
 
-from .arguments import PROGRAM, add_data, add_recipe, check_run_folder, config_of, say_export
+from .arguments import PROGRAM, add_data, add_out, add_recipe, check_run_folder, config_of, say_export
 
-HELP = "train a network"
+HELP = "train a network, and measure it on a fold held out"
+DESCRIPTION = "Train a network, and measure it on a fold held out. Exit status 6: a leak, or no way to go on."
+EXAMPLE = """\
+edge-train fit DATA --folds folds.csv --hold-out 0 -o RUN
+edge-train fit DATA --folds folds.csv --hold-out 0 -o RUN --resume
+edge-train fit DATA --recipe lite --weights imagenet -o RUN"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add_data(parser)
-    add("--out", type=OutputPath, required=True, metavar="RUN", help="folder for checkpoint, log and metrics")
-    add("--folds", type=Path, metavar="FILE", help="folds file, by edge-train folds")
-    add("--hold-out", type=natural, metavar="K", help="fold not trained on but measured at the end")
+    add_out(parser, "RUN", "folder for checkpoint, log and metrics")
+    add("--folds", type=Path, metavar="FILE", help="folds, by edge-train folds")
+    add("--hold-out", type=natural, metavar="K", help="the fold, from 0, not trained on but measured at the end")
     add("--search", type=natural, metavar="J", help="a second fold not trained on, to choose by")
-    add("--weights", type=Path, metavar="FILE", help="begin with these, a RUN's, or imagenet's")
-    add("--teacher", type=Path, action="append", default=[], metavar="RUN", help="learn from; repeatable")
-    add("--allow-leak", action="store_true", help="train on a leak; marks every artifact LEAKY")
-    add("--resume", action="store_true", help="continue RUN; everything else as in the first command")
+    add("--weights", type=Path, metavar="FILE", help="begin with these weights: a file, a run, or imagenet")
+    add("--teacher", type=Path, action="append", default=[], metavar="RUN", help="learn from this run too; repeatable")
+    add("--allow-leak", action="store_true", help="train on a leak all the same; marks all files LEAKY")
+    add("--resume", action="store_true", help="continue RUN; all else as in the first command")
     add("--force", action="store_true", help="start over in RUN")
-    add("--checkpoint-minutes", type=natural, default=5, metavar="N", help="most that a kill loses (5)")
-    add("--cache", type=OutputPath, metavar="DIR", help="keep decoded pictures here")
+    add("--checkpoint-minutes", type=natural, default=5, metavar="N", help="what a kill loses at most")
+    add("--cache", type=OutputPath, metavar="FOLDER", help="keep decoded pictures here")
     add_recipe(parser, has_flags=True)
 
 

@@ -13,15 +13,18 @@ from edge.output_files import check_output, write_output
 
 from .arguments import PROGRAM, add_data, say_next
 
-HELP = "split a data set into folds"
+HELP = "split a data set into folds that cut no patient or lesion"
+EXAMPLE = """\
+edge-train folds DATA -o folds.csv
+edge-train folds DATA --group sex --folds 10 -o folds.csv"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add_data(parser)
-    add_output(parser, "the folds file (CSV) to write", required=True)
-    parser.add_argument("--folds", type=partial(whole, least=2), default=5, metavar="K", help="how many (5)")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="order of assignment (0)")
+    add_output(parser, "the folds file to write, CSV", required=True)
+    parser.add_argument("--folds", type=partial(whole, least=2), default=5, metavar="K", help="how many folds")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the order in which folds are filled")
 
 
 def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:

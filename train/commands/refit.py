@@ -9,13 +9,20 @@ from edge.exit import DONE
 
 from .arguments import add_finished_run, add_new_run, check_new_run, say_export
 
-HELP = "fit the last layer anew, for the run's classes or other ones"
+HELP = "fit a finished run's last layer anew, also for other classes"
+DESCRIPTION = (
+    "Fit a finished run's last layer anew, for its classes or other ones. Exit status 6: the run was trained on what "
+    "it is measured on."
+)
+EXAMPLE = """\
+edge-train refit DATA RUN -o NEW
+edge-train refit DATA RUN --label coarse --balance none -o NEW"""
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add_finished_run(parser)
-    text = "every class and group alike (cells), or every image (none)"
+    text = "count every class and group alike (cells), or every picture (none)"
     parser.add_argument("--balance", choices=("cells", "none"), default="cells", help=text)
     add_new_run(parser)
 

@@ -12,14 +12,17 @@ from edge.output_files import check_output, write_output
 
 from .arguments import add_data, add_recipe, config_of, say_next
 
-HELP = "draw what a recipe makes of the pictures"
+HELP = "draw pictures as a recipe shows them to the network"
+EXAMPLE = """\
+edge-train show DATA -o sheet.png
+edge-train show DATA --recipe lite --set zoom=0.3 -o sheet.png"""
 _NUM_SHOWN = 8
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds the flags of this command."""
     add_data(parser)
-    add_output(parser, "the picture (PNG) to write", required=True)
+    add_output(parser, "the picture to write, PNG", required=True)
     add_recipe(parser, has_flags=False)
 
 
@@ -40,5 +43,5 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
     content = io.BytesIO()
     contact_sheet(images.pixels, captions, config, seed=seed).save(content, "PNG")
     write_output(arguments.output, content.getvalue())
-    say_next(arguments, ["edge-train", "fit", arguments.data, "--recipe", arguments.recipe, "--out", "RUN"])
+    say_next(arguments, ["edge-train", "fit", arguments.data, "--recipe", arguments.recipe, "-o", "RUN"])
     return DONE

@@ -16,5 +16,5 @@ output=$(output_folder "${2:-}")
 echo "Writing to $output" >&2
 "$python" -I -m edge --check -m "$here/model/model.onnx" > "$output/device.txt"
 cat -- "$output/device.txt"
-exec "$python" -I -m bench latency -r -m "$here/model/model.onnx" --sample @images@ --runs @runs@ --no-cold-start \
+exec "$python" -I -m bench latency -r -m "$here/model/model.onnx" --count @images@ --runs @runs@ --no-cold-start \
     -o "$output/latency.json" --force -- "$1"
