@@ -13,7 +13,7 @@ from .arguments import add_finished_run, add_new_run, check_new_run, say_export
 HELP = "correct a finished run for the shares of its classes"
 DESCRIPTION = (
     "Fits one number on what runs of other folds held out, and adds it, times the log shares of the classes, to a "
-    "run's last layer. Exit status 6: a run was trained on what it is measured on."
+    "run's last layer. Exit status 6: an OTHER holds out what RUN holds out."
 )
 EXAMPLE = "edge-train prior DATA RUN0 RUN1 RUN2 -o NEW"
 
