@@ -269,7 +269,7 @@ def test_the_table_the_file_and_the_page(few, data, result, tmp_path, capsys, mo
     assert command(data, "-m", TINY_MODEL, "-o", tmp_path / "r.json") == 2  # nothing is written over
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("bench.report.plots._svg", lambda name, *_, **__: f'<svg id="{name}"></svg>')  # drawing is slow
+    monkeypatch.setattr("bench.report.plots.svg", lambda name, *_, **__: f'<svg id="{name}"></svg>')  # drawing is slow
     page = report.render(report.load([tmp_path / "r.json"]))
     assert page["index.html"].count("a-robustness-") and "edge-bench robustness -m tiny.onnx" in page["index.html"]
     assert "turn-mirror-270" in page["index.html"] and "noise-25" in page["summary.md"]

@@ -14,6 +14,7 @@ CHAIN = ("edge", "bench", "train", "export", "research")
 RUNTIME = {"numpy", "onnxruntime", "PIL", "psutil"}
 MORE = {
     "bench/report/page.py": {"jinja2"},
+    "bench/report/planes.py": {"matplotlib"},
     "bench/report/plots.py": {"matplotlib"},
     "bench/speed/peers.py": {"cv2", "torch", "MNN"},
 }
