@@ -255,9 +255,25 @@ def test_memory_is_asked_for_by_the_tile():
 
 def test_headers_are_read_with_bounds():
     assert reason(picture(tags={(273, 4): [8] * 200_001})) == "has 200001 values in the tag 273, at most 200000"
-    big = b"II+\0\x08\0\0\0" + b"\xff" * 8, b"MM\0+\0\x08" + bytes(99)
-    for content in (b"II*\0", b"II*\0\xff\xff\xff\x7f" + bytes(99), *big):
+    for content in (b"II*\0", b"II*\0\xff\xff\xff\x7f" + bytes(99), b"II+\0\x08\0\0\0" + b"\xff" * 8):
         assert reason(content).startswith("broken header")
+    assert reason(b"MM\0+\0\x08" + bytes(99)).startswith("BigTIFF of this byte order is not supported")
+
+
+@pytest.mark.parametrize("tag", [270, 700, 33723, 34675, 37724, 65000])  # texts, layers of Photoshop, a profile, own
+def test_tags_beside_the_picture_have_a_limit(tmp_path, tag):
+    place = tmp_path / "a.tif"
+    for num_bytes, is_whole in ((1 << 20, True), (64 << 20, False)):
+        place.write_bytes(picture(tags={(tag, 4): 1}))
+        entry = place.read_bytes().find(struct.pack("<HHI", tag, 4, 1))
+        with open(place, "r+b") as file:
+            file.seek(entry)
+            file.write(struct.pack("<HHII", tag, 7, num_bytes, 8))
+            file.truncate(num_bytes + 100_000)
+        if is_whole:
+            assert decode(place).size == (WIDTH, HEIGHT)
+        else:
+            assert reason(place).startswith("has more than 17 MB beside its picture")
 
 
 def test_12_bit_pictures_of_pillow_are_as_bright_as_their_file():

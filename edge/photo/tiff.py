@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 from PIL import Image, ImageFile, ImagePalette
 
 from ..errors import DecodeError
-from .reasons import DAMAGED, Refusal, reason_of
+from .reasons import DAMAGED, MAX_METADATA_BYTES, TOO_MUCH_METADATA, Refusal, reason_of
 
 if TYPE_CHECKING:
     from .decode import Decoded
@@ -28,6 +28,7 @@ _MAX_PARTS = 200_000
 """Strips or tiles of a picture: one a row of the tallest picture that a scanner makes."""
 
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q", 6: "b", 8: "h", 9: "i", 5: "II"}  # Source: TIFF 6.0, p. 15
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIP_OFFSETS, _ROWS, _STRIP_COUNTS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
@@ -178,6 +179,8 @@ def _read_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
     """The tags of the first picture that are wanted; a rational as numerator and denominator."""
     file.seek(0)
     head = file.read(16)
+    if head[:4] == b"MM\0+":  # Pillow reads it as if it were no BigTIFF
+        raise Refusal(f"BigTIFF of this byte order is not supported: {_SAVE}")
     order = "<" if head[:2] == b"II" else ">"
     is_big = 43 in head[2:4]
     entry = struct.Struct(order + ("HHQ8s" if is_big else "HHI4s"))
@@ -188,7 +191,11 @@ def _read_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
         (num_entries,) = struct.unpack(num_entries_type, file.read(struct.calcsize(num_entries_type)))
         entries = file.read(min(num_entries, 65535) * entry.size)
         tags: dict[int, tuple[int, ...]] = {}
+        num_bytes = 0  # of all tags: Pillow keeps them, several times
         for tag, kind, count, inline in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
+            num_bytes += count * _TYPE_BYTES.get(kind, 0)
+            if num_bytes > MAX_METADATA_BYTES:
+                raise Refusal(TOO_MUCH_METADATA)
             if tag not in _WANTED or kind not in _TYPES:
                 continue
             if tag in tags:
