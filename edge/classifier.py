@@ -141,10 +141,11 @@ class Classifier:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(N, C) logits -> (N, C) float32 probabilities, softmax of logits / temperature."""
-        scaled = logits.astype(np.float64) / self.temperature
-        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return probabilities.astype(np.float32)
+        with np.errstate(all="ignore"):  # of infinite logits, whose rows are errors
+            scaled = logits.astype(np.float64) / self.temperature
+            exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+            probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+            return probabilities.astype(np.float32)
 
     def __call__(self, image: Source, *, limits: PixelLimits = PixelLimits()) -> Prediction:
         """Classifies one image; one that cannot be used has `status == "error"`.

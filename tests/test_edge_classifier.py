@@ -212,10 +212,11 @@ def test_limits_are_passed_on(classifier):
     assert (prediction.width, prediction.height) == (320, 240)
 
 
-def test_logits_that_are_not_finite_are_an_error_row(tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error_row(tmp_path, value):
     def break_bias(model):
         bias = next(t for t in model.graph.initializer if t.name == "b2")
-        bias.raw_data = np.array([np.nan, 0, 0], np.float32).tobytes()
+        bias.raw_data = np.array([value, 0, 0], np.float32).tobytes()
 
     broken = Classifier.load(changed(tmp_path, break_bias))
     (prediction,) = broken.predict([encoded(photo())])
