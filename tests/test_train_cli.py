@@ -112,12 +112,13 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path, data, capsys, monkeypatc
     monkeypatch.setattr(Session, "take", interrupt)
     out = tmp_path / "it's a run"
     command = ["fit", str(data), "--out", str(out), *FAST, "-q"]
-    for said in (f"{out}/checkpoint.pt was not written yet: nothing to go on from",
-                 f"{out}/checkpoint.pt is kept, and the same command with --resume goes on from it"):
-        assert main(command) == 130
-        assert capsys.readouterr().err.splitlines() == [f"edge-train: {said}", "edge-train: interrupted"]
+    for flags, said in (([], "was not written yet: nothing to go on from"),
+                        (["--resume"], "is kept, and the same command with --resume goes on from it"),
+                        (["--force"], "is that of the run before: --force had replaced nothing yet")):
+        assert main([*command, *flags]) == 130
+        said = f"edge-train: {out}/checkpoint.pt {said}"
+        assert capsys.readouterr().err.splitlines() == [said, "edge-train: interrupted"]
         (out / "checkpoint.pt").touch()
-        command = [*command, "--force"]
         monkeypatch.setattr(checkpoints, "start", interrupt)  # before anything is replaced
 
 

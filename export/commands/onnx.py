@@ -51,7 +51,10 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if arguments.license == "unspecified" and not arguments.quiet:
         say(PROGRAM, 'no --license: the file says "unspecified", which edge-submit refuses; --license TEXT states one')
     calibration = (state.metrics or {}).get("calibration") or {}
-    if not calibration and not arguments.quiet:
+    if is_unfinished := state.metrics is None and state.hold_out is not None:
+        state_of = f"{arguments.run}: its training is not finished (step {state.step}) and not measured"
+        say(PROGRAM, f"{state_of}; edge-train fit --resume goes on from it")
+    if not calibration and not is_unfinished and not arguments.quiet:
         few = f"no held-out images to fit a temperature on ({MIN_CLUSTERS} clusters at least)"
         say(PROGRAM, f"{few}: take confidences for an order, not for probabilities")
     metadata = {

@@ -63,15 +63,15 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
 
     values = vars(arguments) | {"config": config}
     plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
+    checkpoint = plan.out / "checkpoint.pt"
+    before = _written_at(checkpoint)
     with distributed.start() as ranks:
         if config.optim.amp == "fp16" and ranks.device.type != "cuda":
             remark("--amp fp16 needs CUDA: on this processor the network is trained in float32")
         try:
             outcome = train(plan, ranks, say=partial(say, PROGRAM))
         except KeyboardInterrupt:
-            checkpoint = plan.out / "checkpoint.pt"
-            kept = f"{checkpoint} is kept, and the same command with --resume goes on from it"
-            say(PROGRAM, kept if checkpoint.exists() else f"{checkpoint} was not written yet: nothing to go on from")
+            say(PROGRAM, f"{checkpoint} {_what_is_kept(before, _written_at(checkpoint), is_forced=plan.force)}")
             raise
         if ranks.is_first:
             answers = [] if outcome.metrics is None else [row.label for row in read(plan.out / PREDICTIONS).rows]
@@ -79,3 +79,15 @@ def run(arguments: argparse.Namespace, parser: ArgumentParser) -> int:
                 remark(line)
             say_export(arguments)
     return SOME_FAILED if outcome.num_unusable else DONE
+
+
+def _written_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _what_is_kept(before: int | None, now: int | None, *, is_forced: bool) -> str:
+    if now is None:
+        return "was not written yet: nothing to go on from"
+    if is_forced and now == before:
+        return "is that of the run before: --force had replaced nothing yet"
+    return "is kept, and the same command with --resume goes on from it"
