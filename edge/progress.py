@@ -118,7 +118,8 @@ class Summary:
         if self.errors:
             parts.append(f"{self.errors:,} failed ({'its row says' if self.errors == 1 else 'their rows say'} why)")
         parts += [f"{kept:,} done before"] if kept else []
-        parts += [f"{seconds:.1f} s", f"{(total - kept) / max(seconds, 1e-3):.1f} photos/s"]
+        parts.append(f"{seconds:.1f} s")
+        parts += [f"{(total - kept) / max(seconds, 1e-3):.1f} photos/s"] if kept < total else []
         yield ", ".join(parts) + (place and f"; {place}")
         if self._profile is None:
             yield "the model does not say what pictures it was trained on, so these cannot be compared with them"
@@ -150,10 +151,10 @@ class Summary:
             "aspect_ratio": f"aspect ratio (longer to shorter side; trained on {low:.2f} to {high:.2f})",
             "short_side_px": f"short side (trained on {profile.short_side_px[0]:.0f} px and more)",
         }
-        parts = [f"{self._photos[name]} by {text}" for name, text in known.items() if self._photos[name]]
-        photos = f"{self._photos['images']} of {self._photos['of']} photos"
+        parts = [f"{self._photos[name]:,} by {text}" for name, text in known.items() if self._photos[name]]
+        photos = f"{self._photos['images']:,} of {self._photos['of']:,} photos"
         if self._photos["unsized"]:
-            photos += f" (of {self._photos['unsized']} more the size is unknown)"
+            photos += f" (of {self._photos['unsized']:,} more the size is unknown)"
         return f"{photos} are unlike those that the model was trained on: {', '.join(parts)}"
 
 

@@ -84,7 +84,8 @@ class Table:
             for label, text in words.items()
         }
         self._label = min(max(len("uncertain"), *map(width, self._words.values())), room)
-        self._print_beside(self._row("file", "label", "confidence"), "remark", in_full=False)
+        head = self._row("file", "label", "confidence")
+        self._print(head + _GAP + "remark" if width(head + _GAP + "remark") <= self._columns else head)
 
     def write(self, prediction: Prediction) -> None:
         """Prints one row."""
