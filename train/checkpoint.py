@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 
@@ -159,6 +160,8 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint, expected the folder of an edge-train fit") from error
     except Exception as error:  # torch.load raises most built-in types on foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        if path.is_file() and not is_zipfile(path):  # torch then speaks of its own pickles
+            reason = "another kind of file, or one that was cut off"
         raise CheckpointError(f"{path}: no readable checkpoint: {reason}") from error
     got: object = type(values).__name__
     if isinstance(values, dict):
