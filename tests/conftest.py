@@ -27,6 +27,15 @@ def pytest_configure():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def own_signals():
+    """A command that was interrupted ignores Ctrl-C from then on, which in a test is the process of all tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def pytest_ignore_collect(collection_path: Path):
     for start, modules in _NEEDS.items():
         missing = [name for name in modules if find_spec(name) is None]
