@@ -183,7 +183,7 @@ def choose(samples: Sequence[Sample], names: Collection[str]) -> list[Sample]:
 def _read_manifest(
     manifest: Path, label_column: str, group_column: str, *, needs_group: bool, has_files: bool
 ) -> list[Sample]:
-    rows = _rows(manifest)
+    rows = csv_rows(manifest)
     columns = next(rows, [])
     remark_lookalikes("columns", {*columns, label_column, group_column})
     needed = ("path", label_column, *([group_column] if needs_group else []))
@@ -243,16 +243,17 @@ def _files_in(folder: Path) -> set[str]:
         return set()
 
 
-def _rows(manifest: Path) -> Iterator[list[str]]:
+def csv_rows(path: Path, failure: type[EdgeError] = DatasetError) -> Iterator[list[str]]:
+    """Fields of each line of a CSV file; a `failure` where it cannot be read."""
     try:
-        text = manifest.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
         yield from csv.reader(io.StringIO(text, newline=""), strict=True)
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{manifest}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
+        raise failure(f"{path}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
     except OSError as error:
-        raise DatasetError(f"{manifest}: cannot be read: {error.strerror}") from error
+        raise failure(f"{path}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
-        raise DatasetError(f"{manifest}: no valid CSV: {error}") from error
+        raise failure(f"{path}: no valid CSV: {error}") from error
 
 
 _LAYOUTS = {1: "file", 2: "<class>/file", 3: "<group>/<class>/file", 4: "<group>/<class>/<folder>/file"}

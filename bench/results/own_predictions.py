@@ -6,7 +6,6 @@ Files of edge-infer are read by `edge.predictions.read`, which is stricter: they
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from edge.errors import PredictionsError
 from edge.predictions import UNCERTAIN, UNCERTAIN_INDEX, Prediction, Predictions, meta_path
 
-from ..dataset import GROUP_COLUMN, MAX_GROUPS, NOT_STATED, ONE_GROUP, Sample, classes_of
+from ..dataset import GROUP_COLUMN, MAX_GROUPS, NOT_STATED, ONE_GROUP, Sample, classes_of, csv_rows
 
 EDGE, LABELS, TABLE = "edge", "path,label", "y_true,y_pred"
 """The forms: of edge-infer, with a column `path` and one `label`, with columns `y_true` and `y_pred`."""
@@ -160,15 +159,7 @@ class _File:
 
     @classmethod
     def read(cls, path: Path, needed: Sequence[str]) -> _File:
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-            lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        except OSError as error:
-            raise PredictionsError(f"{path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise PredictionsError(f"{path}: got byte {error.start} that is no UTF-8, expected UTF-8 text") from error
-        except csv.Error as error:
-            raise PredictionsError(f"{path}: no valid CSV: {error}") from error
+        lines = [*csv_rows(path, PredictionsError)]
         columns = lines[0] if lines else []
         if missing := [name for name in dict.fromkeys(needed) if name not in columns]:
             raise PredictionsError(f"{path}: no column {', '.join(missing)}; got {', '.join(columns)}")
