@@ -44,6 +44,7 @@ def write_set(root, pictures, *, clusters=None, labels=None, splits=None, suffix
 def audit(capsys, *arguments):
     status = main(["audit", *map(str, arguments), "-q"])
     captured = capsys.readouterr()
+    assert (status == 6) == ("give the pictures of a pair one name in the column cluster" in captured.out)
     return status, captured.out + captured.err
 
 

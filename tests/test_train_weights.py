@@ -218,13 +218,16 @@ def test_a_checkpoint(tmp_path, monkeypatch, classes, head_kept):
         clusters=["0123456789abcdef"],
         pictures=[],
         leaky=not head_kept,
-        sources={checkpoint.IMAGENET: "cafe"},
+        data_name="moles",
+        recipe="small",
+        sources={checkpoint.IMAGENET: "cafe", checkpoint.ORIGIN: "of data ham10, recipe lite; licence CC BY-NC-SA 4.0"},
     )
     monkeypatch.setattr(checkpoint, "load", lambda path: state)
     written(tmp_path, {"schema": "any"}, checkpoint.NAME)
     report = load_weights(model, tmp_path, scale=(0.2, 0.2, 0.2), classes=classes)
     assert (report.missing == []) == head_kept == torch.equal(model.head.fc.bias, other.head.fc.bias)
     assert report.marks == ({"0123456789abcdef"} if head_kept else None)
+    assert report.said.startswith("of data moles, recipe small; began with weights of data ham10, recipe lite; licence")
     assert report.imagenet_sha256 == "cafe"  # what the run began with is told of what begins with it
     gain = torch.tensor([0.5, 1, 2]).view(3, 1, 1)
     ours, theirs = (x.body.stem.scale for x in (model, other))

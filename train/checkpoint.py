@@ -27,6 +27,8 @@ SCHEMA = "edge-checkpoint/2"
 NAME = "checkpoint.pt"
 IMAGENET = "imagenet"
 """Name of a source: the published ImageNet weights that it, or what it began with, comes from."""
+ORIGIN = "origin"
+"""Name of a source: in words, the data, the recipe and the licence of the weights of ours that it began with."""
 OFFSETS = "offsets"
 """Name of a source: the prior correction (its prior.json) that was added to the last layer."""
 
@@ -62,7 +64,7 @@ class Checkpoint:
     commit: str
     """Of this source code; "unknown" outside a git checkout."""
     sources: dict[str, str]
-    """SHA-256 of what it began with: "weights", "teacher"; `IMAGENET`; `OFFSETS`: the prior correction added to it."""
+    """What it began with: SHA-256 of "weights", "teacher", `IMAGENET`, `OFFSETS`; `ORIGIN`."""
     step: int
     """Optimizer steps done. With the seed it decides all further chance, so there is no random state to keep."""
     model: dict[str, torch.Tensor]

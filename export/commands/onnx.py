@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     from bench.provenance import SEALED, seal
     from edge.progress import Progress
     from train.after.held_out import MIN_CLUSTERS
-    from train.checkpoint import IMAGENET, load_model
+    from train.checkpoint import IMAGENET, ORIGIN, load_model
     from train.networks.weights import describe
 
     from ..to_onnx import NUM_STAGES, to_onnx
@@ -42,14 +42,18 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if arguments.run.suffix == ".onnx":
         raise EdgeError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint", exit_status=4)
     model, preprocess, _classes, state = load_model(arguments.run)
+    began_with = [state.sources.get(ORIGIN), describe(state.sources.get(IMAGENET, ""))]
+    weights = "; before, ".join(filter(None, began_with))
     training: dict[str, Any] = {
         "data": state.data_name,
         **origin_of(state),
-        **({"weights": weights} if (weights := describe(state.sources.get(IMAGENET, ""))) else {}),
+        **({"weights": weights} if weights else {}),
         **({"leaky": True} if state.leaky else {}),
     }
     if arguments.license == "unspecified" and not arguments.quiet:
         say(PROGRAM, 'no --license: the file says "unspecified", which edge-submit refuses; --license TEXT states one')
+    if ORIGIN in state.sources and not arguments.quiet:
+        say(PROGRAM, f"it began with weights {state.sources[ORIGIN]}: what holds for these holds for it")
     calibration = (state.metrics or {}).get("calibration") or {}
     if is_unfinished := state.metrics is None and state.hold_out is not None:
         state_of = f"{arguments.run}: its training is not finished (step {state.step}) and not measured"

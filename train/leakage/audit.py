@@ -32,6 +32,10 @@ _CURES = {
     "border colour": "the surroundings give the class away: train with --resize crop or --p-bars 0.3, or cut them off",
 }
 """What to do where a feature gives the class away."""
+_CURE_OF_LEAKS = (
+    "give the pictures of a pair one name in the column cluster of a manifest.csv, or take one of them out; "
+    "then make the folds again"
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Audit:
     def lines(self) -> list[str]:
         """The audit for a person."""
         lines = [f"{'LEAK' if finding.is_leak else 'note'}: {finding.text}" for finding in self.findings]
+        leaks = sum(finding.is_leak for finding in self.findings)
+        lines += [f"LEAK: {_CURE_OF_LEAKS}"] if leaks else []
         for p in self.probes:
             plain = f"{p.accuracy:.3f}, constant answer {p.majority:.3f}, p {p.p_value:.2f}"
             constant = f"constant {1 / p.num_classes:.3f}, p {p.balanced_p_value:.2f}"
@@ -98,7 +104,6 @@ class Audit:
             lines.append("SHORTCUT: what is no lesion tells the class, so that a network may learn it instead")
         lines += [f"  {feature}: {_CURES[feature]}" for feature in found]
         seen = f"{self.images} images, {self.flat} too flat to compare by looks"
-        leaks = sum(finding.is_leak for finding in self.findings)
         alike = f"{self.alike_by_hash_alone} pairs of different pictures with alike hashes"
         return [*lines, f"{seen}, {alike}, {leaks} kinds of leak"]
 

@@ -245,8 +245,8 @@ def _blank(
     digests = {"labels": hashlib.sha256(labelled.encode(errors="surrogateescape")).hexdigest()}
     digests |= {name: source.sha256 for name, source in used.items()}
     weights = used.get("weights")
-    if isinstance(weights, Report) and weights.imagenet_sha256:
-        digests[IMAGENET] = weights.imagenet_sha256
+    if isinstance(weights, Report):
+        digests |= weights.origins
     return checkpoints.start(
         plan.config,
         classes=parts.classes,

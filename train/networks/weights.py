@@ -98,6 +98,12 @@ class Report:
     """What a file of ours says of its run and its licence, in words; else empty."""
 
     @property
+    def origins(self) -> dict[str, str]:
+        """What a run that begins with these notes among its sources."""
+        known = {checkpoint.IMAGENET: self.imagenet_sha256, checkpoint.ORIGIN: self.said}
+        return {name: value for name, value in known.items() if value}
+
+    @property
     def line(self) -> str:
         """The report in words."""
         head = "with the head"
@@ -217,7 +223,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Origin | None]:
     if isinstance(values, dict) and "schema" in values:
         state = checkpoint.load(path)
         network, imagenet = state.config["model"]["network"], state.sources.get(checkpoint.IMAGENET)
-        origin = Origin(network, state.classes, state.preprocess, checkpoint.marks_of(state), imagenet, "")
+        said = _said(state.data_name, state.recipe, "", state.sources)
+        origin = Origin(network, state.classes, state.preprocess, checkpoint.marks_of(state), imagenet, said)
         return state.weights, origin
     while isinstance(values, dict) and (inner := next((key for key in _WRAPPERS if key in values), None)):
         values = values[inner]
@@ -233,16 +240,22 @@ def _origin(metadata: Mapping[str, str], path: Path) -> Origin | None:
     try:
         classes, training = (json.loads(metadata[name]) for name in ("classes", "training"))
         lists = [json.loads(metadata.get(name, "null")) for name in ("clusters", "pictures")]
-        imagenet = json.loads(metadata.get("sources", "{}")).get(checkpoint.IMAGENET)
+        sources = json.loads(metadata.get("sources", "{}"))
+        imagenet = sources.get(checkpoint.IMAGENET)
         Preprocess.from_json(metadata["preprocess"])
         marks = frozenset(str(mark) for part in lists for mark in part or ())
-        run = ", ".join(f"{name} {training[name]}" for name in ("data", "recipe") if name in training)
-        said = f"of {run}" + (f"; licence {metadata['license']}" if metadata.get("license") else "")
+        said = _said(training.get("data"), training.get("recipe"), metadata.get("license", ""), sources)
         known = None if None in lists or "leaky" in metadata else marks  # files of an earlier version have none
         network = json.loads(metadata["config"])["model"]["network"]
         return Origin(network, [str(name) for name in classes], metadata["preprocess"], known, imagenet, said)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: unusable metadata: {str(error).splitlines()[0][:120]}") from error
+
+
+def _said(data: object, recipe: object, license_text: str, sources: Mapping[str, str]) -> str:
+    """What a run was trained on, under which licence, and the same of the weights of ours that it began with."""
+    text = f"of data {data}, recipe {recipe}" + (f"; licence {license_text}" if license_text else "")
+    return f"{text}; began with weights {sources[checkpoint.ORIGIN]}" if checkpoint.ORIGIN in sources else text
 
 
 def _to_ours(
