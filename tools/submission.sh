@@ -8,6 +8,10 @@ if [ -n "$DATA" ] && [ -n "$RUN" ]; then
     echo "make submission: got DATA and RUN, expected one of them: DATA trains, RUN is trained already" >&2
     exit 2
 fi
+if [ -n "$DATA$RUN" ] && [ "$LICENSE_TEXT" = unspecified ]; then
+    echo 'make submission: got no LICENSE_TEXT, expected the licence of your weights, as LICENSE_TEXT="CC BY-NC 4.0"' >&2
+    exit 2
+fi
 mkdir -p build "$(dirname -- "$SUBMISSION")"
 run=${RUN:-build/submission-run}
 if [ -n "$DATA" ]; then
