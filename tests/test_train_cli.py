@@ -257,7 +257,7 @@ def test_teacher_and_weights(tmp_path, data, capsys):
     assert main(["fit", *common, "--hold-out", "0", "--out", str(teacher)]) == 0
     learn = ["--teacher", str(teacher), "--weights", str(teacher), "--distill", "kl"]
     assert main(["fit", *common, "--hold-out", "0", "--out", str(student), *learn]) == 0
-    assert sorted(checkpoints.load(student).sources) == ["labels", "teacher", "weights"]
+    assert sorted(checkpoints.load(student).sources) == ["labels", "origin", "teacher", "weights"]
     for view in ("same", "fixed"):
         out = tmp_path / view
         learn = ["--teacher", str(teacher), "--distill", "kl", "--distill-view", view]

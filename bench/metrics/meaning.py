@@ -52,7 +52,7 @@ MEANINGS = {
     "u_l1": Meaning("U", False, "sum of the distances of the groups' accuracies from the overall one (FaHaNa)"),
     "pqd": Meaning("PQD", True, "accuracy of the worst group divided by that of the best (FairDisCo, HeViFa)"),
     "dpm": Meaning("DPM", True, "how evenly each class is answered across groups; a different mix lowers it too"),
-    "di_selection": Meaning("disparate impact", True, "lowest ratio of a class's shares of answers in two groups; under 0.8 is suspect"),
+    "di_selection": Meaning("disparate impact", True, "lowest ratio of groups' shares of a class; suspect under 0.8"),
     "spd_selection": Meaning("SPD of answers", False, "largest distance of a class's share from the reference group's"),
     "eom": Meaning("EOM", True, "recall of the worst group divided by that of the best, mean over classes"),
     "equal_opportunity": Meaning("equal opportunity", False, "largest difference of recall between groups, any class"),

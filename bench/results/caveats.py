@@ -52,8 +52,8 @@ def caveats(frame: Frame, by_group: dict[str, Any]) -> Iterator[str]:
         yield f"{why}: SPD and fairness are not defined ({fix} takes another)"
     if (small := int((~frame.cells).sum())) and why != NO_GROUPS:
         yield (
-            f"{small} of {frame.cells.size} pairs of a group and a class have under {MIN_CELL} pictures: EOM, equal "
-            "opportunity and equalized odds leave them out"
+            f"{small} of {frame.cells.size} pairs of a group and a class have under {MIN_CELL} pictures: EOM and "
+            "equal opportunity leave them out, equalized odds counts only their false alarms"
         )
 
 
