@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--min-confidence: the esfair form has -1 for errors only, expected csv or jsonl with it")
 
     def work() -> int:
-        with quiet_libraries() if arguments.quiet else nullcontext():  # libtiff writes of what it cannot read
+        with quiet_libraries() if arguments.quiet else nullcontext():
             return _check(arguments) if arguments.check else _infer(arguments)
 
     return run(_PROGRAM, work, arguments)

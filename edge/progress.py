@@ -12,6 +12,7 @@ from dataclasses import asdict
 from time import monotonic
 from typing import IO, TYPE_CHECKING
 
+from .photo.folder import counted
 from .predictions import UNCERTAIN, Prediction
 from .table import spelled_out
 
@@ -114,7 +115,7 @@ class Summary:
         earlier run; `place` says where the rows are, and is empty where a person sees it.
         """
         seconds = monotonic() - self._start
-        parts = [count_of(total)]
+        parts = [counted(total, "photo")]
         if self.errors:
             parts.append(f"{self.errors:,} failed ({'its row says' if self.errors == 1 else 'their rows say'} why)")
         parts += [f"{kept:,} done before"] if kept else []
@@ -175,12 +176,7 @@ def details(classifier: Classifier, options: RunOptions, *, count: int) -> Itera
     workers = plan_memory(options.workers or 1, max_bytes=memory).workers
     limit = "no limit" if memory is None else f"{memory / 1e6:.0f} MB"
     yield f"{workers} workers, {usable_cores()} usable cores, {options.batch_size} photos a call; memory: {limit}"
-    yield count_of(count)
-
-
-def count_of(photos: int) -> str:
-    """A number of photos in words."""
-    return f"{photos:,} photo{'' if photos == 1 else 's'}"
+    yield counted(count, "photo")
 
 
 def _intended_use(classifier: Classifier) -> str:

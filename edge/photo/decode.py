@@ -106,7 +106,7 @@ def decode(
     if not isinstance(source, FILE_TYPES):
         return _from_memory(source, name, limits)
     with _open_binary(source, name) as file:
-        image = _open_image(file, name, limits, admit)
+        image, layout = _open_image(file, name, limits, admit)
         width, height = size = image.size
         stored = _stored_size(image)
 
@@ -114,11 +114,8 @@ def decode(
             return DecodeError(name, reason, width=stored[0], height=stored[1])
 
         is_jpeg = image.format == "JPEG"
-        layout = None
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         try:
-            if image.format == "TIFF":
-                layout = _tiff_layout(file, limits)
             data_start = file.tell()
             is_held, can_scale = jpeg.frame_of(file, image) if is_jpeg else (False, False)
             if can_scale and needed_size is not None:
@@ -158,7 +155,7 @@ def stored_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """(width, height) in a file's header, before EXIF rotation, or a DecodeError; no pixel is decoded."""
     name = describe(source)
     with _open_binary(source, name) as file:
-        return _stored_size(_open_image(file, name, PixelLimits(), None))
+        return _stored_size(_open_image(file, name, PixelLimits(), None)[0])
 
 
 def describe(source: Source) -> str:
@@ -213,8 +210,10 @@ def _open_binary(source: str | os.PathLike[str] | bytes, name: str) -> IO[bytes]
         raise DecodeError(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | None) -> ImageFile.ImageFile:
-    """Reads the header only; of a WebP, whose decoder takes its memory at once, after limits and `admit`."""
+def _open_image(
+    file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | None
+) -> tuple[ImageFile.ImageFile, Layout | None]:
+    """Reads the header only, of a TIFF its layout; a WebP, whose decoder takes its memory at once, after `admit`."""
     try:
         head = file.read(HEAD_BYTES)
         file.seek(0)
@@ -231,7 +230,7 @@ def _open_image(file: IO[bytes], name: str, limits: PixelLimits, admit: Admit | 
                 content = _webp_alone(file, head, name, limits, admit) if magic == b"WEBP" else file
                 layout = _tiff_layout(file, limits) if class_name == "TiffImageFile" else None
                 plugin = getattr(import_module(f"PIL.{module}"), class_name)
-                return cast(ImageFile.ImageFile, plugin(content))
+                return plugin(content), layout
             except DecodeError:
                 raise
             except Exception as error:  # the plugins raise most built-in types on hostile headers

@@ -66,7 +66,7 @@ def left_out_line(others: Counter[str]) -> str:
 
 def counted(count: int, noun: str) -> str:
     """A number and its noun."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _answers(ask: Callable[[], bool]) -> bool:
