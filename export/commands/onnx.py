@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     if arguments.run.suffix == ".onnx":
         raise EdgeError(f"{arguments.run}: is a model file, expected a run folder or a checkpoint", exit_status=4)
     model, preprocess, _classes, state = load_model(arguments.run)
-    began_with = [state.sources.get(ORIGIN), describe(state.sources.get(IMAGENET, ""))]
-    weights = "; before, ".join(filter(None, began_with))
+    ours = f"weights {state.sources[ORIGIN]}" if ORIGIN in state.sources else None
+    weights = "; before, ".join(filter(None, [ours, describe(state.sources.get(IMAGENET, ""))]))
     training: dict[str, Any] = {
         "data": state.data_name,
         **origin_of(state),
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace, _: ArgumentParser) -> int:
     }
     if arguments.license == "unspecified" and not arguments.quiet:
         say(PROGRAM, 'no --license: the file says "unspecified", which edge-submit refuses; --license TEXT states one')
-    if ORIGIN in state.sources and not arguments.quiet:
-        say(PROGRAM, f"it began with weights {state.sources[ORIGIN]}: what holds for these holds for it")
+    if ours and not arguments.quiet:
+        say(PROGRAM, f"it began with {ours}: their licence applies to this model too")
     calibration = (state.metrics or {}).get("calibration") or {}
     if is_unfinished := state.metrics is None and state.hold_out is not None:
         state_of = f"{arguments.run}: its training is not finished (step {state.step}) and not measured"
